@@ -1,0 +1,1 @@
+"""Recurrent gradients proved, and shown where they go."""

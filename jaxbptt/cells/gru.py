@@ -1,0 +1,105 @@
+"""The gated recurrent unit in PyTorch's and Flax's form (reset gate after the recurrent product)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxbptt.cells.cell import Cell, require_key, require_size
+from jaxbptt.cells.derivation import Derivation, FactoredPullback, Outer
+from jaxbptt.cells.schemes import Scheme, draw_weights, gaussian
+
+
+class GRUParams(NamedTuple):
+    w_hx: jax.Array  # [3H, M], gate order r, z, n
+    w_hh: jax.Array  # [3H, H]
+    b_x: jax.Array  # [3H]
+    b_h: jax.Array  # [3H]
+
+
+class GRUFactors(NamedTuple):
+    """What multiplies a cotangent at one step; r, z, n in this order where there are three."""
+
+    carry: jax.Array  # [H] z = ∂⁺h/∂⁺h_{t-1} past the gates
+    inputs: jax.Array  # [3H] ∂⁺h/∂⁺(W_hx x + b_x)
+    hidden: jax.Array  # [3H] ∂⁺h/∂⁺(W_hh h + b_h): the same but for n, which meets the reset gate
+
+
+def gru(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)) -> Cell:
+    """h_t = (1−z) ⊙ n + z ⊙ h_{t−1},  n = tanh(u_n + r ⊙ v_n),  (r, z) = σ(u + v),  u = W_hx x_t + b_x,  v = W_hh h_{t−1} + b_h.
+
+    By hand, with n' = (1−z)(1−n²):  δ_u = (n' v_n r', (h_{t−1}−n) z', n') ⊙ (λ, λ, λ), δ_v = δ_u but n' r in its n part;
+    the pullbacks are δ_u x_tᵀ, δ_v h_{t−1}ᵀ, δ_u (b_x), δ_v (b_h), z ⊙ λ + W_hhᵀ δ_v and W_hxᵀ δ_u.
+    J_t = diag(z) + Σ_{r,z,n} diag(·) W, by the factors of δ_v.
+
+    Args:
+      num_inputs: M ≥ 0.
+      num_hidden: H = N ≥ 1.
+      recurrent: scheme of each gate's [H, H] block of w_hh.
+
+    Returns:
+      Cell on a state [H] with `GRUParams(w_hx [3H, M], w_hh [3H, H], b_x [3H], b_h [3H])`, gate order r, z, n.
+
+    Raises:
+      TypeError, ValueError: a size that is no int or too small.
+
+    Reference: Cho et al. (2014), arXiv:1406.1078, with the reset gate applied after the product as in cuDNN.
+    """
+    require_size("num_inputs", num_inputs, least=0)
+    require_size("num_hidden", num_hidden)
+
+    def init(key):
+        require_key(key)
+        w_hx, w_hh = draw_weights(key, recurrent, num_inputs, num_hidden, num_gates=3)
+        return GRUParams(w_hx, w_hh, jnp.zeros_like(w_hh[:, 0]), jnp.zeros_like(w_hh[:, 0]))
+
+    return Cell(
+        init=init,
+        initial_state=lambda params: jnp.zeros_like(params.b_h[:num_hidden]),
+        step=_step,
+        derivation=Derivation(_state_jacobian, FactoredPullback(_factors, _pull_state, _pull_params, _pull_input)),
+        num_inputs=num_inputs,
+    )
+
+
+def _gates(params, state, x):
+    u_r, u_z, u_n = jnp.split(params.w_hx @ x + params.b_x, 3)
+    v_r, v_z, v_n = jnp.split(params.w_hh @ state + params.b_h, 3)
+    r = jax.nn.sigmoid(u_r + v_r)
+    return r, jax.nn.sigmoid(u_z + v_z), jnp.tanh(u_n + r * v_n), v_n
+
+
+def _step(params, state, x):
+    _, z, n, _ = _gates(params, state, x)
+    return (1 - z) * n + z * state
+
+
+def _factors(params, state, x):
+    r, z, n, v_n = _gates(params, state, x)
+    through_n = (1 - z) * (1 - n) * (1 + n)
+    through_r, through_z = through_n * v_n * r * (1 - r), (state - n) * z * (1 - z)
+    return GRUFactors(
+        carry=z,
+        inputs=jnp.concatenate((through_r, through_z, through_n)),
+        hidden=jnp.concatenate((through_r, through_z, through_n * r)),
+    )
+
+
+def _pull_state(params, factors, cotangent):
+    return factors.carry * cotangent + (factors.hidden * jnp.tile(cotangent, 3)) @ params.w_hh
+
+
+def _pull_params(params, state, x, factors, cotangent):
+    repeated = jnp.tile(cotangent, 3)
+    inputs, hidden = factors.inputs * repeated, factors.hidden * repeated
+    return GRUParams(Outer(inputs, x), Outer(hidden, state), inputs, hidden)
+
+
+def _pull_input(params, factors, cotangent):
+    return (factors.inputs * jnp.tile(cotangent, 3)) @ params.w_hx
+
+
+def _state_jacobian(params, state, x):
+    factors = _factors(params, state, x)
+    r, z, n = jnp.split(factors.hidden[:, None] * params.w_hh, 3)
+    return jnp.diag(factors.carry) + r + z + n

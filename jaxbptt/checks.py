@@ -1,0 +1,140 @@
+"""What may come through the door: one clear line naming the argument, what came and what was expected."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def require_params(params: Any) -> np.dtype | None:
+    """Raise unless every leaf is a float array of one dtype and finite; return that dtype (None without leaves)."""
+    dtype = None
+    for name, leaf in _named_leaves("params", params):
+        _require_float(name, leaf)
+        if dtype is not None and leaf.dtype != dtype:
+            raise TypeError(f"{name}: got {leaf.dtype}, expected {dtype} like the other params")
+        dtype = leaf.dtype
+        if is_concrete(leaf) and not np.all(np.isfinite(leaf)):
+            raise ValueError(f"{name}: got NaN or inf, expected finite numbers")
+    return dtype
+
+
+def require_like_init(params: Any, init: Any) -> None:
+    """Raise unless params have the structure and shapes that `init` draws (a cell made without one draws nothing)."""
+    try:
+        expected = jax.eval_shape(init, jax.random.key(0))
+    except ValueError:  # a cell made without init
+        return
+    require_same("params", params, expected, dtypes=False)
+
+
+def require_inputs(inputs: Any, num_inputs: int | None, dtype: np.dtype | None) -> int:
+    """Raise unless inputs are leaves [T, ...] (one float array [T, M] when M is known), T ≥ 1, finite; return T."""
+    if num_inputs is not None:
+        shape = getattr(inputs, "shape", None)
+        if shape is None:
+            raise TypeError(f"inputs: got {type(inputs).__name__}, expected an array [T, {num_inputs}]")
+        if len(shape) != 2 or shape[1] != num_inputs:
+            raise ValueError(f"inputs: got shape {list(shape)}, expected [T, {num_inputs}] (one sequence; vmap a batch)")
+        _require_float("inputs", inputs)
+        if dtype is not None and inputs.dtype != dtype:
+            raise TypeError(f"inputs: got {inputs.dtype}, expected {dtype} like params")
+    return require_time_axis("inputs", inputs)
+
+
+def require_time_axis(name: str, tree: Any, length: int | None = None) -> int:
+    """Raise unless every leaf is [T, ...] with one T ≥ 1 (`length` when given) and finite; return T."""
+    leaves = _named_leaves(name, tree)
+    if not leaves:
+        raise ValueError(f"{name}: got no arrays, expected leaves with a leading time axis (they give T)")
+    for leaf_name, leaf in leaves:
+        if not getattr(leaf, "shape", ()):
+            raise ValueError(f"{leaf_name}: got a scalar or {type(leaf).__name__}, expected an array with leading time axis")
+        length = leaf.shape[0] if length is None else length
+        if leaf.shape[0] != length:
+            raise ValueError(f"{leaf_name}: got {leaf.shape[0]} steps, expected {length}")
+    if length == 0:
+        raise ValueError(f"{name}: got T = 0 steps, expected at least one")
+    require_finite_steps(name, tree)
+    return length
+
+
+def require_state(name: str, state: Any, expected: Any) -> None:
+    """Raise unless `state` has the structure, shapes and dtypes of `expected`, floats throughout."""
+    require_same(name, state, expected)
+    for leaf_name, leaf in _named_leaves(name, state):
+        _require_float(leaf_name, leaf)
+        if is_concrete(leaf) and not np.all(np.isfinite(leaf)):
+            raise ValueError(f"{leaf_name}: got NaN or inf, expected finite numbers")
+
+
+def require_same(name: str, tree: Any, expected: Any, *, dtypes: bool = True) -> None:
+    """Raise unless structure and shapes (and dtypes) agree leaf by leaf."""
+    got_structure, structure = jax.tree.structure(tree), jax.tree.structure(expected)
+    if got_structure != structure:
+        raise ValueError(f"{name}: got structure {_describe(got_structure)}, expected {_describe(structure)}")
+    for (leaf_name, leaf), target in zip(_named_leaves(name, tree), jax.tree.leaves(expected), strict=True):
+        if jnp.shape(leaf) != target.shape:
+            raise ValueError(f"{leaf_name}: got shape {list(jnp.shape(leaf))}, expected {list(target.shape)}")
+        if dtypes and getattr(leaf, "dtype", None) != target.dtype:
+            raise TypeError(f"{leaf_name}: got {getattr(leaf, 'dtype', type(leaf).__name__)}, expected {target.dtype}")
+
+
+def require_step(step: Any, params: Any, state: Any, inputs: Any) -> None:
+    """Raise unless one step keeps the structure, shapes and dtypes of the state."""
+    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
+    require_same("step's new state", jax.eval_shape(step, params, state, x), jax.eval_shape(lambda s: s, state))
+
+
+def require_jacobians(jacobians: Any) -> None:
+    """Raise unless jacobians are a float array [T, N, N] with T, N ≥ 1 and finite."""
+    shape = getattr(jacobians, "shape", None)
+    if shape is None:
+        raise TypeError(f"jacobians: got {type(jacobians).__name__}, expected an array [T, N, N]")
+    if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
+        raise ValueError(f"jacobians: got shape {list(shape)}, expected [T, N, N] with T, N ≥ 1")
+    _require_float("jacobians", jacobians)
+    require_finite_steps("jacobians", jacobians)
+
+
+def require_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def require_finite_steps(name: str, tree: Any) -> None:
+    """Raise, naming the first bad step, if a concrete float leaf [T, ...] holds NaN or inf; tracers pass."""
+    for leaf_name, leaf in _named_leaves(name, tree):
+        if is_concrete(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            finite = np.isfinite(np.asarray(leaf)).reshape(leaf.shape[0], -1).all(axis=1)
+            if not finite.all():
+                raise ValueError(f"{leaf_name}: got NaN or inf, expected finite numbers; first at step t = {finite.argmin() + 1}")
+
+
+def is_concrete(leaf: Any) -> bool:
+    """Whether the numbers are there to look at (not a tracer under jit, vmap or grad, nor a bare shape)."""
+    return not isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct)
+
+
+def leaf_name(prefix: str, path: Any) -> str:
+    """`params.cell.w_hh` and the like."""
+    return ".".join(filter(None, (prefix, jax.tree_util.keystr(path, simple=True, separator="."))))
+
+
+def _named_leaves(name, tree):
+    return [(leaf_name(name, path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _require_float(name, leaf):
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None:
+        raise TypeError(f"{name}: got {type(leaf).__name__}, expected an array")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: got {dtype}, expected a real float dtype")
+
+
+def _describe(structure):
+    return str(structure).removeprefix("PyTreeDef(").removesuffix(")")

@@ -1,0 +1,70 @@
+"""Two gradients side by side, leaf by leaf."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxbptt import checks
+
+
+class LeafComparison(NamedTuple):
+    path: str  # e.g. "cell.w_hh"
+    max_abs: float  # max |actual − expected|
+    relative: float  # ‖actual − expected‖ / max(‖expected‖, tiny)
+    cosine: float  # ⟨actual, expected⟩ / (‖actual‖ ‖expected‖); NaN if either is zero
+    expected_norm: float  # ‖expected‖; where 0, relative says only whether actual is zero too
+
+
+class Comparison(NamedTuple):
+    """One row per leaf; `str()` is a table."""
+
+    leaves: tuple[LeafComparison, ...]
+
+    @property
+    def relative(self) -> float:
+        """The worst relative error of any leaf (NaN if any is)."""
+        return float(np.max([leaf.relative for leaf in self.leaves], initial=0.0))
+
+    def __str__(self) -> str:
+        width = max([len("leaf"), *(len(leaf.path) for leaf in self.leaves)])
+        rows = [f"{'leaf':{width}}  {'max abs':>9}  {'relative':>9}  cosine"]
+        for leaf in self.leaves:
+            note = "" if leaf.expected_norm else "  (expected is zero)"
+            rows.append(f"{leaf.path:{width}}  {leaf.max_abs:9.1e}  {leaf.relative:9.1e}  {leaf.cosine:.6f}{note}")
+        return "\n".join(rows)
+
+
+def compare(expected: Any, actual: Any) -> Comparison:
+    """Compare two pytrees of arrays: per leaf the largest difference, the relative one and the cosine.
+
+    relative = ‖actual − expected‖ / max(‖expected‖, tiny), in float64 whatever the dtype of the leaves.
+
+    Args:
+      expected: pytree of float arrays.
+      actual: the same structure and shapes.
+
+    Returns:
+      Comparison(leaves), in the order of the pytree.
+
+    Raises:
+      TypeError, ValueError: structures or shapes differ; arrays of numbers that are not there yet (under jit).
+    """
+    expected_leaves = jax.tree_util.tree_leaves_with_path(expected)
+    checks.require_same("actual", actual, jax.eval_shape(lambda: expected), dtypes=False)
+    if not all(map(checks.is_concrete, jax.tree.leaves((expected, actual)))):
+        raise TypeError("expected, actual: got traced values, expected numbers (compare outside of jit)")
+    pairs = zip(expected_leaves, jax.tree.leaves(actual), strict=True)
+    return Comparison(tuple(_compare_leaf(checks.leaf_name("", path), leaf, other) for (path, leaf), other in pairs))
+
+
+def _compare_leaf(path, expected, actual):
+    expected, actual = (np.asarray(leaf, np.float64).ravel() for leaf in (expected, actual))
+    norm, actual_norm = np.linalg.norm(expected), np.linalg.norm(actual)
+    difference = actual - expected
+    with np.errstate(invalid="ignore", over="ignore"):
+        relative = np.linalg.norm(difference) / max(norm, np.finfo(np.float64).tiny)
+        cosine = expected / norm @ (actual / actual_norm) if norm and actual_norm else np.nan
+    return LeafComparison(
+        path, float(np.max(np.abs(difference), initial=0)), float(relative), float(cosine), float(norm)
+    )

@@ -1,0 +1,283 @@
+"""dC/dθ by four exact routes, each its own algorithm, all (model, params, inputs, targets) -> (loss, grads).
+
+    autodiff             reverse mode through the scan
+    bptt                 λ_t by a reverse scan, then (∂⁺h_t/∂⁺θ)ᵀ λ_t over all steps at once; uses the hand derivation
+    forward_sensitivity  A_t = dh_t/dθ carried forward
+    double_sum           every term (∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂L_t/∂h_t on its own
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxbptt import checks
+from jaxbptt.cells.derivation import FactoredPullback, sum_over_steps
+from jaxbptt.jacobians import step_jacobians
+from jaxbptt.models import Model, reduction_weight, step_losses
+from jaxbptt.trajectories import Trajectory, require_call, unroll
+
+
+def autodiff(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None):
+    """dC/dθ by reverse-mode differentiation of the whole unrolled computation: the reference of the other routes.
+
+    Args:
+      model: f, g, L and the reduction.
+      params: θ, float leaves of one dtype.
+      inputs: x_1 … x_T, [T, M] or a pytree with leading T.
+      targets: y_1 … y_T, leading T.
+      initial: h_0, then a constant; None: `model.initial_state(params)`, whose gradient is part of dC/dθ.
+
+    Returns:
+      (C scalar, dC/dθ shaped like params).
+
+    Raises:
+      TypeError, ValueError: an argument of wrong structure, shape or dtype; outside jit, a state or loss that is not
+        finite, with its step.
+    """
+    length = require_call(model, params, inputs, initial)
+    checks.require_time_axis("targets", targets, length)
+
+    def total(params):
+        states = unroll(model, params, inputs, initial=initial).states
+        losses = step_losses(model, params, states, targets)
+        return jnp.sum(losses) * reduction_weight(model, length, losses.dtype), losses
+
+    (loss, losses), grads = jax.value_and_grad(total, has_aux=True)(params)
+    checks.require_finite_steps("losses", losses)
+    return loss, grads
+
+
+def bptt(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None):
+    """dC/dθ = Σ_t [(∂⁺h_t/∂⁺θ)ᵀ λ_t + (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t] + (∂h_0/∂θ)ᵀ J_1ᵀ λ_1, with λ_t from one reverse scan.
+
+    Only the adjoint is carried through the scan; the parameter gradient of all steps follows at once, as one matrix
+    product per weight for the built-in cells. A cell without derivation gets a vjp of its step instead.
+
+    Args, Returns, Raises: as `autodiff`.
+
+    Args:
+      model: as `autodiff`; its `derivation` is used when there is one.
+      params: θ.
+      inputs: x_1 … x_T.
+      targets: y_1 … y_T.
+      initial: h_0, then a constant.
+
+    Returns:
+      (C scalar, dC/dθ shaped like params).
+
+    Reference: Werbos (1990), Proc. IEEE 78; S1.10, S2.28.
+    """
+    trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
+    adjoint, initial_adjoint = _adjoint_scan(model, params, trajectory, local)
+    recurrent = _parameter_gradient(model, params, trajectory, adjoint)
+    grads = jax.tree.map(jnp.add, direct, recurrent)
+    return loss, _add_initial(model, params, grads, initial_adjoint) if initial is None else grads
+
+
+def forward_sensitivity(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None):
+    """dC/dθ = Σ_t [A_tᵀ (∂⁺o_t/∂⁺h_t)ᵀ ∂C/∂o_t + (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t],  A_t = ∂⁺h_t/∂⁺θ + J_t A_{t−1},  A_0 = ∂h_0/∂θ.
+
+    Carries A [N, |θ|] forward in time: 2N²|θ| flops a step and no memory in T. Both partials by automatic
+    differentiation of one step, never by the hand derivation.
+
+    Args:
+      model: as `autodiff`.
+      params: θ.
+      inputs: x_1 … x_T.
+      targets: y_1 … y_T.
+      initial: h_0, then a constant (A_0 = 0).
+
+    Returns:
+      (C scalar, dC/dθ shaped like params).
+
+    Raises:
+      TypeError, ValueError: as `autodiff`.
+
+    Reference: Williams & Zipser (1989), Neural Computation 1; S3.4.
+    """
+    length = require_call(model, params, inputs, initial)
+    checks.require_time_axis("targets", targets, length)
+    theta, unravel_params = ravel_pytree(params)
+    flat_state, unravel_state = ravel_pytree(model.initial_state(params) if initial is None else initial)
+    weight = reduction_weight(model, length, theta.dtype)
+
+    def step(theta, h, x):
+        return ravel_pytree(model.step(unravel_params(theta), unravel_state(h), x))[0]
+
+    def step_loss(theta, h, target):
+        params = unravel_params(theta)
+        return weight * model.loss(model.readout(params, unravel_state(h)), target)
+
+    def body(carry, x_and_target):
+        h, sensitivity, gradient = carry
+        x, target = x_and_target
+        direct, jacobian = jax.jacrev(step, argnums=(0, 1))(theta, h, x)
+        h, sensitivity = step(theta, h, x), direct + jacobian @ sensitivity
+        loss, (readout_gradient, local) = jax.value_and_grad(step_loss, argnums=(0, 1))(theta, h, target)
+        return (h, sensitivity, gradient + readout_gradient + local @ sensitivity), loss
+
+    if initial is None:
+        sensitivity = jax.jacrev(lambda theta: ravel_pytree(model.initial_state(unravel_params(theta)))[0])(theta)
+    else:
+        sensitivity = jnp.zeros((flat_state.size, theta.size), theta.dtype)
+    carry = (flat_state, sensitivity, jnp.zeros_like(theta))
+    (_, _, gradient), losses = jax.lax.scan(body, carry, (inputs, targets))
+    checks.require_finite_steps("losses", losses)
+    return jnp.sum(losses), unravel_params(gradient)
+
+
+def double_sum(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None):
+    """dC/dθ = Σ_t Σ_{k≤t} (∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C_t/∂h_t + the readout's direct part + the terms of h_0.
+
+    Every (t, k) term is formed before it is added: T²|θ|/2 numbers, T|θ| of them at a time. The Jacobians by jacrev,
+    the direct partials by a vjp of one step, never by the hand derivation.
+
+    Args:
+      model: as `autodiff`.
+      params: θ.
+      inputs: x_1 … x_T.
+      targets: y_1 … y_T.
+      initial: h_0, then a constant.
+
+    Returns:
+      (C scalar, dC/dθ shaped like params).
+
+    Raises:
+      TypeError, ValueError: as `autodiff`.
+
+    Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063, eq. 3 to 5; S4.9.
+    """
+    trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
+    unravel = ravel_pytree(trajectory.initial)[1]
+
+    def add_terms(gradient, state, x, cotangents):
+        pull = jax.vjp(lambda params: model.step(params, state, x), params)[1]
+        terms = jax.vmap(lambda cotangent: pull(unravel(cotangent))[0])(cotangents)
+        return jax.tree.map(lambda total, term: total + jnp.sum(term, axis=0), gradient, terms), None
+
+    jacobians = step_jacobians(model, params, trajectory, method="reverse")
+    grads, _, carried = scan_terms(add_terms, direct, trajectory, jacobians, flatten_steps(local))
+    initial_adjoint = unravel(jnp.sum(carried, axis=0))
+    return loss, _add_initial(model, params, grads, initial_adjoint) if initial is None else grads
+
+
+def adjoints(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None) -> jax.Array:
+    """λ_t = dC/dh_t = (∂⁺o_t/∂⁺h_t)ᵀ ∂C/∂o_t + J_{t+1}ᵀ λ_{t+1},  λ_{T+1} = 0.
+
+    Args:
+      model: as `autodiff`.
+      params: θ.
+      inputs: x_1 … x_T.
+      targets: y_1 … y_T.
+      initial: h_0.
+
+    Returns:
+      [T, N] on the flattened state; [t−1] is λ_t.
+
+    Raises:
+      TypeError, ValueError: as `autodiff`.
+
+    Reference: S1.10.
+    """
+    trajectory, _, local, _ = run_forward(model, params, inputs, targets, initial)
+    return flatten_steps(_adjoint_scan(model, params, trajectory, local)[0])
+
+
+def run_forward(model: Model, params: Any, inputs: Any, targets: Any, initial: Any):
+    """(trajectory, C, ∂C/∂h_t through o_t alone with leading T, Σ_t (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t): all that λ and θ need."""
+    trajectory = unroll(model, params, inputs, initial=initial)
+    length = checks.require_time_axis("inputs", inputs)
+    checks.require_time_axis("targets", targets, length)
+
+    def total(params, states):
+        losses = step_losses(model, params, states, targets)
+        return jnp.sum(losses) * reduction_weight(model, length, losses.dtype), losses
+
+    (loss, losses), (direct, local) = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(params, trajectory.states)
+    checks.require_finite_steps("losses", losses)
+    return trajectory, loss, local, direct
+
+
+def scan_terms(visit: Any, carry: Any, trajectory: Trajectory, jacobians: jax.Array, local: jax.Array):
+    """For k = T … 1, `visit(carry, h_{k−1}, x_k, V_k)`, V_k [T, N] with row t = (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t, zero for t < k.
+
+    One [T, N] @ [N, N] product a step moves every row one step back: V_{k−1} = V_k J_k.
+
+    Returns (carry, the second results of visit [T, ...], V_0).
+    """
+
+    def body(scanned, step):
+        carry, cotangents = scanned
+        k, state, x, jacobian, row = step
+        cotangents = cotangents.at[k].set(row)
+        carry, result = visit(carry, state, x, cotangents)
+        return (carry, cotangents @ jacobian), result
+
+    steps = (jnp.arange(len(local)), trajectory.previous, trajectory.inputs, jacobians, local)
+    (carry, cotangents), results = jax.lax.scan(body, (carry, jnp.zeros_like(local)), steps, reverse=True)
+    return carry, results, cotangents
+
+
+def flatten_steps(tree: Any) -> jax.Array:
+    """A state-shaped pytree with leading T as [T, N]."""
+    return jax.vmap(lambda leaf: ravel_pytree(leaf)[0])(tree)
+
+
+def _adjoint_scan(model, params, trajectory, local):
+    """(λ_1 … λ_T, J_1ᵀ λ_1), shaped like states and like one state: μ_{t−1} = J_tᵀ (∂C/∂h_t|o_t + μ_t)."""
+    factors, pull_state = _state_pullback(model, params, trajectory)
+
+    def body(from_later, step):
+        factors, local = step
+        adjoint = jax.tree.map(jnp.add, local, from_later)
+        return pull_state(factors, adjoint), adjoint
+
+    start = jax.tree.map(jnp.zeros_like, trajectory.initial)
+    initial_adjoint, adjoint = jax.lax.scan(body, start, (factors, local), reverse=True)
+    return adjoint, initial_adjoint
+
+
+def _state_pullback(model, params, trajectory):
+    """(what the reverse scan reads at each step, its map (that, λ_t) -> J_tᵀ λ_t), by the best the model knows."""
+    steps = (trajectory.previous, trajectory.inputs)
+    if model.derivation is None:
+
+        def by_vjp(step, cotangent):
+            state, x = step
+            return jax.vjp(lambda state: model.step(params, state, x), state)[1](cotangent)[0]
+
+        return steps, by_vjp
+    pullback = model.derivation.pullback
+    if not isinstance(pullback, FactoredPullback):
+        return steps, lambda step, cotangent: pullback(params, *step, cotangent)[1]
+    factors = jax.vmap(lambda state, x: pullback.factors(params, state, x))(*steps)
+    return factors, lambda factors, cotangent: pullback.state(params, factors, cotangent)
+
+
+def _parameter_gradient(model, params, trajectory, adjoint):
+    """Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t over all steps at once."""
+    steps = (trajectory.previous, trajectory.inputs)
+    if model.derivation is None:
+        all_steps = lambda params: jax.vmap(lambda state, x: model.step(params, state, x))(*steps)  # noqa: E731
+        return jax.vjp(all_steps, params)[1](adjoint)[0]
+    pull = pull_params(model.derivation.pullback)
+    return sum_over_steps(jax.vmap(lambda *step: pull(params, *step))(*steps, adjoint))
+
+
+def pull_params(pullback: Any):
+    """(params, state, x, cotangent) -> the parameter cotangent of one step, rank-one where the pullback keeps it so."""
+    if not isinstance(pullback, FactoredPullback):
+        return lambda *arguments: pullback(*arguments)[0]
+
+    def pull(params, state, x, cotangent):
+        return pullback.params(params, state, x, pullback.factors(params, state, x), cotangent)
+
+    return pull
+
+
+def _add_initial(model, params, grads, initial_adjoint):
+    """grads + (∂h_0/∂θ)ᵀ dC/dh_0."""
+    pull = jax.vjp(model.initial_state, params)[1]
+    return jax.tree.map(jnp.add, grads, pull(initial_adjoint)[0])
