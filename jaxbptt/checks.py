@@ -105,6 +105,22 @@ def require_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, choices))}")
 
 
+def require_size(name: str, size: Any, *, least: int = 1) -> None:
+    """Raise unless `size` is an int (not a bool) of at least `least`."""
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"{name}: got {type(size).__name__}, expected an int")
+    if size < least:
+        raise ValueError(f"{name}: got {size}, expected at least {least}")
+
+
+def require_key(key: Any) -> None:
+    """Raise unless `key` is a single typed key, as `jax.random.key` makes."""
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"key: got {type(key).__name__}, expected a typed key from jax.random.key")
+    if key.shape:
+        raise ValueError(f"key: got an array of keys of shape {key.shape}, expected one key")
+
+
 def require_finite_steps(name: str, tree: Any) -> None:
     """Raise, naming the first bad step, if a concrete float leaf [T, ...] holds NaN or inf; tracers pass."""
     for leaf_name, leaf in _named_leaves(name, tree):

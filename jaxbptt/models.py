@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import checks
-from jaxbptt.cells.cell import Cell, Init, InitialState, Step, require_key, require_size
+from jaxbptt.cells.cell import Cell, Init, InitialState, Step
 from jaxbptt.cells.derivation import Derivation, FactoredPullback
 from jaxbptt.cells.lstm import LSTMState
 
@@ -103,11 +103,11 @@ def sequence_model(cell: Cell, num_outputs: int, *, loss: Loss = squared_error, 
     Raises:
       TypeError, ValueError: `num_outputs` or `reduction` not as stated.
     """
-    require_size("num_outputs", num_outputs)
+    checks.require_size("num_outputs", num_outputs)
     checks.require_choice("reduction", reduction, ("sum", "mean"))
 
     def init(key):
-        require_key(key)
+        checks.require_key(key)
         cell_key, readout_key = jax.random.split(key)
         params = cell.init(cell_key)
         hidden = jax.eval_shape(lambda p: _hidden(cell.initial_state(p)), params)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxbptt import checks
 from jaxbptt.cells.derivation import Derivation
 
 
@@ -55,26 +56,10 @@ def from_step(step: Step, initial_state: InitialState, *, init: Init | None = No
         if not callable(function):
             raise TypeError(f"{name}: got {type(function).__name__}, expected a function")
     if num_inputs is not None:
-        require_size("num_inputs", num_inputs, least=0)
+        checks.require_size("num_inputs", num_inputs, least=0)
     return Cell(init or no_init, initial_state, step, num_inputs=num_inputs)
 
 
 def no_init(key: jax.Array) -> Any:
     """The `init` of a cell that was given none."""
     raise ValueError("init: this cell was made without one; pass init= to from_step, or bring your own params")
-
-
-def require_size(name: str, size: Any, *, least: int = 1) -> None:
-    """Raise unless `size` is an int (not a bool) of at least `least`."""
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"{name}: got {type(size).__name__}, expected an int")
-    if size < least:
-        raise ValueError(f"{name}: got {size}, expected at least {least}")
-
-
-def require_key(key: Any) -> None:
-    """Raise unless `key` is a single typed key, as `jax.random.key` makes."""
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(f"key: got {type(key).__name__}, expected a typed key from jax.random.key")
-    if key.shape:
-        raise ValueError(f"key: got an array of keys of shape {key.shape}, expected one key")

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbptt.cells.cell import Cell, require_key, require_size
+from jaxbptt import checks
+from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation, FactoredPullback, Outer
 from jaxbptt.cells.schemes import Scheme, draw_weights, gaussian
 
@@ -61,12 +62,12 @@ def elman(
 
     Reference: Elman (1990), Cognitive Science 14.
     """
-    require_size("num_inputs", num_inputs, least=0)
-    require_size("num_hidden", num_hidden)
+    checks.require_size("num_inputs", num_inputs, least=0)
+    checks.require_size("num_hidden", num_hidden)
     _require_elementwise(activation, num_hidden)
 
     def init(key):
-        require_key(key)
+        checks.require_key(key)
         w_hx, w_hh = draw_weights(key, recurrent, num_inputs, num_hidden, num_gates=1)
         return ElmanParams(w_hx, w_hh, jnp.zeros_like(w_hh[:, 0]))
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbptt.cells.cell import Cell, require_key, require_size
+from jaxbptt import checks
+from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation, FactoredPullback, Outer
 from jaxbptt.cells.schemes import Scheme, draw_weights, gaussian
 
@@ -45,11 +46,11 @@ def gru(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)) 
 
     Reference: Cho et al. (2014), arXiv:1406.1078, with the reset gate applied after the product as in cuDNN.
     """
-    require_size("num_inputs", num_inputs, least=0)
-    require_size("num_hidden", num_hidden)
+    checks.require_size("num_inputs", num_inputs, least=0)
+    checks.require_size("num_hidden", num_hidden)
 
     def init(key):
-        require_key(key)
+        checks.require_key(key)
         w_hx, w_hh = draw_weights(key, recurrent, num_inputs, num_hidden, num_gates=3)
         return GRUParams(w_hx, w_hh, jnp.zeros_like(w_hh[:, 0]), jnp.zeros_like(w_hh[:, 0]))
 

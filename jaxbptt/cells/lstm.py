@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbptt.cells.cell import Cell, require_key, require_size
+from jaxbptt import checks
+from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation, FactoredPullback, Outer
 from jaxbptt.cells.schemes import Scheme, draw_weights, gaussian
 
@@ -50,11 +51,11 @@ def lstm(num_inputs: int, num_hidden: int, *, forget_bias: float = 1.0, recurren
 
     Reference: Hochreiter & Schmidhuber (1997); Gers, Schmidhuber & Cummins (2000) for the forget gate; S4.31.
     """
-    require_size("num_inputs", num_inputs, least=0)
-    require_size("num_hidden", num_hidden)
+    checks.require_size("num_inputs", num_inputs, least=0)
+    checks.require_size("num_hidden", num_hidden)
 
     def init(key):
-        require_key(key)
+        checks.require_key(key)
         w_hx, w_hh = draw_weights(key, recurrent, num_inputs, num_hidden, num_gates=4)
         bias = jnp.zeros_like(w_hh[:, 0]).at[num_hidden : 2 * num_hidden].set(forget_bias)
         return LSTMParams(w_hx, w_hh, bias)

@@ -1,0 +1,86 @@
+"""Singular values of diag(e^ℓ) T by one-sided Jacobi in logs: every value to its own relative accuracy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PRECONDITION = 3  # LQ passes before the rotations; without them n = 64 needs more than eleven sweeps
+MAX_SWEEPS = 30
+
+
+def graded_log_singular_values(log_scale: jax.Array, t: jax.Array) -> jax.Array:
+    """ln σ(diag(e^ℓ) T), descending.
+
+    Args:
+      log_scale: ℓ [N], −inf for rows that are zero.
+      t: T [N, N], well conditioned.
+
+    Returns:
+      [N] in nats.
+
+    Reference: Drmač & Veselić (2008), SIAM J. Matrix Anal. Appl. 29; Kogbetliantz-style QLP of Stewart (1999), SISC 20.
+    """
+    order = jnp.argsort(log_scale, descending=True)
+    log_scale, t = log_scale[order], t[order]
+    for _ in range(PRECONDITION):
+        t = _transposed_lq(log_scale, t)
+    norm = jnp.linalg.norm(t, axis=1)
+    log_norm, rows = log_scale + jnp.log(norm), t / norm[:, None]
+    if len(log_scale) > 1:
+        log_norm = _rotate(log_norm, rows)
+    return jnp.sort(log_norm, descending=True)
+
+
+def _transposed_lq(log_scale, t):
+    """T = L Q gives diag(e^ℓ) T ~ diag(e^ℓ) L = L' diag(e^ℓ); its transpose diag(e^ℓ) L'ᵀ has the same singular values."""
+    lower = jnp.linalg.qr(t.T, mode="r").T
+    strictly = jnp.tril(jnp.ones_like(t, bool), -1) & (log_scale > -jnp.inf)[:, None]
+    gap = jnp.where(strictly, log_scale[:, None] - log_scale[None, :], 0)
+    return jnp.where(strictly, lower * jnp.exp(gap), jnp.diag(jnp.diag(lower))).T
+
+
+def _rotate(log_norm, rows):
+    """Sweeps of plane rotations on e^(log_norm_i) rows_i until all rows are orthogonal; n/2 disjoint pairs at a time."""
+    schedule = jnp.asarray(_round_robin(len(log_norm)))
+    tolerance = 2 * len(log_norm) ** 0.5 * jnp.finfo(rows.dtype).eps
+
+    def one_round(state, pairs):
+        log_norm, rows, worst = state
+        first, second = pairs
+        swap = log_norm[first] < log_norm[second]
+        i, j = jnp.where(swap, second, first), jnp.where(swap, first, second)
+        x, y = rows[i], rows[j]
+        cosine = jnp.sum(x * y, axis=1)
+        gap = jnp.where(log_norm[j] > -jnp.inf, log_norm[j] - log_norm[i], -jnp.inf)
+        rho, b = jnp.exp(gap), -jnp.expm1(2 * gap)
+        denominator = b + jnp.sqrt(b * b + (2 * cosine * rho) ** 2)
+        tau = jnp.where(denominator > 0, 2 * cosine / jnp.where(denominator > 0, denominator, 1), 0)
+        tangent = tau * rho
+        x, y = x + (tangent * rho)[:, None] * y, y - tau[:, None] * x
+        shrink = jnp.sqrt(1 + tangent * tangent)
+        x_norm, y_norm = jnp.linalg.norm(x, axis=1), jnp.linalg.norm(y, axis=1)
+        rows = rows.at[i].set(x / x_norm[:, None]).at[j].set(y / y_norm[:, None])
+        log_norm = log_norm.at[i].add(jnp.log(x_norm / shrink)).at[j].add(jnp.log(y_norm / shrink))
+        return (log_norm, rows, jnp.maximum(worst, jnp.max(jnp.abs(cosine)))), None
+
+    def sweep(state):
+        log_norm, rows, _, count = state
+        (log_norm, rows, worst), _ = jax.lax.scan(one_round, (log_norm, rows, jnp.zeros_like(tolerance)), schedule)
+        return log_norm, rows, worst, count + 1
+
+    def unfinished(state):
+        return (state[2] > tolerance) & (state[3] < MAX_SWEEPS)
+
+    return jax.lax.while_loop(unfinished, sweep, (log_norm, rows, jnp.full_like(tolerance, jnp.inf), 0))[0]
+
+
+def _round_robin(size):
+    """[rounds, 2, ⌊n/2⌋]: every pair of 0 … n−1 once, the pairs of one round disjoint (circle method)."""
+    circle = list(range(size + size % 2))
+    rounds = []
+    for _ in range(len(circle) - 1):
+        half = len(circle) // 2
+        pairs = zip(circle[:half], circle[:half - 1:-1], strict=True)
+        rounds.append([pair for pair in pairs if max(pair) < size])
+        circle = [circle[0], circle[-1], *circle[1:-1]]
+    return np.array(rounds).transpose(0, 2, 1)
