@@ -37,7 +37,9 @@ def require_inputs(inputs: Any, num_inputs: int | None, dtype: np.dtype | None) 
         if shape is None:
             raise TypeError(f"inputs: got {type(inputs).__name__}, expected an array [T, {num_inputs}]")
         if len(shape) != 2 or shape[1] != num_inputs:
-            raise ValueError(f"inputs: got shape {list(shape)}, expected [T, {num_inputs}] (one sequence; vmap a batch)")
+            raise ValueError(
+                f"inputs: got shape {list(shape)}, expected [T, {num_inputs}] (one sequence; vmap a batch)"
+            )
         _require_float("inputs", inputs)
         if dtype is not None and inputs.dtype != dtype:
             raise TypeError(f"inputs: got {inputs.dtype}, expected {dtype} like params")
@@ -51,7 +53,9 @@ def require_time_axis(name: str, tree: Any, length: int | None = None) -> int:
         raise ValueError(f"{name}: got no arrays, expected leaves with a leading time axis (they give T)")
     for leaf_name, leaf in leaves:
         if not getattr(leaf, "shape", ()):
-            raise ValueError(f"{leaf_name}: got a scalar or {type(leaf).__name__}, expected an array with leading time axis")
+            raise ValueError(
+                f"{leaf_name}: got a scalar or {type(leaf).__name__}, expected an array with leading time axis"
+            )
         length = leaf.shape[0] if length is None else length
         if leaf.shape[0] != length:
             raise ValueError(f"{leaf_name}: got {leaf.shape[0]} steps, expected {length}")
@@ -127,7 +131,9 @@ def require_finite_steps(name: str, tree: Any) -> None:
         if is_concrete(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact):
             finite = np.isfinite(np.asarray(leaf)).reshape(leaf.shape[0], -1).all(axis=1)
             if not finite.all():
-                raise ValueError(f"{leaf_name}: got NaN or inf, expected finite numbers; first at step t = {finite.argmin() + 1}")
+                raise ValueError(
+                    f"{leaf_name}: got NaN or inf, expected finite numbers; first at step t = {finite.argmin() + 1}"
+                )
 
 
 def is_concrete(leaf: Any) -> bool:

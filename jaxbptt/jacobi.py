@@ -80,7 +80,7 @@ def _round_robin(size):
     rounds = []
     for _ in range(len(circle) - 1):
         half = len(circle) // 2
-        pairs = zip(circle[:half], circle[:half - 1:-1], strict=True)
+        pairs = zip(circle[:half], circle[: half - 1 : -1], strict=True)
         rounds.append([pair for pair in pairs if max(pair) < size])
         circle = [circle[0], circle[-1], *circle[1:-1]]
     return np.array(rounds).transpose(0, 2, 1)

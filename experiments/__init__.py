@@ -1,0 +1,1 @@
+"""Scripts: each a Config, run(config) -> arrays, plot(arrays, path) and main(arguments)."""

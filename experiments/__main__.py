@@ -1,0 +1,31 @@
+"""python -m experiments [NAME] [options]: run an experiment; without a name, the main job."""
+
+import importlib
+import sys
+
+EXPERIMENTS = {
+    "xray": "the main job: prove the gradient of a character model and show where it goes",
+}
+MAIN_JOB = "xray"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ("-h", "--help", "list"):
+        print("python -m experiments [NAME] [options]; NAME --help lists its options; no NAME: " + MAIN_JOB)
+        for name, purpose in EXPERIMENTS.items():
+            print(f"  {name:12} {purpose}")
+        return 0
+    named = bool(arguments) and not arguments[0].startswith("-")
+    name, options = (arguments[0], arguments[1:]) if named else (MAIN_JOB, arguments)
+    if name not in EXPERIMENTS:
+        print(f"experiments: unknown experiment {name!r}, expected one of {', '.join(EXPERIMENTS)}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(f"experiments.{name}").main(options)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"experiments {name}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""What every experiment shares: options from a Config, progress on stderr, results written whole or not at all."""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
+def parse(config_type: type, arguments: Sequence[str], prog: str, description: str) -> Any:
+    """A Config from the command line; a field's metadata gives its help, choices and other argparse words."""
+    parser = _OneLineParser(prog=prog, description=description, allow_abbrev=False)
+    for field in dataclasses.fields(config_type):
+        words = dict(field.metadata)
+        words["help"] = f"{words['help']} (default: {words.pop('shown', field.default)})"
+        words.setdefault("type", str if field.default is None else type(field.default))
+        parser.add_argument("--" + field.name.replace("_", "-"), default=field.default, **words)
+    return config_type(**vars(parser.parse_args(arguments)))
+
+
+class Progress:
+    """Lines on stderr with the seconds since the start."""
+
+    def __init__(self):
+        self.start = time.monotonic()
+
+    def __call__(self, message: str) -> None:
+        print(f"[{time.monotonic() - self.start:5.1f} s] {message}", file=sys.stderr, flush=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON: a number that is not finite becomes null."""
+    write_atomically(
+        path, lambda file: file.write(json.dumps(_finite(value), indent=2, allow_nan=False).encode() + b"\n")
+    )
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A compressed .npz of plain arrays (never pickled)."""
+    plain = {name: np.asarray(array) for name, array in arrays.items()}
+    if any(array.dtype.hasobject for array in plain.values()):
+        raise TypeError("arrays: got an object array, expected plain numbers or strings")
+    write_atomically(path, lambda file: np.savez_compressed(file, **plain))
+
+
+def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
+    """`write` into a temporary file beside `path`, then rename: a reader sees the old file or the new one, whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _finite(value):
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,226 @@
+"""The main job: on real text, prove the gradient of a character model by four routes and show where it goes."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import harness, text
+from jaxbptt import cells, gradients, spectra
+from jaxbptt.checks import require_size
+from jaxbptt.comparison import compare
+from jaxbptt.jacobians import prefix_products, step_jacobians
+from jaxbptt.models import sequence_model, softmax_cross_entropy
+from jaxbptt.terms import gradient_terms
+from jaxbptt.trajectories import unroll
+
+CELLS = ("elman", "lstm", "gru")
+SCHEMES = {"gaussian": cells.gaussian, "orthogonal": cells.orthogonal, "identity": cells.identity}
+ROUTES = (gradients.bptt, gradients.forward_sensitivity, gradients.double_sum)
+PROVED = 1e-12  # worst relative difference from autodiff, any leaf, any route, float64
+QUANTILES = (0.5, 0.9, 0.99)
+WARM_UP = 50  # symbols read before step 1, so that h_0 is a state the text leads to and not zero
+WRONG = 0.1  # nats: a singular value is wrong when it is off by more than this, about 10 %
+
+
+@dataclass(frozen=True)
+class Config:
+    cell: str = field(default="all", metadata={"choices": ("all", *CELLS), "help": "which cell"})
+    text: str | None = field(default=None, metadata={"help": "a text file", "shown": "CPython's documentation"})
+    hidden: int = field(default=64, metadata={"help": "hidden units H"})
+    length: int = field(default=256, metadata={"help": "steps T"})
+    offset: int = field(default=0, metadata={"help": "first symbol of the text to use"})
+    gain: float = field(default=1.0, metadata={"help": "gain of the recurrent scheme"})
+    scheme: str = field(default="gaussian", metadata={"choices": tuple(SCHEMES), "help": "recurrent scheme"})
+    forget_bias: float = field(default=1.0, metadata={"help": "LSTM's forget bias"})
+    seed: int = field(default=0, metadata={"help": "seed of the weights"})
+    out: str = field(default="results/xray", metadata={"help": "folder of the results"})
+
+
+class XRay(NamedTuple):
+    """One cell seen through. T steps, N state entries, R records of the singular values at `steps`."""
+
+    loss: np.ndarray  # C
+    route_errors: np.ndarray  # [3] worst relative difference from autodiff of bptt, forward_sensitivity, double_sum
+    steps: np.ndarray  # [R] t
+    log_singular_values: np.ndarray  # [R, N] of dh_t/dh_0
+    assembled: np.ndarray  # [R, N] the same from a decomposition of the assembled float64 product
+    assembled_float32: np.ndarray  # [N] at T, of the product assembled in float32
+    norms: np.ndarray  # [T, T] the (t, k) table
+    profile: np.ndarray  # [T] by lag
+    reach: np.ndarray  # [3] at QUANTILES
+
+
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, XRay]:
+    """Every cell of the config, in float64 (the caller enables x64)."""
+    symbols = _symbols(config)
+    names = CELLS if config.cell == "all" else (config.cell,)
+    return {name: _run_cell(name, config, symbols, progress) for name in names}
+
+
+def _symbols(config):
+    for name in ("hidden", "length"):
+        require_size(name, getattr(config, name))
+    require_size("offset", config.offset, least=0)
+    available = text.load_text(config.text)
+    needed = WARM_UP + config.length + 1
+    if config.offset + needed > len(available):
+        got = f"{len(available)} symbols in the text, {config.offset} of them skipped"
+        raise ValueError(
+            f"length: got T = {config.length}, expected at most what is left ({got}, {WARM_UP + 1} kept back)"
+        )
+    return text.encode(available[config.offset : config.offset + needed])
+
+
+def _run_cell(name, config, symbols, progress):
+    make = getattr(cells, name)
+    options = {"forget_bias": config.forget_bias} if name == "lstm" else {}
+    cell = make(len(text.ALPHABET), config.hidden, recurrent=SCHEMES[config.scheme](config.gain), **options)
+    model = sequence_model(cell, len(text.ALPHABET), loss=softmax_cross_entropy, reduction="mean")
+    params = model.init(jax.random.key(config.seed))
+    one_hot = jax.nn.one_hot(symbols, len(text.ALPHABET), dtype=params.readout.b_y.dtype)
+    inputs, targets = one_hot[WARM_UP:-1], jnp.asarray(symbols[WARM_UP + 1 :])
+
+    def warm_up(params, inputs):
+        return jax.tree.map(lambda leaf: leaf[-1], unroll(model, params, inputs).states)
+
+    def jitted(function):
+        return jax.jit(lambda params, inputs, targets, h_0: function(model, params, inputs, targets, initial=h_0))
+
+    arguments = (params, inputs, targets, jax.jit(warm_up)(params, one_hot[:WARM_UP]))
+    progress(f"{name}: gradient by autodiff")
+    loss, expected = jax.block_until_ready(jitted(gradients.autodiff)(*arguments))
+    errors = []
+    for route in ROUTES:
+        progress(f"{name}: gradient by {route.__name__}")
+        errors.append(compare(expected, jitted(route)(*arguments)[1]).relative)
+
+    progress(f"{name}: singular values")
+    every = max(1, config.length // 32)
+    steps = np.unique(np.append(np.arange(every, config.length + 1, every), config.length))
+
+    def jacobian_chain(params, inputs, h_0):
+        return step_jacobians(model, params, unroll(model, params, inputs, initial=h_0))
+
+    jacobians = jax.jit(jacobian_chain)(params, inputs, arguments[-1])
+    log_values = jax.jit(lambda j: spectra.log_singular_values(j, every=every))(jacobians)
+    progress(f"{name}: the (t, k) table")
+    terms = jitted(gradient_terms)(*arguments)
+    return XRay(
+        loss=np.asarray(loss),
+        route_errors=np.array(errors),
+        steps=steps,
+        log_singular_values=np.asarray(log_values),
+        assembled=_assembled(jacobians)[steps - 1],
+        assembled_float32=_assembled(jacobians.astype(jnp.float32))[-1],
+        norms=np.asarray(terms.norms),
+        profile=np.asarray(terms.profile()),
+        reach=np.array([int(terms.reach(quantile)) for quantile in QUANTILES]),
+    )
+
+
+def _assembled(jacobians):
+    """What people do: ln σ of the assembled products, by an SVD of each; NaN where a product overflowed."""
+    products = np.asarray(jax.jit(prefix_products)(jacobians), np.float64)
+    finite = np.isfinite(products).all(axis=(1, 2))
+    values = np.linalg.svd(np.where(finite[:, None, None], products, 0), compute_uv=False)
+    with np.errstate(divide="ignore"):
+        return np.where(finite[:, None], np.log(values), np.nan)
+
+
+def summarise(xray: XRay, length: int) -> dict[str, Any]:
+    """The numbers of the verdict, and the verdict in words."""
+    top = xray.log_singular_values[:, 0]
+    middle = len(top) // 2
+    span = xray.steps[-1] - xray.steps[middle] if middle < len(top) - 1 else xray.steps[-1]
+    start = top[middle] if middle < len(top) - 1 else 0.0
+    rate = float((top[-1] - start) / span)
+    error = float(np.max(xray.route_errors))
+    trend = "stable" if abs(rate) * length < 1 else "vanishing" if rate < 0 else "exploding"
+    tiny, huge = np.log(float(np.finfo(np.float32).tiny)), np.log(float(np.finfo(np.float32).max))
+    edge = tiny if rate < 0 else huge
+    leaves = float(xray.steps[-1] + (edge - top[-1]) / rate) if np.isfinite(rate) and rate else np.inf
+    summary = {
+        "loss": float(xray.loss),
+        "proved": bool(error <= PROVED),
+        "worst_relative_error": error,
+        "trend": trend,
+        "rate_per_step": rate,
+        "half_life": float(np.log(2) / abs(rate)) if rate else np.inf,
+        "leaves_float32_at": max(leaves, 0.0),
+        "reach": {f"{quantile:g}": int(lag) for quantile, lag in zip(QUANTILES, xray.reach, strict=True)},
+        "singular_values": int(xray.log_singular_values.shape[1]),
+        "assembled_wrong_float64": _count_wrong(xray.assembled[-1], xray.log_singular_values[-1]),
+        "assembled_wrong_float32": _count_wrong(xray.assembled_float32, xray.log_singular_values[-1]),
+    }
+    return {**summary, "verdict": _in_words(summary, length)}
+
+
+def _count_wrong(assembled, log_values):
+    """How many are off by more than WRONG; −inf beside −inf is right."""
+    with np.errstate(invalid="ignore"):
+        right = (assembled == log_values) | (np.abs(assembled - log_values) <= WRONG)
+    return int(np.sum(~right))
+
+
+def _in_words(summary, length):
+    s = summary
+    proof = "gradient proved" if s["proved"] else "gradient NOT proved"
+    name = "doubling time" if s["rate_per_step"] > 0 else "half-life"
+    leaves = s["leaves_float32_at"]
+    when = f"leaves float32 at step {leaves:.0f}" + (" (extrapolated)" if leaves > length else "")
+    if not np.isfinite(leaves) or s["trend"] == "stable":
+        when = f"stays in float32 over these {length} steps" if leaves > length else when
+    return [
+        f"{proof}: 4 routes agree to {s['worst_relative_error']:.0e} on every leaf",
+        f"{s['trend']}: {s['rate_per_step']:+.4f} nats per step, {name} {s['half_life']:.1f} steps, {when}",
+        f"90 % of the gradient reaches {s['reach']['0.9']} steps back (50 %: {s['reach']['0.5']}, 99 %: {s['reach']['0.99']})",
+        f"an assembled product gets {s['assembled_wrong_float64']} of {s['singular_values']} singular values wrong"
+        f" ({s['assembled_wrong_float32']} in float32)",
+    ]
+
+
+def plot(xrays: dict[str, XRay], path: Path) -> None:
+    """One column a cell: singular values over time, the (t, k) table, the lag profile."""
+    from matplotlib.figure import Figure
+
+    from jaxbptt import plotting
+
+    figure = Figure(figsize=(1.2 + 4.4 * len(xrays), 10.2), layout="constrained")
+    axes = figure.subplots(3, len(xrays), squeeze=False)
+    for column, (name, xray) in zip(axes.T, xrays.items(), strict=True):
+        length = len(xray.profile)
+        summary = summarise(xray, length)
+        column[0].set_title(
+            f"{name.upper() if name != 'elman' else 'Elman'}\n{summary['trend']}, {summary['rate_per_step']:+.3f} nats/step",
+            fontweight="bold",
+        )
+        plotting.singular_values(column[0], xray.steps, xray.log_singular_values, assembled=xray.assembled)
+        image = plotting.terms_table(column[1], xray.norms)
+        figure.colorbar(image, ax=column[1], label=r"$\log_{10}$ ‖term (t, k)‖", shrink=0.9)
+        plotting.lag_profile(column[2], xray.profile, dict(zip(QUANTILES, map(int, xray.reach), strict=True)))
+    axes[0, 0].legend(frameon=False, loc="lower left", fontsize="small")
+    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
+
+
+def main(arguments: list[str]) -> int:
+    config = harness.parse(Config, arguments, "python -m experiments xray", __doc__)
+    jax.config.update("jax_enable_x64", True)
+    out = Path(config.out)
+    progress = harness.Progress()
+    xrays = run(config, progress)
+    progress("figure")
+    plot(xrays, out / "figure.png")
+    summary = {name: summarise(xray, config.length) for name, xray in xrays.items()}
+    arrays = {f"{name}.{key}": value for name, xray in xrays.items() for key, value in xray._asdict().items()}
+    harness.write_arrays(out / "arrays.npz", arrays)
+    harness.write_json(out / "config.json", dataclasses.asdict(config))
+    harness.write_json(out / "summary.json", summary)
+    for name, entry in summary.items():
+        print(f"{name}\n  " + "\n  ".join(entry["verdict"]))
+    progress(f"wrote config.json, arrays.npz, summary.json and figure.png to {out}")
+    return 0 if all(entry["proved"] for entry in summary.values()) else 1

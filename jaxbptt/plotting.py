@@ -1,0 +1,92 @@
+"""Pictures of arrays on given Axes. The only importer of matplotlib; nothing here knows a cell."""
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+
+LN10 = np.log(10)
+
+
+def singular_values(ax: Axes, steps, log_values, *, assembled=None) -> None:
+    """Every ln σ_i(dh_t/dh_0) over t as log10, largest to smallest from dark to light.
+
+    Args:
+      ax: where to draw.
+      steps: [R] t of each record.
+      log_values: [R, N] natural logs, descending; −inf is left out.
+      assembled: [R, N] what a decomposition of the assembled product says, drawn dotted (its smallest only).
+    """
+    log10 = np.asarray(log_values, float) / LN10
+    log10 = np.where(np.isfinite(log10), log10, np.nan)
+    size = log10.shape[1]
+    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, size))
+    for i in reversed(range(size)):
+        ax.plot(steps, log10[:, i], color=colours[i], linewidth=0.7)
+    ax.plot(steps, log10[:, 0], color=colours[0], linewidth=2.0, label="largest")
+    ax.plot(steps, log10[:, -1], color=colours[-1], linewidth=2.0, label="smallest")
+    if assembled is not None:
+        smallest = np.asarray(assembled, float)[:, -1] / LN10
+        smallest = np.where(np.isfinite(smallest), smallest, np.nan)
+        ax.plot(steps, smallest, color="crimson", linewidth=1.6, linestyle=":", label="smallest, by assembled product")
+    ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    ax.set(xlabel="step t", ylabel=r"$\log_{10}\,\sigma_i(dh_t/dh_0)$", xlim=(0, steps[-1]))
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def terms_table(ax: Axes, norms, *, decades: float = 12.0) -> AxesImage:
+    """The (t, k) table as log10 ‖term‖, t downward, k to the right, over the top `decades` decades.
+
+    Args:
+      ax: where to draw.
+      norms: [T, T], row t−1, column k−1; zeros are left blank.
+      decades: what is smaller than the largest term by more takes the palest colour.
+
+    Returns:
+      The image, for a colour bar.
+    """
+    norms = np.asarray(norms, float)
+    with np.errstate(divide="ignore"):
+        log10 = np.where(norms > 0, np.log10(norms), np.nan)
+    top = np.nanmax(log10) if np.isfinite(log10).any() else 0.0
+    lower = np.tril(np.ones_like(norms, bool))
+    shown = np.where(lower, np.nan_to_num(np.maximum(log10, top - decades), nan=top - decades), np.nan)
+    length = len(norms)
+    image = ax.imshow(
+        shown,
+        cmap="magma_r",
+        vmin=top - decades,
+        vmax=top,
+        extent=(0.5, length + 0.5, length + 0.5, 0.5),
+        aspect="auto",
+    )
+    ax.set(xlabel="θ used at step k", ylabel="loss at step t")
+    ax.spines[["top", "right"]].set_visible(False)
+    return image
+
+
+def lag_profile(ax: Axes, profile, reach: Mapping[float, int]) -> None:
+    """Σ_t ‖term (t, t−ℓ)‖ over the lag ℓ, as a share of the whole, with the reach marked.
+
+    Args:
+      ax: where to draw.
+      profile: [T] by lag.
+      reach: quantile -> lag, e.g. {0.5: 1, 0.9: 4}.
+    """
+    profile = np.asarray(profile, float)
+    share = profile / max(profile.sum(), np.finfo(float).tiny)
+    share = np.where(share > 0, share, np.nan)
+    lags = np.arange(len(share))
+    ax.semilogy(lags + 1, share, color="#31688e", linewidth=2.0)
+    for (quantile, lag), shade in zip(reach.items(), np.linspace(0.55, 0.0, len(reach)), strict=True):
+        ax.axvline(lag + 1, color=str(shade), linewidth=1.1, linestyle="--", label=f"{quantile:.0%} within {lag}")
+    ticks = [0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000]
+    ticks = [lag for lag in ticks if lag < len(share)]
+    ax.set_xscale("log")
+    ax.set_xticks([lag + 1 for lag in ticks], [str(lag) for lag in ticks])
+    ax.minorticks_off()
+    ax.set(xlabel="lag t − k (steps)", ylabel="share of gradient norm", xlim=(0.93, len(share) + 1))
+    ax.legend(frameon=False, loc="lower left", fontsize="small")
+    ax.spines[["top", "right"]].set_visible(False)
