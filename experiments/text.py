@@ -10,13 +10,13 @@ ALPHABET = " " + string.ascii_lowercase
 
 FALLBACK = """
 A recurrent network reads one symbol at a time and keeps what it has read in a state. To learn, it must know how each
-earlier use of its weights changed each later error, and that knowledge travels back through the same chain of steps that
-carried the state forward. Every step multiplies it by a matrix. If the matrices shrink most directions, the far past
-stops counting, and the network learns only what the last few symbols can teach it. If they stretch, the sum is ruled by
-its most remote terms and a small step in the weights becomes a leap. Between the two lies a narrow band in which a
-gradient can be both large enough to use and small enough to trust. The point of measuring is to know on which side one
-stands before spending a week on training. One looks at the matrices themselves, at the product of any stretch of them,
-and at the size of every term in the sum, and then one can say how far back the network really sees.
+earlier use of its weights changed each later error, and that knowledge travels back through the same chain of steps
+that carried the state forward. Every step multiplies it by a matrix. If the matrices shrink most directions, the far
+past stops counting, and the network learns only what the last few symbols can teach it. If they stretch, the sum is
+ruled by its most remote terms and a small step in the weights becomes a leap. Between the two lies a narrow band in
+which a gradient can be both large enough to use and small enough to trust. The point of measuring is to know on which
+side one stands before spending a week on training. One looks at the matrices themselves, at the product of any
+stretch of them, and at the size of every term in the sum, and then one can say how far back the network really sees.
 """
 
 

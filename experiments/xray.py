@@ -178,7 +178,8 @@ def _in_words(summary, length):
     return [
         f"{proof}: 4 routes agree to {s['worst_relative_error']:.0e} on every leaf",
         f"{s['trend']}: {s['rate_per_step']:+.4f} nats per step, {name} {s['half_life']:.1f} steps, {when}",
-        f"90 % of the gradient reaches {s['reach']['0.9']} steps back (50 %: {s['reach']['0.5']}, 99 %: {s['reach']['0.99']})",
+        f"90 % of the gradient reaches {s['reach']['0.9']} steps back"
+        f" (50 %: {s['reach']['0.5']}, 99 %: {s['reach']['0.99']})",
         f"an assembled product gets {s['assembled_wrong_float64']} of {s['singular_values']} singular values wrong"
         f" ({s['assembled_wrong_float32']} in float32)",
     ]
@@ -195,16 +196,19 @@ def plot(xrays: dict[str, XRay], path: Path) -> None:
     for column, (name, xray) in zip(axes.T, xrays.items(), strict=True):
         length = len(xray.profile)
         summary = summarise(xray, length)
-        column[0].set_title(
-            f"{name.upper() if name != 'elman' else 'Elman'}\n{summary['trend']}, {summary['rate_per_step']:+.3f} nats/step",
-            fontweight="bold",
-        )
-        plotting.singular_values(column[0], xray.steps, xray.log_singular_values, assembled=xray.assembled)
-        image = plotting.terms_table(column[1], xray.norms)
+        column[0].set_title(_heading(name, summary), fontsize="medium")
+        plotting.singular_values(column[0], xray.steps, xray.log_singular_values, epsilon=np.finfo(np.float64).eps)
+        image = plotting.terms_table(column[1], xray.norms, reach=summary["reach"]["0.9"])
         figure.colorbar(image, ax=column[1], label=r"$\log_{10}$ ‖term (t, k)‖", shrink=0.9)
         plotting.lag_profile(column[2], xray.profile, dict(zip(QUANTILES, map(int, xray.reach), strict=True)))
-    axes[0, 0].legend(frameon=False, loc="lower left", fontsize="small")
     harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
+
+
+def _heading(name, summary):
+    title = name.capitalize() if name == "elman" else name.upper()
+    proof = f"proved to {summary['worst_relative_error']:.0e}" if summary["proved"] else "NOT proved"
+    rate = f"{summary['rate_per_step']:+.3f} nats per step"
+    return f"$\\bf{{{title}}}$\ngradient {proof}\n{summary['trend']}, {rate}".replace("-", "−")
 
 
 def main(arguments: list[str]) -> int:

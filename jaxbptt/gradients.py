@@ -55,8 +55,6 @@ def bptt(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any =
     Only the adjoint is carried through the scan; the parameter gradient of all steps follows at once, as one matrix
     product per weight for the built-in cells. A cell without derivation gets a vjp of its step instead.
 
-    Args, Returns, Raises: as `autodiff`.
-
     Args:
       model: as `autodiff`; its `derivation` is used when there is one.
       params: θ.
@@ -66,6 +64,9 @@ def bptt(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any =
 
     Returns:
       (C scalar, dC/dθ shaped like params).
+
+    Raises:
+      TypeError, ValueError: as `autodiff`.
 
     Reference: Werbos (1990), Proc. IEEE 78; S1.10, S2.28.
     """
@@ -201,9 +202,9 @@ def run_forward(model: Model, params: Any, inputs: Any, targets: Any, initial: A
 
 
 def scan_terms(visit: Any, carry: Any, trajectory: Trajectory, jacobians: jax.Array, local: jax.Array):
-    """For k = T … 1, `visit(carry, h_{k−1}, x_k, V_k)`, V_k [T, N] with row t = (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t, zero for t < k.
+    """For k = T … 1, `visit(carry, h_{k−1}, x_k, V_k)`, V_k [T, N] with row t = (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t.
 
-    One [T, N] @ [N, N] product a step moves every row one step back: V_{k−1} = V_k J_k.
+    Rows t < k are zero. One [T, N] @ [N, N] product a step moves every row one step back: V_{k−1} = V_k J_k.
 
     Returns (carry, the second results of visit [T, ...], V_0).
     """

@@ -18,7 +18,7 @@ def graded_log_singular_values(log_scale: jax.Array, t: jax.Array) -> jax.Array:
     Returns:
       [N] in nats.
 
-    Reference: Drmač & Veselić (2008), SIAM J. Matrix Anal. Appl. 29; Kogbetliantz-style QLP of Stewart (1999), SISC 20.
+    Reference: Drmač & Veselić (2008), SIAM J. Matrix Anal. Appl. 29; the QLP passes: Stewart (1999), SISC 20.
     """
     order = jnp.argsort(log_scale, descending=True)
     log_scale, t = log_scale[order], t[order]
@@ -32,7 +32,7 @@ def graded_log_singular_values(log_scale: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def _transposed_lq(log_scale, t):
-    """T = L Q gives diag(e^ℓ) T ~ diag(e^ℓ) L = L' diag(e^ℓ); its transpose diag(e^ℓ) L'ᵀ has the same singular values."""
+    """L'ᵀ, from T = L Q: diag(e^ℓ) L = L' diag(e^ℓ), whose transpose diag(e^ℓ) L'ᵀ has the same singular values."""
     lower = jnp.linalg.qr(t.T, mode="r").T
     strictly = jnp.tril(jnp.ones_like(t, bool), -1) & (log_scale > -jnp.inf)[:, None]
     gap = jnp.where(strictly, log_scale[:, None] - log_scale[None, :], 0)
@@ -40,7 +40,7 @@ def _transposed_lq(log_scale, t):
 
 
 def _rotate(log_norm, rows):
-    """Sweeps of plane rotations on e^(log_norm_i) rows_i until all rows are orthogonal; n/2 disjoint pairs at a time."""
+    """Sweeps of plane rotations on e^(log_norm_i) rows_i until all rows are orthogonal; n/2 pairs at a time."""
     schedule = jnp.asarray(_round_robin(len(log_norm)))
     tolerance = 2 * len(log_norm) ** 0.5 * jnp.finfo(rows.dtype).eps
 

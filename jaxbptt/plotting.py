@@ -10,38 +10,39 @@ from matplotlib.image import AxesImage
 LN10 = np.log(10)
 
 
-def singular_values(ax: Axes, steps, log_values, *, assembled=None) -> None:
+def singular_values(ax: Axes, steps, log_values, *, epsilon: float | None = None) -> None:
     """Every ln σ_i(dh_t/dh_0) over t as log10, largest to smallest from dark to light.
 
     Args:
       ax: where to draw.
       steps: [R] t of each record.
       log_values: [R, N] natural logs, descending; −inf is left out.
-      assembled: [R, N] what a decomposition of the assembled product says, drawn dotted (its smallest only).
+      epsilon: of a float format; what lies below epsilon · σ_1, rounding noise in an assembled product, is shaded.
     """
     log10 = np.asarray(log_values, float) / LN10
     log10 = np.where(np.isfinite(log10), log10, np.nan)
-    size = log10.shape[1]
-    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, size))
-    for i in reversed(range(size)):
-        ax.plot(steps, log10[:, i], color=colours[i], linewidth=0.7)
-    ax.plot(steps, log10[:, 0], color=colours[0], linewidth=2.0, label="largest")
-    ax.plot(steps, log10[:, -1], color=colours[-1], linewidth=2.0, label="smallest")
-    if assembled is not None:
-        smallest = np.asarray(assembled, float)[:, -1] / LN10
-        smallest = np.where(np.isfinite(smallest), smallest, np.nan)
-        ax.plot(steps, smallest, color="crimson", linewidth=1.6, linestyle=":", label="smallest, by assembled product")
+    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, log10.shape[1]))
+    for i in reversed(range(log10.shape[1])):
+        ax.plot(steps, log10[:, i], color=colours[i], linewidth=2.2 if i == 0 else 0.7)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     ax.set(xlabel="step t", ylabel=r"$\log_{10}\,\sigma_i(dh_t/dh_0)$", xlim=(0, steps[-1]))
+    if epsilon is not None:
+        bottom, _ = ax.get_ylim()
+        floor = log10[:, 0] + np.log10(epsilon)
+        style = {"color": "crimson", "alpha": 0.1, "linewidth": 0, "label": "noise in an assembled product"}
+        ax.fill_between(steps, bottom, floor, where=floor > bottom, **style)
+        ax.set_ylim(bottom=bottom)
+        ax.legend(frameon=False, loc="lower left", fontsize="small")
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def terms_table(ax: Axes, norms, *, decades: float = 12.0) -> AxesImage:
+def terms_table(ax: Axes, norms, *, reach: int | None = None, decades: float = 12.0) -> AxesImage:
     """The (t, k) table as log10 ‖term‖, t downward, k to the right, over the top `decades` decades.
 
     Args:
       ax: where to draw.
       norms: [T, T], row t−1, column k−1; zeros are left blank.
+      reach: a lag to mark by a line along t − k = reach.
       decades: what is smaller than the largest term by more takes the palest colour.
 
     Returns:
@@ -62,6 +63,11 @@ def terms_table(ax: Axes, norms, *, decades: float = 12.0) -> AxesImage:
         extent=(0.5, length + 0.5, length + 0.5, 0.5),
         aspect="auto",
     )
+    if reach is not None:
+        line = (1, length - reach), (1 + reach, length)
+        ax.plot(*line, color="white", linewidth=2.6)
+        ax.plot(*line, color="#1f9e89", linewidth=1.4, linestyle="--", label=f"t − k = {reach}")
+        ax.legend(frameon=False, loc="upper right", fontsize="small")
     ax.set(xlabel="θ used at step k", ylabel="loss at step t")
     ax.spines[["top", "right"]].set_visible(False)
     return image
@@ -77,16 +83,16 @@ def lag_profile(ax: Axes, profile, reach: Mapping[float, int]) -> None:
     """
     profile = np.asarray(profile, float)
     share = profile / max(profile.sum(), np.finfo(float).tiny)
-    share = np.where(share > 0, share, np.nan)
     lags = np.arange(len(share))
-    ax.semilogy(lags + 1, share, color="#31688e", linewidth=2.0)
-    for (quantile, lag), shade in zip(reach.items(), np.linspace(0.55, 0.0, len(reach)), strict=True):
-        ax.axvline(lag + 1, color=str(shade), linewidth=1.1, linestyle="--", label=f"{quantile:.0%} within {lag}")
-    ticks = [0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000]
-    ticks = [lag for lag in ticks if lag < len(share)]
-    ax.set_xscale("log")
+    ax.loglog(lags + 1, np.where(share > 0, share, np.nan), color="#31688e", linewidth=2.2)
+    shades = np.linspace(0.6, 0.0, len(reach))
+    for (quantile, lag), shade in zip(reach.items(), shades, strict=True):
+        label = f"{100 * quantile:g} % within {lag}"
+        ax.axvline(lag + 1, color=str(shade), linewidth=1.2, linestyle="--", label=label)
+    ticks = [lag for lag in (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000) if lag < len(share)]
     ax.set_xticks([lag + 1 for lag in ticks], [str(lag) for lag in ticks])
     ax.minorticks_off()
     ax.set(xlabel="lag t − k (steps)", ylabel="share of gradient norm", xlim=(0.93, len(share) + 1))
-    ax.legend(frameon=False, loc="lower left", fontsize="small")
+    ax.set_ylim(max(1e-9, share[share > 0].min(initial=1) / 2), 2)
+    ax.legend(facecolor="white", framealpha=1, edgecolor="none", loc="lower left", fontsize="small")
     ax.spines[["top", "right"]].set_visible(False)

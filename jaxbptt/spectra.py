@@ -4,11 +4,11 @@ An assembled product loses its small singular values after ln(1/eps)/(λ_1 − �
 
     J_t … J_1 = Q diag(e^ℓ) T Q_0ᵀ        Q, Q_0 orthogonal, ℓ in logs, T well conditioned
 
-one or two Householder QR steps per Jacobian, and only diag(e^ℓ) T is brought to singular values, row by row in logs, so that
-nothing leaves the float range and every value keeps its own relative accuracy.
+one or two Householder QR steps per Jacobian, and only diag(e^ℓ) T is brought to singular values, row by row in logs, so
+that nothing leaves the float range and every value keeps its own relative accuracy.
 
-References: Stewart (1997), ETNA 5 (graded products); Demmel et al. (1999), LAA 299, and Drmač & Veselić (2008), SIMAX 29
-(one-sided Jacobi); Bauer (2020), SciPost Phys. Core 2 (the U·D·T form and its column order).
+References: Stewart (1997), ETNA 5 (graded products); Demmel et al. (1999), LAA 299, and Drmač & Veselić (2008), SIMAX
+29 (one-sided Jacobi); Bauer (2020), SciPost Phys. Core 2 (the U·D·T form and its column order).
 """
 
 from typing import NamedTuple
@@ -35,18 +35,19 @@ class Factors(NamedTuple):
 def log_singular_values(jacobians: jax.Array, *, every: int | None = None) -> jax.Array:
     """ln σ_i(dh_t/dh_0), i = 1 … N, dh_t/dh_0 = J_t … J_1.
 
-    One `lax.scan` over time, about 5N³ flops a step, then a Jacobi finish per record. A direction that a zero row, a zero
-    column or an exactly zero pivot kills is −inf from then on, never NaN and never a clamp; other loss of rank may stay
-    finite at rounding level. A chain that undoes its own expansion (A³⁰ then A⁻³⁰) is ill-conditioned for any such method.
-    Not differentiable in reverse mode (its finish is a `while_loop`).
+    One `lax.scan` over time, about 5N³ flops a step, then a Jacobi finish per record. A direction that a zero row, a
+    zero column or an exactly zero pivot kills is −inf from then on, never NaN and never a clamp; other loss of rank may
+    stay finite at rounding level. A chain that undoes its own expansion (A³⁰ then A⁻³⁰) is ill-conditioned for any such
+    method. Not differentiable in reverse mode (its finish is a `while_loop`).
 
     Args:
       jacobians: [T, N, N], [t−1] is J_t, float.
       every: k, static: record at t = k, 2k, … and at T; None: at T only.
 
     Returns:
-      [R, N] in nats, descending, R = ⌈T/k⌉ (1 for None), of the dtype of jacobians. float64: error below 1e-9 for ranges
-      to 10^±600 and beyond; float32: about 2e-5 · max(1, max|ln σ|). Under jit, NaN throughout if any Jacobian is not finite.
+      [R, N] in nats, descending, R = ⌈T/k⌉ (1 for None), of the dtype of jacobians. float64: error below 1e-9 for
+      ranges to 10^±600 and beyond; float32: below 2e-5 · max(1, max|ln σ|). Under jit, NaN throughout if any
+      Jacobian is not finite.
 
     Raises:
       TypeError, ValueError: jacobians not as stated, `every` no int ≥ 1; outside jit, NaN or inf, with its first step.
@@ -94,8 +95,8 @@ def _multiply(jacobian, factors):
 def _absorb(matrix, factors):
     """The factors of A P by one QR of M = A Q:  ℓ'_i = ℓ_i + ln r_ii,  T' = B T,  B_ij = r_ij e^(ℓ_j − ℓ'_i).
 
-    Directions are kept in descending order of what they carry, ‖M_j‖ e^ℓ_j, which keeps B bounded whichever way the chain
-    turns; a direction whose pivot is exactly zero goes last, because a unit B cannot hold r_ii = 0 beside r_ij ≠ 0.
+    Directions are kept in descending order of what they carry, ‖M_j‖ e^ℓ_j, which keeps B bounded whichever way the
+    chain turns; one whose pivot is exactly zero goes last, because a unit B cannot hold r_ii = 0 beside r_ij ≠ 0.
     """
     scale = jnp.max(jnp.abs(matrix))
     scale = jnp.where(scale > 0, scale, 1)
@@ -134,7 +135,7 @@ def _row_sorted_qr(m):
 
 
 def _add_compensated(total, carry, increment):
-    """(total, carry) + increment with the rounding error of the sum added to carry (Knuth's two-sum); −inf stays −inf."""
+    """(total, carry) + increment, the rounding error of the sum added to carry (Knuth's two-sum); −inf stays −inf."""
     new = total + increment
     back = new - total
     error = (total - (new - back)) + (increment - back)

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 
 from jaxbptt import checks
 from jaxbptt.cells.derivation import Derivation

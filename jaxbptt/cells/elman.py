@@ -45,8 +45,9 @@ def elman(
 ) -> Cell:
     """h_t = φ(a_t), a_t = W_hx x_t + W_hh h_{t−1} + b_h.
 
-    By hand, with δ_t = φ'(a_t) ⊙ λ_t:  J_t = diag(φ'(a_t)) W_hh;  the pullbacks are δ_t x_tᵀ (w_hx), δ_t h_{t−1}ᵀ (w_hh),
-    δ_t (b_h), W_hhᵀ δ_t (previous state), W_hxᵀ δ_t (input). φ' is JAX's derivative of φ, entry by entry.
+    By hand, with δ_t = φ'(a_t) ⊙ λ_t:  J_t = diag(φ'(a_t)) W_hh;  the pullbacks are δ_t x_tᵀ (w_hx),
+    δ_t h_{t−1}ᵀ (w_hh), δ_t (b_h), W_hhᵀ δ_t (previous state), W_hxᵀ δ_t (input). φ' is JAX's derivative of φ, entry by
+    entry.
 
     Args:
       num_inputs: M ≥ 0.

@@ -27,10 +27,11 @@ class GRUFactors(NamedTuple):
 
 
 def gru(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)) -> Cell:
-    """h_t = (1−z) ⊙ n + z ⊙ h_{t−1},  n = tanh(u_n + r ⊙ v_n),  (r, z) = σ(u + v),  u = W_hx x_t + b_x,  v = W_hh h_{t−1} + b_h.
+    """h_t = (1−z) ⊙ n + z ⊙ h_{t−1},  n = tanh(u_n + r ⊙ v_n),  (r, z) = σ(u + v).
 
-    By hand, with n' = (1−z)(1−n²):  δ_u = (n' v_n r', (h_{t−1}−n) z', n') ⊙ (λ, λ, λ), δ_v = δ_u but n' r in its n part;
-    the pullbacks are δ_u x_tᵀ, δ_v h_{t−1}ᵀ, δ_u (b_x), δ_v (b_h), z ⊙ λ + W_hhᵀ δ_v and W_hxᵀ δ_u.
+    Here u = W_hx x_t + b_x and v = W_hh h_{t−1} + b_h.
+    By hand, with n' = (1−z)(1−n²):  δ_u = (n' v_n r', (h_{t−1}−n) z', n') ⊙ (λ, λ, λ), and δ_v = δ_u but n' r in its
+    n part; the pullbacks are δ_u x_tᵀ, δ_v h_{t−1}ᵀ, δ_u (b_x), δ_v (b_h), z ⊙ λ + W_hhᵀ δ_v and W_hxᵀ δ_u.
     J_t = diag(z) + Σ_{r,z,n} diag(·) W, by the factors of δ_v.
 
     Args:

@@ -33,8 +33,8 @@ class LSTMFactors(NamedTuple):
 def lstm(num_inputs: int, num_hidden: int, *, forget_bias: float = 1.0, recurrent: Scheme = gaussian(1.0)) -> Cell:
     """C_t = f ⊙ C_{t−1} + i ⊙ g,  h_t = o ⊙ tanh(C_t),  (i, f, g, o) = (σ, σ, tanh, σ)(W_hx x_t + W_hh h_{t−1} + b_h).
 
-    By hand, with dC = λ_C + o(1−tanh²C) ⊙ λ_h:  δ = (g i' dC, C_{t−1} f' dC, i g' dC, tanh(C) o' λ_h);  the pullbacks are
-    δ x_tᵀ, δ h_{t−1}ᵀ, δ, (f ⊙ dC, W_hhᵀ δ) and W_hxᵀ δ. State Jacobian, 2H × 2H:
+    By hand, with dC = λ_C + o(1−tanh²C) ⊙ λ_h:  δ = (g i' dC, C_{t−1} f' dC, i g' dC, tanh(C) o' λ_h);  the pullbacks
+    are δ x_tᵀ, δ h_{t−1}ᵀ, δ, (f ⊙ dC, W_hhᵀ δ) and W_hxᵀ δ. State Jacobian, 2H × 2H:
     [[diag f, B], [diag(τ f), diag(tanh(C) o') W_o + diag(τ) B]] with τ = o(1−tanh²C), B = Σ_{i,f,g} diag(·') W.
 
     Args:

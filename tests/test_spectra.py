@@ -1,0 +1,228 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbptt import cells, jacobians, spectra, trajectories
+from tests import references
+from tests.mutation import mutate
+
+log_singular_values = jax.jit(spectra.log_singular_values, static_argnames="every")
+
+
+def last(chain):
+    return np.asarray(log_singular_values(jnp.asarray(chain)))[-1]
+
+
+def tanh_chain(rng, size, length, gain):
+    """diag(φ'(a_t)) W of a driven tanh net: saturated units make badly scaled rows."""
+    weights = rng.standard_normal((size, size)) * gain / size**0.5
+    h, chain = rng.standard_normal(size), []
+    for _ in range(length):
+        h = np.tanh(weights @ h + 0.5 * rng.standard_normal(size))
+        chain.append((1 - h**2)[:, None] * weights)
+    return np.array(chain)
+
+
+def driven(rng, size, length, gain):
+    chain = tanh_chain(rng, size, length, gain)
+    half = tanh_chain(rng, size // 2, length, gain)
+    return {
+        "rows": chain,
+        "columns": chain.swapaxes(1, 2)[::-1],
+        "duplicates": np.array([np.kron(np.eye(2), jacobian) for jacobian in half]),
+        "growing": rng.standard_normal((length, size, size)) * 300.0,
+        "shrinking": rng.standard_normal((length, size, size)) * 1e-3,
+        "repeated": np.broadcast_to(rng.standard_normal((size, size)) * gain / 2, (length, size, size)),
+    }
+
+
+CHAINS = driven(np.random.default_rng(7), 4, 300, 5.0)
+DIGITS = {"rows": 1500, "columns": 1500, "duplicates": 1500, "growing": 700, "shrinking": 700, "repeated": 900}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kind", CHAINS)
+def test_every_value_against_arbitrary_precision(kind, dtype):
+    chain = CHAINS[kind].astype(dtype)
+    expected = references.log_singular_values(chain, DIGITS[kind])
+    actual = last(chain)
+    assert actual.dtype == dtype
+    tolerance = 1e-9 if dtype == np.float64 else 2e-5 * max(1, np.abs(expected).max())
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
+
+
+def test_the_chains_above_span_what_they_should():
+    """The suite covers values beyond 10^±600."""
+    assert last(CHAINS["growing"])[0] > 600 * np.log(10)
+    assert last(CHAINS["shrinking"])[-1] < -600 * np.log(10)
+    assert last(CHAINS["rows"])[-1] < -600 * np.log(10)
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_the_values_multiply_to_the_determinant(kind):
+    chain = CHAINS[kind]
+    np.testing.assert_allclose(last(chain).sum(), np.linalg.slogdet(chain)[1].sum(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+@pytest.mark.parametrize("length", [1, 7])
+def test_short_chains_against_a_dense_svd(size, length):
+    chain = np.random.default_rng(size).standard_normal((length, size, size))
+    dense = np.eye(size)
+    for jacobian in chain:
+        dense = jacobian @ dense
+    np.testing.assert_allclose(last(chain), np.log(np.linalg.svd(dense, compute_uv=False)), atol=1e-9)
+
+
+def test_records_are_the_shorter_chains_own_values():
+    chain = CHAINS["rows"][:11]
+    records = np.asarray(log_singular_values(chain, every=4))
+    assert records.shape == (3, 4)
+    for record, stop in zip(records, (4, 8, 11), strict=True):
+        np.testing.assert_allclose(record, last(chain[:stop]), atol=1e-11)
+    np.testing.assert_array_equal(log_singular_values(chain, every=50), log_singular_values(chain))
+
+
+A = np.array([[0.0, 2.0], [0.0, 0.0]])
+SHIFT = np.eye(4, k=-1)
+INF = np.inf
+
+
+@pytest.mark.parametrize(
+    ("chain", "expected"),
+    [
+        ([A], [np.log(2), -INF]),
+        ([A] * 3, [-INF, -INF]),
+        ([A, A.T] * 20, [40 * np.log(2), -INF]),
+        ([A.T, A] * 20, [40 * np.log(2), -INF]),
+        ([SHIFT], [0, 0, 0, -INF]),
+        ([SHIFT] * 3, [0, -INF, -INF, -INF]),
+        ([SHIFT] * 4, [-INF] * 4),
+        ([np.eye(3), np.zeros((3, 3)), np.eye(3)], [-INF] * 3),
+        ([np.zeros((1, 1))], [-INF]),
+    ],
+)
+def test_exactly_singular_steps_are_minus_infinity(chain, expected):
+    np.testing.assert_allclose(last(np.array(chain)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("place", [0, 2, 5])
+@pytest.mark.parametrize("kind", ["row", "column", "both"])
+def test_zero_rows_and_columns_at_any_step(kind, place):
+    chain = np.random.default_rng(3).standard_normal((6, 5, 5))
+    if kind in ("row", "both"):
+        chain[place, 1] = 0
+    if kind in ("column", "both"):
+        chain[(place + 1) % 6, :, 2] = 0
+    expected = references.log_singular_values(chain, 80)
+    np.testing.assert_array_equal(np.isneginf(last(chain)), np.isneginf(expected))
+    alive = np.isfinite(expected)
+    np.testing.assert_allclose(last(chain)[alive], expected[alive], atol=1e-11)
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0, 1.5])
+def test_linear_exact_cases(gain):
+    rng, length = np.random.default_rng(0), 400
+    orthogonal = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    chain = np.broadcast_to(gain * orthogonal, (length, 5, 5))
+    np.testing.assert_allclose(last(chain), length * np.log(gain), atol=1e-9)
+    magnitudes = gain * np.array([1.2, -1.0, 0.7, 0.01, -0.3])
+    normal = orthogonal @ np.diag(magnitudes) @ orthogonal.T
+    # W itself is rounded, which moves |μ_i| by eps ‖W‖ and t ln|μ_i| by t eps ‖W‖ / |μ_i|.
+    expected = length * np.log(np.sort(np.abs(magnitudes))[::-1])
+    tolerance = np.maximum(1e-9, 8 * length * np.finfo(float).eps * 1.2 * gain / np.exp(expected / length))
+    assert (np.abs(last(np.broadcast_to(normal, (length, 5, 5))) - expected) <= tolerance).all()
+
+
+def chain_of(cell, params, initial, length):
+    trajectory = trajectories.unroll(cell, params, jnp.zeros((length, cell.num_inputs)), initial=initial)
+    return trajectory, jacobians.step_jacobians(cell, params, trajectory)
+
+
+def test_zero_weight_lstm():
+    cell, forget, length, hidden = cells.lstm(2, 3), jax.nn.sigmoid(1.5), 200, 3
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0)))
+    params = params._replace(b_h=params.b_h.at[hidden : 2 * hidden].set(1.5))
+    initial = cells.LSTMState(jnp.array([0.5, -1.0, 2.0]), jnp.zeros(hidden))
+    trajectory, chain = chain_of(cell, params, initial, length)
+    memory = np.asarray(trajectory.states.cell)
+    for record, t in zip(log_singular_values(chain, every=50), (50, 100, 150, 200), strict=True):
+        expected = t * np.log(forget) + 0.5 * np.log1p(0.25 / np.cosh(memory[t - 1]) ** 4)
+        np.testing.assert_allclose(record[:hidden], np.sort(expected)[::-1], atol=1e-9)
+        assert np.isneginf(record[hidden:]).all()
+
+
+def test_zero_weight_gru():
+    cell, keep = cells.gru(2, 3), jax.nn.sigmoid(0.7)
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0)))
+    params = params._replace(b_h=params.b_h.at[3:6].set(0.7))
+    _, chain = chain_of(cell, params, jnp.array([0.5, -1.0, 2.0]), 300)
+    np.testing.assert_allclose(last(chain), 300 * np.log(keep), atol=1e-9)
+
+
+def test_two_unit_relu_tent():
+    slope, length = 1.9, 300
+    cell = cells.elman(0, 2, activation=jax.nn.relu)
+    weights = jnp.array([[slope, -slope], [2 * slope, -2 * slope]])
+    params = cell.init(jax.random.key(0))._replace(w_hh=weights, b_h=jnp.array([0.0, -slope]))
+    trajectory, chain = chain_of(cell, params, jnp.array([0.4, 0.0]), length)
+    mask = np.asarray(trajectory.states[-1]) > 0
+    expected = length * np.log(slope) + 0.5 * np.log(2) + np.log(np.linalg.norm(mask * np.array([1.0, 2.0])))
+    values = last(chain)
+    np.testing.assert_allclose(values[0], expected, atol=1e-9)
+    # Rank one by a dependent row, not by an exact zero: the second value may stay finite, but only at rounding level.
+    assert values[1] < values[0] - length * 0.5 - 30 or np.isneginf(values[1])
+
+
+MUTANTS = [
+    ("spectra", "m = (matrix / scale) @ factors.q", "m = (matrix.T / scale) @ factors.q"),
+    ("spectra", "b @ factors.t[order]", "factors.t[order]"),
+    ("spectra", "jnp.log(pivots) + jnp.log(scale)", "jnp.log(pivots)"),
+    ("spectra", "jnp.zeros_like(q).at[order].set(q", "jnp.zeros_like(q).at[:].set(q"),
+    ("spectra", "m = jnp.where(factors.log_scale == -jnp.inf, 0, m)", "m = m"),
+    ("spectra", "graded = jnp.min(columns) * GRADED_COLUMNS < largest", "graded = largest < 0"),
+    ("jacobi", "y - tau[:, None] * x", "y - tangent[:, None] * x"),
+    ("jacobi", "MAX_SWEEPS = 30", "MAX_SWEEPS = 0"),
+]
+
+
+@pytest.mark.parametrize(("module", "old", "new"), MUTANTS)
+def test_a_broken_line_is_seen(module, old, new):
+    from jaxbptt import jacobi
+
+    if module == "jacobi":
+        broken = mutate(spectra, "from jaxbptt.jacobi import graded_log_singular_values", "")
+        broken.graded_log_singular_values = mutate(jacobi, old, new).graded_log_singular_values
+    else:
+        broken = mutate(spectra, old, new)
+    zero_column = np.random.default_rng(3).standard_normal((6, 4, 4))
+    zero_column[2, :, 1] = 0
+    seen = False
+    for chain in (CHAINS["rows"], np.array([A.T, A] * 20), np.array([SHIFT] * 3), zero_column):
+        right, wrong = last(chain), np.asarray(jax.jit(broken.log_singular_values)(jnp.asarray(chain)))[-1]
+        seen |= not np.array_equal(np.isfinite(right), np.isfinite(wrong)) or not np.allclose(right, wrong, atol=1e-6)
+    assert seen
+
+
+def test_bad_numbers():
+    chain = jnp.ones((5, 3, 3)).at[3, 0, 1].set(jnp.nan)
+    with pytest.raises(ValueError, match="jacobians: got NaN or inf, expected finite numbers; first at step t = 4"):
+        spectra.log_singular_values(chain)
+    assert np.isnan(log_singular_values(chain, every=1)).all()
+
+
+@pytest.mark.parametrize(
+    ("chain", "every", "error", "message"),
+    [
+        (jnp.ones((3, 2)), None, ValueError, r"jacobians: got shape \[3, 2\]"),
+        (jnp.ones((3, 2, 2), int), None, TypeError, "jacobians: got int64, expected a real float dtype"),
+        (jnp.ones((0, 2, 2)), None, ValueError, r"jacobians: got shape \[0, 2, 2\]"),
+        (jnp.ones((3, 2, 2)), 0, ValueError, "every: got 0, expected at least 1"),
+        (jnp.ones((3, 2, 2)), 1.5, TypeError, "every: got float, expected an int"),
+    ],
+)
+def test_bad_arguments_get_one_line(chain, every, error, message):
+    with pytest.raises(error, match=message):
+        spectra.log_singular_values(chain, every=every)

@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxbptt import gradients, models, terms
+from jaxbptt.jacobians import product, step_jacobians
+from jaxbptt.terms import GradientTerms
+from jaxbptt.trajectories import unroll
+from tests import cases
+from tests.mutation import mutate
+
+KEY = jax.random.key(6)
+
+
+def dense_terms(model, params, inputs, targets, initial):
+    """Every term as a pytree, one (t, k) at a time, from its definition."""
+    trajectory = unroll(model, params, inputs, initial=initial)
+    chain = step_jacobians(model, params, trajectory, method="forward")
+    weight = 1 / len(inputs) if model.reduction == "mean" else 1.0
+    at = lambda tree, t: jax.tree.map(lambda leaf: leaf[t], tree)  # noqa: E731
+    table = {}
+    for t in range(1, len(inputs) + 1):
+        state = at(trajectory.states, t - 1)
+        flat, unravel = ravel_pytree(state)
+        local = (
+            jax.grad(lambda h, t=t, u=unravel: model.loss(model.readout(params, u(h)), targets[t - 1]))(flat) * weight
+        )
+        for k in range(1, t + 1):
+            cotangent = unravel(product(chain, k, t).T @ local)
+            previous = at(trajectory.previous, k - 1)
+            _, pull = jax.vjp(lambda p, h=previous, k=k: model.step(p, h, inputs[k - 1]), params)
+            table[t, k] = pull(cotangent)[0]
+    return table
+
+
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom", "shared"])
+def test_table_against_its_definition(name):
+    if name == "shared":
+        model, outputs = cases.shared_model(), cases.N
+    else:
+        model, outputs = models.sequence_model(cases.CELLS[name], cases.O, reduction="mean"), cases.O
+    data = cases.instance(model, KEY, gain=1.5, num_outputs=outputs)
+    table = dense_terms(model, *data)
+    result = terms.gradient_terms(model, *data[:3], initial=data[3])
+    for t in range(1, cases.T + 1):
+        for k in range(1, cases.T + 1):
+            if k > t:
+                assert result.norms[t - 1, k - 1] == 0
+                continue
+            term = table[t, k]
+            np.testing.assert_allclose(result.norms[t - 1, k - 1], np.linalg.norm(ravel_pytree(term)[0]), rtol=1e-12)
+            expected = jax.tree.map(np.linalg.norm, term)
+            actual = jax.tree.map(lambda leaf, t=t, k=k: leaf[t - 1, k - 1], result.by_leaf)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), actual, expected)
+    # The terms and the readout's direct part are the whole gradient.
+    total = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *table.values())
+    _, _, _, direct = gradients.run_forward(model, *data)
+    _, expected = gradients.autodiff(model, *data[:3], initial=data[3])
+    jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a + b, c, rtol=1e-11, atol=1e-13), total, direct, expected)
+
+
+def test_profile_and_reach():
+    norms = jnp.array([[4.0, 0, 0], [2, 1, 0], [0, 2, 1]])
+    table = GradientTerms(norms, norms)
+    np.testing.assert_array_equal(table.profile(), [6, 4, 0])
+    assert float(table.profile(1)) == 4
+    np.testing.assert_array_equal(table.profile(jnp.array([2, 0])), [0, 6])
+    assert [int(table.reach(q)) for q in (0.1, 0.6, 0.61, 1.0)] == [0, 0, 1, 1]
+    assert int(jax.jit(lambda table: table.reach(0.9))(table)) == 1
+    assert np.isnan(jax.jit(lambda table, lag: table.profile(lag))(table, 3))
+    empty = GradientTerms(jnp.zeros((2, 2)), None)
+    assert int(empty.reach(0.9)) == 0
+
+
+@pytest.mark.parametrize("quantile", [0, -0.1, 1.5, float("nan")])
+def test_bad_quantiles(quantile):
+    with pytest.raises(ValueError, match=r"quantile: got .* expected a number in \(0, 1\]"):
+        GradientTerms(jnp.eye(3), None).reach(quantile)
+
+
+@pytest.mark.parametrize(("lag", "error"), [(-1, ValueError), (3, ValueError), (0.5, TypeError)])
+def test_bad_lags(lag, error):
+    with pytest.raises(error, match="lag: got"):
+        GradientTerms(jnp.eye(3), None).profile(lag)
+
+
+def test_a_transposed_table_is_seen():
+    model = models.sequence_model(cases.CELLS["elman"], cases.O)
+    data = cases.instance(model, KEY)
+    right = terms.gradient_terms(model, *data[:3])
+    wrong = mutate(terms, "jax.tree.map(jnp.transpose, by_leaf)", "by_leaf").gradient_terms(model, *data[:3])
+    assert np.abs(right.norms - wrong.norms).max() > 1e-3
