@@ -60,11 +60,17 @@ def compare(expected: Any, actual: Any) -> Comparison:
 
 def _compare_leaf(path, expected, actual):
     expected, actual = (np.asarray(leaf, np.float64).ravel() for leaf in (expected, actual))
-    norm, actual_norm = np.linalg.norm(expected), np.linalg.norm(actual)
     difference = actual - expected
-    with np.errstate(invalid="ignore", over="ignore"):
-        relative = np.linalg.norm(difference) / max(norm, np.finfo(np.float64).tiny)
-        cosine = expected / norm @ (actual / actual_norm) if norm and actual_norm else np.nan
-    return LeafComparison(
-        path, float(np.max(np.abs(difference), initial=0)), float(relative), float(cosine), float(norm)
-    )
+    norm, actual_norm, error = _norm(expected), _norm(actual), _norm(difference)
+    tiny = np.finfo(np.float64).tiny
+    with np.errstate(over="ignore"):  # an error beside an expected zero may be infinitely many times it
+        relative = error / max(norm, tiny)
+    cosine = (expected / norm) @ (actual / actual_norm) if norm and actual_norm else np.nan
+    largest = np.max(np.abs(difference), initial=0)
+    return LeafComparison(path, float(largest), float(relative), float(cosine), float(norm))
+
+
+def _norm(vector):
+    """‖v‖ without overflow or underflow of the squares."""
+    scale = np.max(np.abs(vector), initial=0)
+    return scale * np.linalg.norm(vector / scale) if scale and np.isfinite(scale) else scale

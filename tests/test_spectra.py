@@ -200,7 +200,8 @@ def test_a_broken_line_is_seen(module, old, new):
     zero_column = np.random.default_rng(3).standard_normal((6, 4, 4))
     zero_column[2, :, 1] = 0
     seen = False
-    for chain in (CHAINS["rows"], np.array([A.T, A] * 20), np.array([SHIFT] * 3), zero_column):
+    dense = np.random.default_rng(4).standard_normal((1, 6, 6))
+    for chain in (dense, CHAINS["rows"], np.array([A.T, A] * 20), np.array([SHIFT] * 3), zero_column):
         right, wrong = last(chain), np.asarray(jax.jit(broken.log_singular_values)(jnp.asarray(chain)))[-1]
         seen |= not np.array_equal(np.isfinite(right), np.isfinite(wrong)) or not np.allclose(right, wrong, atol=1e-6)
     assert seen

@@ -9,6 +9,10 @@ from tests import cases
 KEY = jax.random.key(3)
 
 
+def same_at(t, states, state):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[t], b, rtol=1e-13, atol=1e-14), states, state)
+
+
 @pytest.mark.parametrize("name", cases.CELLS)
 def test_unroll_is_a_loop_over_step(name):
     cell = cases.CELLS[name]
@@ -16,11 +20,9 @@ def test_unroll_is_a_loop_over_step(name):
     trajectory = trajectories.unroll(cell, params, inputs, initial=initial)
     state = initial
     for t, x in enumerate(inputs):
-        jax.tree.map(lambda a, b, t=t: np.testing.assert_array_equal(a[t], b), trajectory.previous, state)
+        same_at(t, trajectory.previous, state)
         state = cell.step(params, state, x)
-        jax.tree.map(
-            lambda a, b, t=t: np.testing.assert_allclose(a[t], b, rtol=1e-13, atol=1e-14), trajectory.states, state
-        )
+        same_at(t, trajectory.states, state)
 
 
 def test_initial_none_is_the_cells_own():
