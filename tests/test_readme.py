@@ -1,0 +1,28 @@
+import doctest
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_quick_start_runs_as_printed():
+    result = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert result.attempted > 10
+    assert result.failed == 0
+
+
+def test_the_two_commands_are_one_line_each_and_make_what_they_need():
+    lines = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    main_job, tests = lines
+    assert main_job.count("\n") == tests.count("\n") == 1
+    assert all("python3 -m venv .venv" in line and "pip install" in line for line in (main_job, tests))
+    assert main_job.strip().endswith("-m experiments")
+    assert tests.strip().endswith("-m pytest")
+
+
+def test_what_the_readme_shows_exists():
+    for path in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"^\| `([\w/]+\.?\w*)`", README, re.MULTILINE):
+        assert (ROOT / path).exists(), path
