@@ -95,14 +95,14 @@ def _multiply(jacobian, factors):
 def _absorb(matrix, factors):
     """The factors of A P by one QR of M = A Q:  ℓ'_i = ℓ_i + ln r_ii,  T' = B T,  B_ij = r_ij e^(ℓ_j − ℓ'_i).
 
-    Directions are kept in descending order of what they carry, ‖M_j‖ e^ℓ_j, which keeps B bounded whichever way the
+    Directions are kept in descending order of what they carry, max|M_j| e^ℓ_j, which keeps B bounded whichever way the
     chain turns; one whose pivot is exactly zero goes last, because a unit B cannot hold r_ii = 0 beside r_ij ≠ 0.
     """
     scale = jnp.max(jnp.abs(matrix))
     scale = jnp.where(scale > 0, scale, 1)
     m = (matrix / scale) @ factors.q
     m = jnp.where(factors.log_scale == -jnp.inf, 0, m)
-    carried = factors.log_scale + factors.log_carry + jnp.log(jnp.linalg.norm(m, axis=0))
+    carried = factors.log_scale + factors.log_carry + jnp.log(jnp.max(jnp.abs(m), axis=0))
 
     def unordered(state):
         order, _, r, attempt = state
@@ -117,18 +117,19 @@ def _absorb(matrix, factors):
     order = jnp.argsort(carried, descending=True, stable=True)
     order, q, r, _ = jax.lax.while_loop(unordered, factor, (order, m, m, 0))
     pivots, log_scale, log_carry = jnp.diag(r), factors.log_scale[order], factors.log_carry[order]
-    # e^(ℓ_j − ℓ_i) r_ij / r_ii, masked before the exponential: a lost direction has ℓ = −inf and r_ii = 0.
+    # Masked before the exponential: a lost direction has ℓ = −inf and r_ii = 0.
+    log_pivots = jnp.log(pivots)
     upper = jnp.triu(jnp.ones_like(r, bool), 1) & (pivots[:, None] > 0) & (log_scale > -jnp.inf)[None, :]
     gap = (log_scale[None, :] - log_scale[:, None]) + (log_carry[None, :] - log_carry[:, None])
-    ratio = r / jnp.where(pivots > 0, pivots, 1)[:, None]
-    b = jnp.where(upper, ratio * jnp.exp(jnp.where(upper, gap, 0)), jnp.eye(len(r), dtype=r.dtype))
-    log_scale, log_carry = _add_compensated(log_scale, log_carry, jnp.log(pivots) + jnp.log(scale))
+    shrink = jnp.exp(jnp.where(upper, gap - log_pivots[:, None], -jnp.inf))
+    b = r * shrink + jnp.eye(len(r), dtype=r.dtype)
+    log_scale, log_carry = _add_compensated(log_scale, log_carry, log_pivots + jnp.log(scale))
     return Factors(q, log_scale, log_carry, b @ factors.t[order])
 
 
 def _row_sorted_qr(m):
-    """Householder QR with r_ii ≥ 0 of M with its rows by decreasing norm, which keeps row-graded matrices accurate."""
-    order = jnp.argsort(jnp.linalg.norm(m, axis=1), descending=True)
+    """Householder QR with r_ii ≥ 0 of M with its rows by decreasing size, which keeps row-graded matrices accurate."""
+    order = jnp.argsort(jnp.max(jnp.abs(m), axis=1), descending=True)
     q, r = jnp.linalg.qr(m[order])
     sign = jnp.where(jnp.diag(r) < 0, -1, 1).astype(m.dtype)
     return jnp.zeros_like(q).at[order].set(q * sign[None, :]), r * sign[:, None]

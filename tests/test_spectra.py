@@ -179,7 +179,7 @@ def test_two_unit_relu_tent():
 MUTANTS = [
     ("spectra", "m = (matrix / scale) @ factors.q", "m = (matrix.T / scale) @ factors.q"),
     ("spectra", "b @ factors.t[order]", "factors.t[order]"),
-    ("spectra", "jnp.log(pivots) + jnp.log(scale)", "jnp.log(pivots)"),
+    ("spectra", "log_pivots + jnp.log(scale)", "log_pivots"),
     ("spectra", "jnp.zeros_like(q).at[order].set(q", "jnp.zeros_like(q).at[:].set(q"),
     ("spectra", "m = jnp.where(factors.log_scale == -jnp.inf, 0, m)", "m = m"),
     ("spectra", "graded = jnp.min(columns) * GRADED_COLUMNS < largest", "graded = largest < 0"),
