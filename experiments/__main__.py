@@ -5,6 +5,9 @@ import sys
 
 EXPERIMENTS = {
     "xray": "the main job: prove the gradient of a character model and show where it goes",
+    "identities": "every equation of the source notes judged by running it",
+    "lstm_memory": "LSTM gates on real text and the three meanings of dC_t/dC_{t-1}, over forget biases",
+    "perturbation": "predicted and actual divergence of two trajectories, forward and backward",
 }
 MAIN_JOB = "xray"
 

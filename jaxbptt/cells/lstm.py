@@ -73,22 +73,32 @@ def lstm(num_inputs: int, num_hidden: int, *, forget_bias: float = 1.0, recurren
     )
 
 
-def _gates(params, state, x):
+def gates(params: LSTMParams, state: LSTMState, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(i, f, g, o) of one step: input, forget, candidate, output.
+
+    Args:
+      params: LSTMParams.
+      state: (C_{t−1}, h_{t−1}).
+      x: x_t [M].
+
+    Returns:
+      Four arrays [H]; i, f, o in (0, 1), g in (−1, 1).
+    """
     i, f, g, o = jnp.split(params.w_hx @ x + params.w_hh @ state.hidden + params.b_h, 4)
     return jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
 
 
 def _step(params, state, x):
-    i, f, g, o = _gates(params, state, x)
+    i, f, g, o = gates(params, state, x)
     cell = f * state.cell + i * g
     return LSTMState(cell, o * jnp.tanh(cell))
 
 
 def _factors(params, state, x):
-    i, f, g, o = _gates(params, state, x)
+    i, f, g, o = gates(params, state, x)
     tanh_cell = jnp.tanh(f * state.cell + i * g)
-    gates = (g * i * (1 - i), state.cell * f * (1 - f), i * (1 - g) * (1 + g), tanh_cell * o * (1 - o))
-    return LSTMFactors(f, o * (1 - tanh_cell) * (1 + tanh_cell), jnp.concatenate(gates))
+    scales = (g * i * (1 - i), state.cell * f * (1 - f), i * (1 - g) * (1 + g), tanh_cell * o * (1 - o))
+    return LSTMFactors(f, o * (1 - tanh_cell) * (1 + tanh_cell), jnp.concatenate(scales))
 
 
 def _cotangent_of_cell(factors, cotangent):

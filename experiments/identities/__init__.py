@@ -1,0 +1,120 @@
+"""Every equation of the source notes judged by running it: holds, holds under a condition, fails (and what is right).
+
+A row is one short function under `@identity` in a module named after its source. The residuals at random instances and
+at the smallest counterexample decide the verdict; it stands beside the expected one.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import harness
+
+SOURCES = {
+    "S0": "exercise notes on RNN gradients",
+    "S1": "chain-rule bookkeeping",
+    "S2": "perceptron and RNN, forward and backward",
+    "S3": "slides of equations 9.7.1 to 9.7.16",
+    "S4": "tutorial solutions: Jacobians, expansions, powers, LSTM",
+    "X": "statements the notes lean on",
+}
+VERDICTS = ("fails", "conditional", "holds")
+WORDS = {"false": "fails", "true": "holds"}
+
+
+@dataclass(frozen=True)
+class Config:
+    source: str | None = field(default=None, metadata={"choices": tuple(SOURCES), "help": "one source", "shown": "all"})
+    id: str | None = field(default=None, metadata={"help": "one row, e.g. S4.16", "shown": "all"})
+    only: str | None = field(
+        default=None, metadata={"choices": (*VERDICTS, *WORDS), "help": "rows of this verdict", "shown": "all"}
+    )
+    out: str = field(default="results/identities", metadata={"help": "folder of the results"})
+
+
+def load() -> dict[str, Any]:
+    """All rows, by id in the order of the notes; x64 must be on, because rows hold arrays."""
+    from experiments.identities.identity import REGISTRY
+
+    for module in pkgutil.iter_modules(__path__):
+        if re.fullmatch(r"(s\d|x)(_\w+)?", module.name):
+            importlib.import_module(f"{__name__}.{module.name}")
+    place = lambda id: (list(SOURCES).index(re.match("S.|X", id)[0]), int(re.search(r"\d+$", id)[0]))  # noqa: E731
+    return {id: REGISTRY[id] for id in sorted(REGISTRY, key=place)}
+
+
+def run(config: Config, progress: Any = lambda message: None) -> list[Any]:
+    """Judge the rows of the config; a filter on the verdict comes after judging."""
+    from experiments.identities.identity import judge
+
+    rows = load()
+    if config.id is not None and config.id not in rows:
+        raise ValueError(f"id: got {config.id!r}, expected a row such as 'S4.16' (there are {len(rows)})")
+    judgements = []
+    for source in SOURCES:
+        chosen = [row for id, row in rows.items() if row.source == source and config.id in (None, id)]
+        if chosen and config.source in (None, source):
+            progress(f"{source}: {len(chosen)} rows")
+            judgements += map(judge, chosen)
+    wanted = WORDS.get(config.only, config.only)
+    return [judgement for judgement in judgements if wanted in (None, judgement.verdict)]
+
+
+def record(judgement: Any) -> dict[str, Any]:
+    """One row of identities.json."""
+    row = judgement.identity
+    return {
+        "id": row.id,
+        "source": row.source,
+        "statement": row.statement,
+        "latex": row.latex,
+        "verdict": judgement.verdict,
+        "expected": row.expected,
+        "correct": row.correct,
+        "residual": judgement.residual,
+        "residual_outside": judgement.residual_outside,
+        "residual_corrected": judgement.residual_corrected,
+        "residual_smallest": judgement.residual_smallest,
+        "counterexample": row.counterexample,
+    }
+
+
+def table(judgements: list[Any]) -> str:
+    """One line a row; residual off the condition behind the slash."""
+    lines = [f"{'id':6} {'verdict':12} {'residual':>18}  statement"]
+    for judgement in judgements:
+        row, outside = judgement.identity, judgement.residual_outside
+        residual = f"{judgement.residual:.0e}" + (f" / {outside:.0e}" if outside is not None else "")
+        mark = "" if judgement.verdict == row.expected else f"  (expected: {row.expected})"
+        lines.append(f"{row.id:6} {judgement.verdict:12} {residual:>18}  {row.statement}{mark}")
+        if row.correct:
+            lines.append(f"{'':39}  {'right' if judgement.verdict == 'fails' else 'when'}: {row.correct}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    config = harness.parse(Config, arguments, "python -m experiments identities", __doc__.splitlines()[0])
+    jax.config.update("jax_enable_x64", True)
+    progress = harness.Progress()
+    judgements = run(config, progress)
+    out = Path(config.out)
+    print(table(judgements))
+    harness.write_json(out / "identities.json", [record(judgement) for judgement in judgements])
+    progress("page")
+    from experiments.identities import page
+
+    text = page.render([record(judgement) for judgement in judgements], SOURCES)
+    harness.write_atomically(out / "identities.html", lambda file: file.write(text.encode()))
+    wrong = [judgement.identity.id for judgement in judgements if judgement.verdict != judgement.identity.expected]
+    counts = Counter(judgement.verdict for judgement in judgements)
+    print(f"{len(judgements)} rows: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in sorted(counts)))
+    if wrong:
+        print(f"verdict differs from the expected one: {', '.join(wrong)}")
+    progress(f"wrote identities.json and identities.html to {out}")
+    return 1 if wrong else 0

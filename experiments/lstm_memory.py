@@ -1,0 +1,147 @@
+"""An LSTM on real text: its gates, and the three meanings of ∂C_t/∂C_{t−1} against f_t and 1, over forget biases."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import harness, text
+from jaxbptt import cells
+from jaxbptt.cells.lstm import gates
+from jaxbptt.checks import require_size
+from jaxbptt.jacobians import prefix_products, step_jacobians
+from jaxbptt.trajectories import Trajectory, unroll
+
+FORGET_BIASES = (0.0, 1.0, 3.0)
+MEANINGS = ("h frozen: diag f", "through h, o frozen", "C block of the full product")
+
+
+@dataclass(frozen=True)
+class Config:
+    text: str | None = field(default=None, metadata={"help": "a text file", "shown": "CPython's documentation"})
+    hidden: int = field(default=32, metadata={"help": "hidden units H"})
+    length: int = field(default=100, metadata={"help": "steps T"})
+    gain: float = field(default=1.0, metadata={"help": "gain of the Gaussian recurrent weights"})
+    seed: int = field(default=0, metadata={"help": "seed of the weights"})
+    out: str = field(default="results/lstm_memory", metadata={"help": "folder of the results"})
+
+
+class Memory(NamedTuple):
+    """One forget bias. T steps, H units."""
+
+    gates: np.ndarray  # [T, 3, H] i, f, o
+    one_step: np.ndarray  # [2, T, H] singular values of the first two meanings at each step (the third's is the first)
+    log_norms: np.ndarray  # [3, T] ln ‖dC_t/dC_0‖₂ by the product of each meaning
+    jacobian_error: float  # of B_t and of the blocks used here against the toolkit's J_t, largest entry
+
+
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, Memory]:
+    """Every forget bias, in float64 (the caller enables x64)."""
+    for name in ("hidden", "length"):
+        require_size(name, getattr(config, name))
+    symbols = text.load_text(config.text)
+    if len(symbols) < config.length + 1:
+        raise ValueError(
+            f"length: got T = {config.length}, expected at most {len(symbols) - 1} (the text's symbols less 1)"
+        )
+    one_hot = jax.nn.one_hot(
+        text.encode(symbols[: config.length + 1]), len(text.ALPHABET), dtype=jnp.result_type(float)
+    )
+    results = {}
+    for bias in FORGET_BIASES:
+        progress(f"forget bias {bias:g}")
+        recurrent = cells.gaussian(config.gain)
+        cell = cells.lstm(len(text.ALPHABET), config.hidden, forget_bias=bias, recurrent=recurrent)
+        measured = jax.jit(lambda params, inputs, cell=cell: _measure(cell, params, inputs))
+        traces, one_step, log_norms, error = measured(cell.init(jax.random.key(config.seed)), one_hot)
+        results[f"{bias:g}"] = Memory(np.asarray(traces), np.asarray(one_step), np.asarray(log_norms), float(error))
+    return results
+
+
+def _measure(cell, params, inputs):
+    """The first symbol only makes h_0 = o_0 ⊙ tanh(C_0), so that o_{t−1} is known at every step from 1 on."""
+    whole = unroll(cell, params, inputs)
+    trajectory = Trajectory(
+        *jax.tree.map(lambda leaf: leaf[0], (whole.states,)), whole.inputs[1:], _from(whole.states, 1)
+    )
+    i, f, _, o = jax.vmap(lambda state, x: gates(params, state, x))(trajectory.previous, trajectory.inputs)
+    output_before = jax.vmap(lambda state, x: gates(params, state, x)[3])(whole.previous, whole.inputs)[:-1]
+    size = f.shape[1]
+    chain = step_jacobians(cell, params, trajectory)
+    through_hidden = chain[:, :size, size:]  # B_t = ∂⁺C_t/∂⁺h_{t−1}
+    frozen = jax.vmap(jnp.diag)(f)
+    slope = output_before * (1 - jnp.tanh(trajectory.previous.cell) ** 2)
+    through = frozen + through_hidden * slope[:, None, :]
+
+    # The same derivative by automatic differentiation of C_t through h_{t−1} = o_{t−1} ⊙ tanh(C_{t−1}), o_{t−1} frozen.
+    def next_cell(cell_before, output, x):
+        return cell.step(params, cells.LSTMState(cell_before, output * jnp.tanh(cell_before)), x).cell
+
+    automatic = jax.vmap(jax.jacfwd(next_cell))(trajectory.previous.cell, output_before, trajectory.inputs)
+    error = jnp.maximum(jnp.max(jnp.abs(automatic - through)), jnp.max(jnp.abs(chain[:, :size, :size] - frozen)))
+    norm = lambda matrices: jnp.log(jnp.linalg.norm(matrices, ord=2, axis=(1, 2)))  # noqa: E731
+    log_norms = [norm(prefix_products(frozen)), norm(prefix_products(through))]
+    log_norms.append(norm(prefix_products(chain)[:, :size, :size]))
+    one_step = [jnp.linalg.svd(matrices, compute_uv=False) for matrices in (frozen, through)]
+    return jnp.stack((i, f, o), axis=1), jnp.stack(one_step), jnp.stack(log_norms), error
+
+
+def _from(tree, start):
+    return jax.tree.map(lambda leaf: leaf[start:], tree)
+
+
+def plot(results: dict[str, Memory], path: Path) -> None:
+    """One column a forget bias: gates, singular values of one step, growth over many."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1 + 4.2 * len(results), 9.6), layout="constrained")
+    axes = figure.subplots(3, len(results), squeeze=False, sharey="row")
+    colours = ("#31688e", "#d1495b", "#222222")
+    for (top, middle, bottom), (bias, memory) in zip(axes.T, results.items(), strict=True):
+        steps = np.arange(1, len(memory.gates) + 1)
+        for gate, name, colour in zip(
+            memory.gates.transpose(1, 0, 2),
+            ("input", "forget", "output"),
+            ("#7a9e3b", "#31688e", "#c77d0a"),
+            strict=True,
+        ):
+            low, centre, high = np.quantile(gate, (0.1, 0.5, 0.9), axis=1)
+            top.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+            top.plot(steps, centre, color=colour, linewidth=1.6, label=name)
+        top.set_title(f"forget bias {bias}", fontweight="bold")
+        top.set(xlabel="step t", ylabel="gate (median, 10 to 90 %)", ylim=(0, 1))
+        for values, name, colour in zip(memory.one_step, MEANINGS, colours, strict=False):
+            middle.fill_between(steps, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+            middle.plot(steps, np.median(values, axis=1), color=colour, linewidth=1.6, label=name)
+        middle.axhline(1, color="0.5", linewidth=0.9, linestyle="--")
+        middle.set(xlabel="step t", ylabel=r"singular values of $\partial C_t/\partial C_{t-1}$")
+        for values, name, colour, line in zip(memory.log_norms, MEANINGS, colours, ("-", "-", "--"), strict=True):
+            bottom.plot(steps, values / np.log(10), color=colour, linewidth=1.8, linestyle=line, label=name)
+        bottom.axhline(0, color="0.5", linewidth=0.9, linestyle="--")
+        bottom.set(xlabel="step t", ylabel=r"$\log_{10}$ ‖$dC_t/dC_0$‖")
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+    for row in axes:
+        row[0].legend(frameon=False, fontsize="small")
+    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
+
+
+def main(arguments: list[str]) -> int:
+    config = harness.parse(Config, arguments, "python -m experiments lstm_memory", __doc__)
+    jax.config.update("jax_enable_x64", True)
+    out, progress = Path(config.out), harness.Progress()
+    results = run(config, progress)
+    plot(results, out / "figure.png")
+    arrays = {f"{bias}.{key}": value for bias, memory in results.items() for key, value in memory._asdict().items()}
+    harness.write_arrays(out / "arrays.npz", arrays)
+    harness.write_json(out / "config.json", dataclasses.asdict(config))
+    for bias, memory in results.items():
+        rates = memory.log_norms[:, -1] / config.length
+        said = "; ".join(f"{name} {rate:+.3f}" for name, rate in zip(MEANINGS, rates, strict=True))
+        print(f"forget bias {bias}: median f {np.median(memory.gates[:, 1]):.2f}; nats per step of dC_T/dC_0: {said}")
+    progress(f"wrote config.json, arrays.npz and figure.png to {out}")
+    return 0
