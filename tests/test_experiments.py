@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as entry
-from experiments import harness, text, xray
+from experiments import harness, lstm_memory, perturbation, text, xray
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--hidden", "4", "--length", "12", "--cell"]
@@ -101,7 +101,7 @@ def test_the_built_in_text_stands_in(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["nosuch"], "experiments: unknown experiment 'nosuch', expected one of xray"),
+        (["nosuch"], "experiments: unknown experiment 'nosuch', expected one of xray, identities"),
         (["xray", "--text", "/no/such"], "text: cannot read /no/such: No such file or directory"),
         (["xray", "--text", "{empty}"], "has 0 different letters or spaces, expected at least 2"),
         (["xray", "--text", "{one}"], "has 1 different letters or spaces, expected at least 2"),
@@ -132,6 +132,36 @@ def test_unknown_options_get_one_line(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
         entry.main(arguments)
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_perturbation_is_predicted_until_it_is_not_small(tmp_path):
+    assert entry.main(["perturbation", "--hidden", "4", "--length", "5", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "arrays.npz", "figure.png"}
+    results = perturbation.run(perturbation.Config(hidden=48, length=60))
+    linear, contractive, chaotic = results.values()
+    np.testing.assert_allclose(linear.actual[2], linear.predicted[2], rtol=1e-6)
+    np.testing.assert_allclose(linear.actual_back, linear.predicted_back, rtol=1e-2)
+    assert contractive.predicted[0, -1] < 1e-2 * contractive.predicted[0, 0]
+    assert chaotic.predicted[2, -1] > 10 * chaotic.actual[2, -1]
+    np.testing.assert_allclose(chaotic.actual[0, :10], chaotic.predicted[0, :10], rtol=1e-3)
+
+
+def test_lstm_memory_has_three_meanings(tmp_path):
+    assert entry.main(["lstm_memory", "--hidden", "5", "--length", "9", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "arrays.npz", "figure.png"}
+    for memory in lstm_memory.run(lstm_memory.Config(hidden=5, length=9)).values():
+        assert memory.jacobian_error < 1e-14
+        first, through, full = memory.log_norms
+        assert first[0] == pytest.approx(np.log(memory.gates[0, 1].max()))
+        assert full[0] == pytest.approx(first[0])
+        assert abs(through[-1] - first[-1]) > 1e-3
+        assert abs(full[-1] - through[-1]) > 1e-3
+
+
+def test_lstm_memory_longer_than_its_text(tmp_path, capsys):
+    (tmp_path / "short").write_text("hello there")
+    assert entry.main(["lstm_memory", "--text", str(tmp_path / "short"), "--out", str(tmp_path / "o")]) == 2
+    assert "length: got T = 100, expected at most 10" in capsys.readouterr().err
 
 
 def test_help_lists_the_experiments(capsys):

@@ -1,7 +1,7 @@
 """Instances the identities run on: nets that avoid the blind spots, the unit problem, and every derivative of them.
 
-Dense non-symmetric W, non-zero h_0, T = 5, N = 3, M = 2: identity activation hides a missing φ', h_0 = 0 the k = 0 terms,
-T ≤ 2 the far terms, a symmetric W order and transposes.
+Dense non-symmetric W, non-zero h_0, T = 5, N = 3, M = 2: identity activation hides a missing φ', h_0 = 0 the k = 0
+terms, T ≤ 2 the far terms, a symmetric W order and transposes.
 """
 
 import functools
@@ -151,7 +151,7 @@ def lstm_net(key: jax.Array, *, reduction: str = "sum", length: int = T, hidden:
 
 
 def unit(theta: float = 2.0, length: int = 3) -> Problem:
-    """The unit problem: h_t = θ h_{t−1}, h_0 = 1, o_t = θ h_t, L_t = o_t. θ = 2, T = 3: C = 28, dC/dθ = 48 = 34 + 14."""
+    """The unit problem: h_t = θ h_{t−1}, h_0 = 1, o_t = θ h_t, L_t = o_t; θ = 2, T = 3 give C = 28, dC/dθ = 48."""
     empty = jnp.zeros((length, 0))
     return Problem(_unit_model(), jnp.array(theta), empty, empty, jnp.ones(()))
 
@@ -172,9 +172,7 @@ def _fill(model, key, length, num_outputs=O):
     drawn = model.init(keys[0])
     flat, unravel = ravel_pytree(drawn)
     params = unravel(flat + 0.3 * jax.random.normal(keys[0], flat.shape))
-    initial = jax.tree.map(
-        lambda leaf: 0.2 + 0.5 * jax.random.normal(keys[3], leaf.shape), model.initial_state(params)
-    )
+    initial = jax.tree.map(lambda leaf: 0.2 + 0.5 * jax.random.normal(keys[3], leaf.shape), model.initial_state(params))
     inputs = jax.random.normal(keys[1], (length, M))
     return Problem(model, params, inputs, jax.random.normal(keys[2], (length, num_outputs)), initial)
 
