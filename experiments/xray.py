@@ -66,6 +66,9 @@ def _symbols(config):
     for name in ("hidden", "length"):
         require_size(name, getattr(config, name))
     require_size("offset", config.offset, least=0)
+    for name in ("gain", "forget_bias"):
+        if not np.isfinite(getattr(config, name)):
+            raise ValueError(f"{name}: got {getattr(config, name)}, expected a finite number")
     available = text.load_text(config.text)
     needed = WARM_UP + config.length + 1
     if config.offset + needed > len(available):
@@ -134,16 +137,9 @@ def _assembled(jacobians):
 
 def summarise(xray: XRay, length: int) -> dict[str, Any]:
     """The numbers of the verdict, and the verdict in words."""
-    top = xray.log_singular_values[:, 0]
-    middle = len(top) // 2
-    span = xray.steps[-1] - xray.steps[middle] if middle < len(top) - 1 else xray.steps[-1]
-    start = top[middle] if middle < len(top) - 1 else 0.0
-    rate = float((top[-1] - start) / span)
+    rate = _growth_rate(xray.steps, xray.log_singular_values[:, 0])
     error = float(np.max(xray.route_errors))
     trend = "stable" if abs(rate) * length < 1 else "vanishing" if rate < 0 else "exploding"
-    tiny, huge = np.log(float(np.finfo(np.float32).tiny)), np.log(float(np.finfo(np.float32).max))
-    edge = tiny if rate < 0 else huge
-    leaves = float(xray.steps[-1] + (edge - top[-1]) / rate) if np.isfinite(rate) and rate else np.inf
     summary = {
         "loss": float(xray.loss),
         "proved": bool(error <= PROVED),
@@ -151,13 +147,33 @@ def summarise(xray: XRay, length: int) -> dict[str, Any]:
         "trend": trend,
         "rate_per_step": rate,
         "half_life": float(np.log(2) / abs(rate)) if rate else np.inf,
-        "leaves_float32_at": max(leaves, 0.0),
+        "leaves_float32_at": _leaves_float32(xray.steps, xray.log_singular_values[:, 0], rate),
         "reach": {f"{quantile:g}": int(lag) for quantile, lag in zip(QUANTILES, xray.reach, strict=True)},
         "singular_values": int(xray.log_singular_values.shape[1]),
         "assembled_wrong_float64": _count_wrong(xray.assembled[-1], xray.log_singular_values[-1]),
         "assembled_wrong_float32": _count_wrong(xray.assembled_float32, xray.log_singular_values[-1]),
     }
     return {**summary, "verdict": _in_words(summary, length)}
+
+
+def _growth_rate(steps, top):
+    """Nats per step of ln σ_1 over the second half (in the first it still turns); −inf once σ_1 is exactly zero."""
+    if np.isneginf(top[-1]):
+        return -np.inf
+    middle = len(top) // 2
+    if middle == len(top) - 1:
+        return float(top[-1] / steps[-1])
+    return float((top[-1] - top[middle]) / (steps[-1] - steps[middle]))
+
+
+def _leaves_float32(steps, top, rate):
+    """The first recorded step at which σ_1 is no normal float32, or where `rate` takes it there."""
+    limits = np.finfo(np.float32)
+    tiny, huge = np.log(float(limits.tiny)), np.log(float(limits.max))
+    outside = (top < tiny) | (top > huge)
+    if outside.any():
+        return float(steps[np.argmax(outside)])
+    return float(steps[-1] + ((tiny if rate < 0 else huge) - top[-1]) / rate) if rate else np.inf
 
 
 def _count_wrong(assembled, log_values):
@@ -172,9 +188,12 @@ def _in_words(summary, length):
     proof = "gradient proved" if s["proved"] else "gradient NOT proved"
     name = "doubling time" if s["rate_per_step"] > 0 else "half-life"
     leaves = s["leaves_float32_at"]
-    when = f"leaves float32 at step {leaves:.0f}" + (" (extrapolated)" if leaves > length else "")
-    if not np.isfinite(leaves) or s["trend"] == "stable":
-        when = f"stays in float32 over these {length} steps" if leaves > length else when
+    if leaves <= length:
+        when = f"leaves float32 by step {leaves:.0f}"
+    elif s["trend"] == "stable":
+        when = f"stays in float32 over these {length} steps"
+    else:
+        when = f"leaves float32 at step {leaves:.0f} (extrapolated)"
     return [
         f"{proof}: 4 routes agree to {s['worst_relative_error']:.0e} on every leaf",
         f"{s['trend']}: {s['rate_per_step']:+.4f} nats per step, {name} {s['half_life']:.1f} steps, {when}",

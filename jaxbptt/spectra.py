@@ -53,6 +53,8 @@ def log_singular_values(jacobians: jax.Array, *, every: int | None = None) -> ja
       TypeError, ValueError: jacobians not as stated, `every` no int ≥ 1; outside jit, NaN or inf, with its first step.
     """
     checks.require_jacobians(jacobians)
+    if jacobians.dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(f"jacobians: got {jacobians.dtype}, expected float32 or float64")
     length, size, _ = jacobians.shape
     if every is not None:
         checks.require_size("every", every)

@@ -56,8 +56,9 @@ def fake(rate, length=40, error=1e-15):
     [
         (-0.5, "vanishing", "half-life 1.4 steps, leaves float32 at step 175 (extrapolated)"),
         (0.5, "exploding", "doubling time 1.4 steps, leaves float32 at step 177 (extrapolated)"),
-        (-4.0, "vanishing", "half-life 0.2 steps, leaves float32 at step 22"),
+        (-4.0, "vanishing", "half-life 0.2 steps, leaves float32 by step 22"),
         (0.001, "stable", "stays in float32 over these 40 steps"),
+        (-np.inf, "vanishing", "half-life 0.0 steps, leaves float32 by step 1"),
         (0.0, "stable", "half-life inf steps, stays in float32 over these 40 steps"),
     ],
 )
@@ -65,7 +66,7 @@ def test_the_verdict_says_what_the_numbers_say(rate, trend, words):
     summary = xray.summarise(fake(rate), 40)
     assert summary["trend"] == trend
     assert summary["rate_per_step"] == pytest.approx(rate)
-    assert summary["assembled_wrong_float64"] == 1
+    assert summary["assembled_wrong_float64"] == (1 if np.isfinite(rate) else 0)
     assert summary["assembled_wrong_float32"] == 0
     assert summary["verdict"][1].endswith(words)
     assert "90 % of the gradient reaches 20 steps back" in summary["verdict"][2]
@@ -109,6 +110,7 @@ def test_the_built_in_text_stands_in(monkeypatch):
         (["xray", "--text", "{short}"], "length: got T = 256, expected at most what is left (11 symbols in the text"),
         (["xray", "--length", "0"], "length: got 0, expected at least 1"),
         (["xray", "--hidden", "-3"], "hidden: got -3, expected at least 1"),
+        (["xray", "--gain", "nan"], "gain: got nan, expected a finite number"),
         (["xray", "--offset", "-1"], "offset: got -1, expected at least 0"),
     ],
 )

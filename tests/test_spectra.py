@@ -217,6 +217,7 @@ def test_bad_numbers():
     [
         (jnp.ones((3, 2)), None, ValueError, r"jacobians: got shape \[3, 2\]"),
         (jnp.ones((3, 2, 2), int), None, TypeError, "jacobians: got int64, expected a real float dtype"),
+        (jnp.ones((3, 2, 2), jnp.bfloat16), None, TypeError, "jacobians: got bfloat16, expected float32 or float64"),
         (jnp.ones((0, 2, 2)), None, ValueError, r"jacobians: got shape \[0, 2, 2\]"),
         (jnp.ones((3, 2, 2)), 0, ValueError, "every: got 0, expected at least 1"),
         (jnp.ones((3, 2, 2)), 1.5, TypeError, "every: got float, expected an int"),
