@@ -3,10 +3,12 @@
 `trace` reads a step's jaxpr and finds where slips happen; `evaluate` runs it with coefficients there:
 
     site     y = φ(a), any elementwise nonlinearity:  dy = (direct φ'(a) + identity + lagged φ'|_{y = h_{t−1}}) da
-    carry    an operand that is the previous state alone:  its derivative times `carry`
+    carry    the previous state alone, where it meets anything else:  its derivative times `carry`; behind a matrix,
+             `turned` of it reads the matrix transposed, gate by gate
     product  A·B of a parameter's A and a state's B:  A's cotangent reads B(h_{t−1}) + shifted (B(other) − B(h_{t−1}))
 
-Coefficients (1, 0, 0), 1, 0 are the true derivative; direct = 0 freezes a gate, identity = 1 with direct = 0 forgets φ'.
+Coefficients (1, 0, 0), (1, 0), 0 are the true derivative; direct = 0 freezes a gate, and identity = 1 beside it
+forgets φ'.
 """
 
 from typing import Any, NamedTuple
@@ -16,12 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
-_AFFINE = frozenset("add sub neg mul div convert_element_type copy add_any".split())
-_NONLINEAR = frozenset(
-    "tanh logistic exp exp2 log log1p expm1 sin cos tan asin acos atan sinh cosh asinh acosh atanh sqrt rsqrt cbrt "
-    "integer_pow square pow abs sign max min erf erfc erf_inv lgamma digamma select_n gt lt ge le eq ne clamp".split()
+_AFFINE = frozenset(("add", "sub", "neg", "mul", "div", "convert_element_type", "copy", "add_any"))
+_NONLINEAR = (
+    frozenset(("tanh", "logistic", "exp", "exp2", "log", "log1p", "expm1", "sin", "cos", "tan", "sqrt", "rsqrt"))
+    | frozenset(("asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "cbrt", "integer_pow", "square"))
+    | frozenset(("pow", "abs", "sign", "max", "min", "erf", "erfc", "erf_inv", "lgamma", "digamma", "clamp"))
+    | frozenset(("select_n", "gt", "lt", "ge", "le", "eq", "ne"))
 )
 _BILINEAR = frozenset(("mul", "dot_general"))
+_MEETING = _BILINEAR | {"add", "sub", "add_any"}
 _SLOPES = {"tanh": lambda y: (1 - y) * (1 + y), "logistic": lambda y: y * (1 - y)}  # φ' by φ's own value
 
 
@@ -63,13 +68,15 @@ class Coefficients(NamedTuple):
     identity: jax.Array  # [sites]
     lagged: jax.Array  # [sites]
     carry: jax.Array  # [carries]
+    turned: jax.Array  # [carries]
     shifted: jax.Array  # [products]
 
 
 def neutral(program: Program, dtype: Any = np.float64) -> Coefficients:
     """The coefficients of the true derivative."""
     ones, zeros = np.ones(len(program.sites), dtype), np.zeros(len(program.sites), dtype)
-    return Coefficients(ones, zeros, zeros, np.ones(len(program.carries), dtype), np.zeros(len(program.products), dtype))
+    carries, products = np.ones(len(program.carries), dtype), np.zeros(len(program.products), dtype)
+    return Coefficients(ones, zeros, zeros, carries, 0 * carries, products)
 
 
 def trace(step: Any, params: Any, state: Any, x: Any) -> Program:
@@ -85,11 +92,12 @@ def trace(step: Any, params: Any, state: Any, x: Any) -> Program:
     of_params = np.arange(num_slots) < counts[0]
     of_state = (np.arange(num_slots) >= counts[0]) & (np.arange(num_slots) < counts[0] + counts[1])
     of_any = np.arange(num_slots) < sum(counts)
+    of_inputs = of_any & ~of_params & ~of_state
     for operation in operations:
         read = [slot for slot in operation.inputs if isinstance(slot, int)]
         for slot in operation.outputs:
             of_params[slot], of_state[slot] = any(of_params[read]), any(of_state[read])
-            of_any[slot] = any(of_any[read])
+            of_any[slot], of_inputs[slot] = any(of_any[read]), any(of_inputs[read])
 
     sites, num_primary = _find_sites(operations, outputs, shapes, of_any)
     carries, products = [], []
@@ -99,13 +107,19 @@ def trace(step: Any, params: Any, state: Any, x: Any) -> Program:
         for slot in operation.outputs:
             linear = name not in _NONLINEAR and name != "custom_jvp_call"
             shifting[slot] = any(isinstance(s, int) and shifting[s] for s in inputs) and (linear or not of_params[slot])
-        if name not in _BILINEAR or not all(isinstance(slot, int) for slot in inputs):
+        if name not in _MEETING or not all(isinstance(slot, int) for slot in inputs):
             continue
         for side, other in ((0, 1), (1, 0)):
             a, b = inputs[other], inputs[side]
-            if of_state[b] and not of_params[b] and of_params[a]:
+            if of_state[b] and not of_params[b] and not of_inputs[b] and (of_params[a] or of_inputs[a]):
                 carries.append((position, side))
-            if of_params[a] and of_state[b] and shifting[b] and not (of_state[a] and of_params[b]):
+            if (
+                name in _BILINEAR
+                and of_params[a]
+                and of_state[b]
+                and shifting[b]
+                and not (of_state[a] and of_params[b])
+            ):
                 products.append((position, side))
     return Program(
         tuple(operations),
@@ -136,10 +150,19 @@ def evaluate(program: Program, coefficients: Coefficients, params: Any, state: A
 
     for position, operation in enumerate(program.operations):
         inputs = [read(slot, values) for slot in operation.inputs]
+        extras = []
         for number, (where, side) in enumerate(program.carries):
             if where == position:
+                weight = turn(operation.equation, inputs[1 - side], side)
+                if weight is not None:
+                    pair = [None, None]
+                    pair[1 - side] = jax.lax.stop_gradient(weight - inputs[1 - side])
+                    pair[side] = inputs[side] - jax.lax.stop_gradient(inputs[side])
+                    (extra,) = _bind(operation.equation, pair)
+                    extras.append(coefficients.turned[number].astype(extra.dtype) * extra)
                 inputs[side] = _with_slope(inputs[side], [(coefficients.carry[number], inputs[side])])
         results = _bind(operation.equation, inputs)
+        results = [sum(extras, results[0])] if extras else results
         for number, (where, side) in enumerate(program.products):
             if where == position:
                 weight = inputs[1 - side]
@@ -166,6 +189,22 @@ def evaluate(program: Program, coefficients: Coefficients, params: Any, state: A
     return jax.tree.unflatten(program.structure, [read(slot, values) for slot in program.outputs])
 
 
+def turn(equation: Any, weight: Any, side: int) -> Any:
+    """A matrix of square blocks [G·N, N] or [N, G·N], N the contracted size, with each block transposed; else None."""
+    if equation.primitive.name != "dot_general" or weight.ndim != 2:
+        return None
+    (contracted, batched) = equation.params["dimension_numbers"]
+    if batched[0] or len(contracted[0]) != 1:
+        return None
+    axis = contracted[1 - side][0]
+    rows, columns = weight.shape
+    if axis == 1 and rows % columns == 0:
+        return weight.reshape(-1, columns, columns).swapaxes(1, 2).reshape(rows, columns)
+    if axis == 0 and columns % rows == 0:
+        return weight.reshape(rows, -1, rows).swapaxes(0, 2).reshape(rows, columns)
+    return None
+
+
 def _with_slope(value, terms):
     """The value of `value` with the derivative Σ weight · d(term)."""
     total = jax.lax.stop_gradient(value)
@@ -175,7 +214,8 @@ def _with_slope(value, terms):
 
 
 def _bind(equation, inputs):
-    functions, options = equation.primitive.get_bind_params(equation.params)
+    bound = equation.primitive.get_bind_params(equation.params)
+    functions, options = bound if isinstance(bound, tuple) else ((), bound)  # the pair came before JAX 0.10
     results = equation.primitive.bind(*functions, *inputs, **options)
     return list(results) if equation.primitive.multiple_results else [results]
 
@@ -228,7 +268,9 @@ def _find_sites(operations, outputs, shapes, of_any):
     leaves = {slot for slot in outputs if isinstance(slot, int)}
     for operation in operations:
         for slot in operation.inputs:
-            if isinstance(slot, int) and any(root.get(out) is None or root[out] != root.get(slot) for out in operation.outputs):
+            if isinstance(slot, int) and any(
+                root.get(out) is None or root[out] != root.get(slot) for out in operation.outputs
+            ):
                 leaves.add(slot)
     first, second = [], []
     for slot in sorted(leaves & root.keys()):
@@ -241,7 +283,11 @@ def _find_sites(operations, outputs, shapes, of_any):
         second += [whole, Site(slot, root[slot], name)]
     first = list(dict.fromkeys(first))
     exits = leaves & root.keys()
-    second = [s for s in dict.fromkeys(second) if s not in first and not (made[s.output][0] != s.output and made[s.output][0] in exits)]
+    second = [
+        s
+        for s in dict.fromkeys(second)
+        if s not in first and not (made[s.output][0] != s.output and made[s.output][0] in exits)
+    ]
     return first + second, len(first)
 
 

@@ -31,7 +31,7 @@ class Identity(NamedTuple):
 
     @property
     def source(self) -> str:
-        return self.id.split(".")[0]
+        return self.id.split(".")[0] if "." in self.id else self.id[0]  # S4.16 is of S4, X1 of X
 
 
 class Judgement(NamedTuple):

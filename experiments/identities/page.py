@@ -65,7 +65,7 @@ def _counts(records, source):
 def _article(record):
     verdict = record["verdict"]
     notes = [("right" if verdict == "fails" else "condition", record["correct"])]
-    notes.append(("smallest counterexample", record["counterexample"]))
+    notes.append(("check values" if verdict == "holds" else "smallest counterexample", record["counterexample"]))
     listed = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in notes if text)
     agreed = "" if verdict == record["expected"] else f" (expected: {record['expected']})"
     return (

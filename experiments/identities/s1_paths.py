@@ -1,0 +1,287 @@
+"""S1: chain-rule bookkeeping (001_719220d52c62b28b): the two paths out of h_t, by o_t and by h_{t+1}, and the
+recurrence of dC/dh_t they give.
+
+Gradients in h_t are rows, so that dC/dh_t = ∇_oL ∇_hg + (dC/dh_{t+1}) J_{t+1} reads as the note writes it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from experiments.identities import instances
+from experiments.identities.identity import Claim, identity
+from experiments.identities.instances import THETAS
+from experiments.identities.s1 import losses_only_at, sensitivities, state_pairs, via_output
+from jaxbptt import cells, models
+
+
+def chain(a, b, c, length):
+    """h_t = a h_{t−1}, h_0 = 1, o_t = b h_t, L_t = c o_t."""
+    steps = jnp.zeros(length), jnp.full(length, c)
+    return instances.Problem(_chain_model(jnp.positive), jnp.array([a, b]), *steps, jnp.ones(()))
+
+
+def curved_chain(key, length=instances.T):
+    """h_t = tanh(a h_{t−1} + x_t), o_t = tanh(b h_t), L_t = c_t o_t, all numbers drawn."""
+    keys = jax.random.split(key, 4)
+    inputs, targets = 0.3 * jax.random.normal(keys[0], (length,)), jax.random.normal(keys[1], (length,))
+    params = jax.random.uniform(keys[2], (2,), minval=0.6, maxval=1.6)
+    return instances.Problem(_chain_model(jnp.tanh), params, inputs, targets, jax.random.normal(keys[3]))
+
+
+@functools.cache
+def _chain_model(activation):
+    cell = cells.from_step(lambda params, h, x: activation(params[0] * h + x), lambda params: jnp.zeros(()))
+    readout = lambda params, h: activation(params[1] * h)  # noqa: E731
+    return models.Model(cell.init, cell.initial_state, cell.step, readout, lambda output, weight: weight * output)
+
+
+def state_gradient(problem):
+    """dC/dh_t, [T, N], by autodiff: a nudge on h_t and all that follows."""
+    return problem.weight * jnp.sum(sensitivities(*problem)[1].state, axis=0)
+
+
+def all_later_losses(problem, t):
+    """Σ_{s≥t} (∂L_s/∂o_s)(∂⁺o_s/∂⁺h_s) dh_s/dh_t, every loss by its own product of Jacobians."""
+    reached = jnp.einsum("sn,snm->sm", via_output(problem), state_pairs(problem.jacobians)[:, t - 1])
+    return problem.weight * jnp.sum(reached, axis=0)
+
+
+def _net_at_step(key):
+    return {"problem": instances.shared_net(key), "t": 2}
+
+
+def _last_steps_or_earlier(key, satisfied):
+    return {"problem": instances.shared_net(key), "t": instances.T - 1 if satisfied else 2}
+
+
+def _mean_at_last_steps_or_earlier(key, satisfied):
+    return {**_last_steps_or_earlier(key, satisfied), "problem": instances.net(key, reduction="mean")}
+
+
+SCALARS = [{"problem": instances.scalar(a, 3), "t": 1} for a in THETAS]
+TWO_LOSSES = {
+    "correct": "only for t ≥ T − 1; before that L_{t+2}, …, L_T are missing",
+    "smallest": SCALARS,
+    "counterexample": "h_t = 2h_{t−1}, o = h, T = 3, t = 1: written 3, true 7",
+}
+
+
+@identity(
+    "S1.6",
+    "conditional",
+    r"\frac{\partial L_t}{\partial h_t}=\frac{\partial L_t}{\partial h_{t+1}}\frac{\partial h_{t+1}}{\partial h_t}"
+    r"+\frac{\partial L_t}{\partial o_t}\frac{\partial o_t}{\partial h_t}",
+    "the gradient that reaches h_t is that of L_t by h_{t+1} plus that of L_t by o_t",
+    correct="with C (or the losses from t on) for L_t; for L_t alone the first term is 0, because L_t cannot see "
+    "h_{t+1}, and the gradient reaching h_t is missed unless no later loss depends on it",
+    general=lambda key, satisfied: {
+        "problem": losses_only_at(instances.shared_net(key), 1, 2, 3) if satisfied else instances.shared_net(key),
+        "t": 3,
+    },
+    smallest=[{"problem": instances.scalar(a, 3), "t": 2} for a in THETAS],
+    counterexample="h_t = 2h_{t−1}, o = h, t = T − 1: dL_t/dh_t = 1, dC/dh_t = 3",
+)
+def one_loss_as_recurrence(problem, t):
+    here, jacobian = via_output(problem)[t - 1], problem.jacobians[t]
+    written = sensitivities(*problem)[1].state[t - 1, t] @ jacobian + here
+    corrected = problem.adjoints[t] @ jacobian + problem.weight * here
+    return Claim(written, state_gradient(problem)[t - 1], corrected)
+
+
+@identity(
+    "S1.9",
+    "fails",
+    r"\frac{\partial C}{\partial L^t}=1,\quad\frac{\partial C}{\partial o^t}="
+    r"\frac{\partial C}{\partial h^t}\frac{\partial h^t}{\partial o^t}=\frac{\partial L^t}{\partial o^t}",
+    "the gradient in o_t is that in h_t times the derivative of h_t in o_t",
+    correct="h_t is upstream of o_t: ∂C/∂o_t = (∂C/∂L_t)(∂L_t/∂o_t)",
+    general=_net_at_step,
+    smallest=[{"problem": instances.scalar(a, 2), "t": 1} for a in THETAS],
+    counterexample="h_t = 2h_{t−1}, o = h, T = 2, t = 1: written 3, true 1",
+)
+def output_gradient_by_state(problem, t):
+    # ∂h/∂o can only mean the inverse of ∂⁺o/∂⁺h.
+    written = jnp.linalg.solve(problem.output_state[t - 1].T, problem.adjoints[t - 1])
+    truth = problem.weight * jnp.sum(sensitivities(*problem)[1].output, axis=0)[t - 1]
+    return Claim(written, truth, problem.weight * problem.loss_output[t - 1])
+
+
+@identity(
+    "S1.10",
+    "holds",
+    r"\frac{\partial C}{\partial h^t}=\frac{\partial C}{\partial o^t}\frac{\partial o^t}{\partial h^t}"
+    r"+\frac{\partial C}{\partial h^{t+1}}\frac{\partial h^{t+1}}{\partial h^t}",
+    "the gradient in h_t is the part by o_t plus the part by h_{t+1}, at every step, the second 0 at T",
+    general=lambda key: {"problem": instances.shared_net(key)},
+    smallest=[
+        {"problem": problem} for theta in THETAS for problem in (instances.unit(theta), instances.scalar(theta, 3))
+    ],
+    counterexample="14 = 2 + 2 · 6 on the unit problem, 7 = 1 + 2 · 3 with o = h (an output fed back as input "
+    "needs the total dC/do_t)",
+)
+def adjoint_recurrence(problem):
+    onward = jnp.einsum("tn,tnm->tm", problem.adjoints[1:], problem.jacobians[1:])
+    written = (problem.weight * via_output(problem)).at[:-1].add(onward)
+    return Claim(written, state_gradient(problem))
+
+
+def _next_output(problem, t):
+    """(∂L_{t+1}/∂o_{t+1}) do_{t+1}/dh_t, total."""
+    return problem.loss_output[t] @ sensitivities(*problem)[0].state[t, :, t - 1]
+
+
+def _next_output_by_jacobian(problem, t):
+    """(∂L_{t+1}/∂o_{t+1})(∂⁺o_{t+1}/∂⁺h_{t+1}) J_{t+1}."""
+    return via_output(problem)[t] @ problem.product(t, t + 1)
+
+
+@identity(
+    "S1.11",
+    "conditional",
+    r"\frac{\partial C}{\partial h^t}=\frac{\partial C}{\partial L^t}\frac{\partial L^t}{\partial o^t}"
+    r"\frac{\partial o^t}{\partial h^t}+\frac{\partial C}{\partial L^{t+1}}"
+    r"\frac{\partial L^{t+1}}{\partial o^{t+1}}\frac{\partial o^{t+1}}{\partial h^t}",
+    "the gradient in h_t is what L_t and L_{t+1} send back",
+    general=_mean_at_last_steps_or_earlier,
+    **TWO_LOSSES,
+)
+def two_losses_weighted(problem, t):
+    written = problem.weight * via_output(problem)[t - 1] + problem.weight * _next_output(problem, t)
+    return Claim(written, problem.adjoints[t - 1], all_later_losses(problem, t))
+
+
+@identity(
+    "S1.12",
+    "conditional",
+    r"\frac{\partial C}{\partial h^t}=\frac{\partial L^t}{\partial o^t}\frac{\partial o^t}{\partial h^t}"
+    r"+\frac{\partial L^{t+1}}{\partial o^{t+1}}\frac{\partial o^{t+1}}{\partial h^t}",
+    "the same with ∂C/∂L = 1, C the plain sum",
+    general=_last_steps_or_earlier,
+    **TWO_LOSSES,
+)
+def two_losses(problem, t):
+    written = via_output(problem)[t - 1] + _next_output(problem, t)
+    return Claim(written, problem.adjoints[t - 1], all_later_losses(problem, t))
+
+
+@identity(
+    "S1.13",
+    "holds",
+    r"\frac{\partial C}{\partial h^t}=\nabla_{o}L\,\nabla_{h}g+\cdots",
+    "the gradient in h_t is ∇_o L ∇_h g plus what all later losses send back",
+    general=lambda key: {"problem": instances.shared_net(key)},
+)
+def local_term_and_the_rest(problem):
+    losses = sensitivities(*problem)[1].state  # dL_s/dh_t, [T, T, N]
+    later = jnp.tril(jnp.ones((problem.length,) * 2), -1)
+    return Claim(via_output(problem) + jnp.einsum("st,stn->tn", later, losses), problem.adjoints)
+
+
+@identity(
+    "S1.14",
+    "holds",
+    r"\frac{\partial C}{\partial h^t}=\left(\frac{\partial C}{\partial h^t}\right)_{o^t}"
+    r"+\left(\frac{\partial C}{\partial h^t}\right)_{h^{t+1}}",
+    "the gradient in h_t is the part through o_t plus the part through h_{t+1}; with the subscript held fixed instead, "
+    "the two parts only change names",
+    general=lambda key: {"problem": instances.shared_net(key)},
+)
+def through_output_and_next_state(problem):
+    losses = sensitivities(*problem)[1]
+    return Claim(jnp.sum(losses.read, axis=0) + jnp.sum(losses.carried, axis=0), problem.adjoints)
+
+
+@identity(
+    "S1.15",
+    "conditional",
+    r"\frac{\partial C}{\partial h^t}=\frac{\partial C}{\partial L^t}\frac{\partial L^t}{\partial o^t}"
+    r"\frac{\partial o^t}{\partial h^t}+\frac{\partial C}{\partial L^{t+1}}\frac{\partial L^{t+1}}{\partial o^{t+1}}"
+    r"\frac{\partial o^{t+1}}{\partial h^{t+1}}\frac{\partial h^{t+1}}{\partial h^t}",
+    "what L_t and L_{t+1} send back, the factor ∂h_{t+1}/∂h_t shown",
+    general=_mean_at_last_steps_or_earlier,
+    **TWO_LOSSES,
+)
+def two_losses_weighted_with_jacobian(problem, t):
+    written = problem.weight * via_output(problem)[t - 1] + problem.weight * _next_output_by_jacobian(problem, t)
+    return Claim(written, problem.adjoints[t - 1], all_later_losses(problem, t))
+
+
+@identity(
+    "S1.16",
+    "conditional",
+    r"\frac{\partial C}{\partial h^t}=1\times\nabla_{o}L\,\nabla_{h}g"
+    r"+1\times\nabla_{o}L_{t+1}\nabla_{h^{t+1}}g_{t+1}\times\frac{\partial h^{t+1}}{\partial h^t}",
+    "the same in gradients, ∇g_{t+1} taken in h_{t+1} (printed o^{t+1})",
+    general=_last_steps_or_earlier,
+    **TWO_LOSSES,
+)
+def two_losses_with_jacobian(problem, t):
+    written = via_output(problem)[t - 1] + _next_output_by_jacobian(problem, t)
+    return Claim(written, problem.adjoints[t - 1], all_later_losses(problem, t))
+
+
+def _shifted_recurrence(problem, t):
+    """∇_oL ∇_hg at t plus (dC/dh_{t+1}) J_{t+1}, or nothing at T."""
+    here = problem.weight * via_output(problem)[t - 1]
+    return here + problem.adjoints[t] @ problem.jacobians[t] if t < problem.length else here
+
+
+@identity(
+    "S1.17",
+    "fails",
+    r"\frac{\partial C}{\partial h^t}=\nabla_{o}L+\nabla_{h}g"
+    r"+\frac{\partial C}{\partial L^{t+1}}\frac{\partial h^{t+1}}{\partial h^t}",
+    "the gradient in h_t is ∇_o L plus ∇_h g plus (∂C/∂L_{t+1}) J_{t+1} (scalars; else the shapes differ)",
+    correct="∇_o L · ∇_h g + (dC/dh_{t+1}) J_{t+1}: a product, and the whole gradient in h_{t+1}, not the 1 of L_{t+1}",
+    general=lambda key: {"problem": curved_chain(key), "t": 2},
+    smallest=[{"problem": chain(a, 5.0, 3.0, 2), "t": 1} for a in THETAS],
+    counterexample="L = 3o, o = 5h, h_{t+1} = 2h_t, t = T − 1: written 3 + 5 + 2 = 10, true 45",
+)
+def plus_for_product(problem, t):
+    slope = problem.loss_output[t - 1] + problem.output_state[t - 1, :, 0]
+    written = slope + problem.weight * problem.jacobians[t, :, 0]
+    return Claim(written, state_gradient(problem)[t - 1], _shifted_recurrence(problem, t))
+
+
+@identity(
+    "S1.18",
+    "fails",
+    r"\frac{\partial C}{\partial h^{t+1}}=\nabla L\,\nabla g"
+    r"+\frac{\partial C}{\partial h^{t+1}}\frac{\partial h^{t+1}}{\partial h^t}",
+    "the gradient in h_{t+1} solves x = ∇L ∇g + x J_{t+1}",
+    correct="the left side is dC/dh_t, or every index on the right is one later",
+    general=_net_at_step,
+    smallest=[{"problem": chain(a, 5.0, 3.0, 2), "t": 1} for a in THETAS],
+    counterexample="x = 15 + 2x gives −15; true 15 at t + 1 = T (and 45 at t)",
+)
+def fixed_point_for_recurrence(problem, t):
+    jacobian = problem.jacobians[t]
+    here = problem.weight * via_output(problem)[t - 1]
+    written = jnp.linalg.solve(jnp.eye(len(jacobian)) - jacobian.T, here)
+    return Claim(written, state_gradient(problem)[t], _shifted_recurrence(problem, t + 1))
+
+
+def _nested(problem, t, later):
+    """Twice the recurrence from t, everything inside the braces `later` steps on."""
+    here = problem.weight * via_output(problem)
+    inner = here[t - 1 + later] + problem.adjoints[t + later] @ problem.jacobians[t + later]
+    return here[t - 1] + inner @ problem.jacobians[t]
+
+
+@identity(
+    "S1.19",
+    "conditional",
+    r"\frac{\partial C}{\partial h_{t}}=\nabla_{o}L\,\nabla_{h}g+\frac{\partial h_{t+1}}{\partial h_{t}}"
+    r"\left\{\nabla_{o}L_{t+1}\nabla_{h}g_{t+1}+\frac{\partial C}{\partial h_{t+2}}"
+    r"\frac{\partial h_{t+2}}{\partial h_{t+1}}\right\}",
+    "the recurrence put into itself once, as Horner's rule",
+    correct="juxtaposition is a product and each index inside the braces is one later than outside",
+    general=lambda key, satisfied: {**_net_at_step(key), "later": int(satisfied)},
+    smallest=[{**scalar, "later": 0} for scalar in SCALARS],
+    counterexample="h_t = 2h_{t−1}, o = h, T = 3, t = 1: 1 + 2(1 + 2 · 1) = 7; the same index inside "
+    "gives 1 + 2(1 + 2 · 3) = 15",
+)
+def horner_rule(problem, t, later):
+    return Claim(_nested(problem, t, later), state_gradient(problem)[t - 1], _nested(problem, t, later=1))
