@@ -20,7 +20,7 @@ NAMES = {
     spectra: "log_singular_values",
     gradients: "autodiff bptt forward_sensitivity double_sum adjoints",
     terms: "gradient_terms",
-    derivations: "Derivation",
+    derivations: "Derivation check check_gradient assert_correct",
     comparison: "compare",
     plotting: "singular_values terms_table lag_profile",
 }

@@ -11,7 +11,7 @@ from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
 HEADINGS = {"fails": "fails", "conditional": "holds under a condition", "holds": "holds"}
-SIZE = 17.0
+SIZE = 24.0
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b6168; --line: #d9dce0; --paper: #fff; --card: #f7f8f9;
