@@ -56,6 +56,13 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomically(path, lambda file: np.savez_compressed(file, **plain))
 
 
+def write_results(out: Path, config: Any, results: Mapping[str, Any]) -> None:
+    """arrays.npz with every field of every named result as "name.field", and config.json."""
+    fields = {f"{name}.{key}": value for name, result in results.items() for key, value in result._asdict().items()}
+    write_arrays(out / "arrays.npz", fields)
+    write_json(out / "config.json", dataclasses.asdict(config))
+
+
 def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
     """`write` into a temporary file beside `path`, then rename: a reader sees the old file or the new one, whole."""
     path = Path(path)

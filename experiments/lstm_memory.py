@@ -1,6 +1,5 @@
 """An LSTM on real text: its gates, and the three meanings of ∂C_t/∂C_{t−1} against f_t and 1, over forget biases."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,9 +135,7 @@ def main(arguments: list[str]) -> int:
     out, progress = Path(config.out), harness.Progress()
     results = run(config, progress)
     plot(results, out / "figure.png")
-    arrays = {f"{bias}.{key}": value for bias, memory in results.items() for key, value in memory._asdict().items()}
-    harness.write_arrays(out / "arrays.npz", arrays)
-    harness.write_json(out / "config.json", dataclasses.asdict(config))
+    harness.write_results(out, config, results)
     for bias, memory in results.items():
         rates = memory.log_norms[:, -1] / config.length
         said = "; ".join(f"{name} {rate:+.3f}" for name, rate in zip(MEANINGS, rates, strict=True))

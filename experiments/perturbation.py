@@ -1,6 +1,5 @@
 """Two trajectories a small distance apart: what the Jacobian product predicts and what happens, forward and back."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,9 +132,7 @@ def main(arguments: list[str]) -> int:
     out, progress = Path(config.out), harness.Progress()
     results = run(config, progress)
     plot(results, out / "figure.png")
-    arrays = {f"{name}.{key}": value for name, result in results.items() for key, value in result._asdict().items()}
-    harness.write_arrays(out / "arrays.npz", arrays)
-    harness.write_json(out / "config.json", dataclasses.asdict(config))
+    harness.write_results(out, config, results)
     for name, result in results.items():
         rate = np.log(result.predicted[0, -1] / result.predicted[0, 0]) / config.length
         gap = np.abs(result.actual / result.predicted - 1) > 0.1

@@ -1,6 +1,5 @@
 """The main job: on real text, prove the gradient of a character model by four routes and show where it goes."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -239,9 +238,7 @@ def main(arguments: list[str]) -> int:
     progress("figure")
     plot(xrays, out / "figure.png")
     summary = {name: summarise(xray, config.length) for name, xray in xrays.items()}
-    arrays = {f"{name}.{key}": value for name, xray in xrays.items() for key, value in xray._asdict().items()}
-    harness.write_arrays(out / "arrays.npz", arrays)
-    harness.write_json(out / "config.json", dataclasses.asdict(config))
+    harness.write_results(out, config, xrays)
     harness.write_json(out / "summary.json", summary)
     for name, entry in summary.items():
         print(f"{name}\n  " + "\n  ".join(entry["verdict"]))

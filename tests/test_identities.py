@@ -4,13 +4,14 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments import __main__ as entry
 from experiments import identities
 from experiments.identities import instances, page
 from experiments.identities.identity import Claim, Identity, judge
-from jaxbptt import gradients, jacobians
+from jaxbptt import cells, gradients, jacobians, models
 from tests.mutation import mutate
 
 ROWS = identities.load()
@@ -134,3 +135,20 @@ def test_a_verdict_that_differs_is_an_exit_code(monkeypatch, tmp_path, capsys):
 def test_every_equation_can_be_drawn():
     for row in ROWS.values():
         assert re.search(r'<path d="M.*Z', page.equation(row.latex)), row.id
+
+
+def test_truncation_strategies_as_exact_expectations():
+    """S3.7, h_t = w h_{t−1} + 1, w = 0.9, T = 8: windows are biased, randomised is not, at a price in spread."""
+    from experiments.identities.s3 import truncation_expectations
+
+    cell = cells.from_step(lambda w, h, x: w * h + x, lambda w: jnp.zeros(()))
+    model = models.Model(cell.init, cell.initial_state, cell.step, lambda w, h: h, lambda output, target: output)
+    steps = jnp.ones(8)
+    result = truncation_expectations(instances.Problem(model, jnp.array(0.9), steps, steps, jnp.zeros(())))
+    np.testing.assert_allclose(result.full.ravel(), 18.690, atol=5e-4)
+    windows = np.array([result.windows[k] for k in (1, 2, 4)]).ravel()
+    np.testing.assert_allclose(windows, [5.217, 9.434, 15.258], atol=5e-4)
+    for keep, spread in ((0.5, 25.3), (0.9, 6.16)):
+        mean, deviation = result.randomised[keep]
+        np.testing.assert_allclose(mean, result.full, rtol=1e-12)
+        np.testing.assert_allclose(deviation.ravel(), spread, atol=0.05)
