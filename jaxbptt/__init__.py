@@ -8,12 +8,24 @@ is [N, N], row = output; products have the latest factor on the left. Logs are n
 `jaxbptt.plotting` is imported on its own, because it needs matplotlib.
 """
 
-from jaxbptt import cells, comparison, derivations, gradients, jacobians, models, spectra, terms, trajectories
+from jaxbptt import (
+    cells,
+    comparison,
+    derivations,
+    fixed_points,
+    gradients,
+    jacobians,
+    models,
+    spectra,
+    terms,
+    trajectories,
+)
 
 __all__ = [
     "cells",
     "comparison",
     "derivations",
+    "fixed_points",
     "gradients",
     "jacobians",
     "models",

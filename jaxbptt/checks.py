@@ -1,5 +1,6 @@
 """What may come through the door: one clear line naming the argument, what came and what was expected."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,14 +77,56 @@ def require_state(name: str, state: Any, expected: Any) -> None:
 
 def require_same(name: str, tree: Any, expected: Any, *, dtypes: bool = True) -> None:
     """Raise unless structure and shapes (and dtypes) agree leaf by leaf."""
-    got_structure, structure = jax.tree.structure(tree), jax.tree.structure(expected)
-    if got_structure != structure:
-        raise ValueError(f"{name}: got structure {_describe(got_structure)}, expected {_describe(structure)}")
+    _require_structure(name, tree, expected)
     for (leaf_name, leaf), target in zip(_named_leaves(name, tree), jax.tree.leaves(expected), strict=True):
         if jnp.shape(leaf) != target.shape:
             raise ValueError(f"{leaf_name}: got shape {list(jnp.shape(leaf))}, expected {list(target.shape)}")
         if dtypes and getattr(leaf, "dtype", None) != target.dtype:
             raise TypeError(f"{leaf_name}: got {getattr(leaf, 'dtype', type(leaf).__name__)}, expected {target.dtype}")
+
+
+def require_input(x: Any, num_inputs: int | None, dtype: np.dtype | None) -> None:
+    """Raise unless x is the input of one step, finite: one float array [M] like params when M is known."""
+    if num_inputs is not None:
+        shape = getattr(x, "shape", None)
+        if shape is None:
+            raise TypeError(f"x: got {type(x).__name__}, expected an array [{num_inputs}]")
+        if shape != (num_inputs,):
+            raise ValueError(f"x: got shape {list(shape)}, expected [{num_inputs}] (the input of one step)")
+        _require_float("x", x)
+        if dtype is not None and x.dtype != dtype:
+            raise TypeError(f"x: got {x.dtype}, expected {dtype} like params")
+    for name, leaf in _named_leaves("x", x):
+        if is_concrete(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not np.all(np.isfinite(leaf)):
+            raise ValueError(f"{name}: got NaN or inf, expected finite numbers")
+
+
+def require_candidates(name: str, states: Any, expected: Any) -> None:
+    """Raise unless `states` is K ≥ 1 states like `expected` along a leading axis, floats and finite."""
+    _require_structure(name, states, expected)
+    count = None
+    for (leaf_name, leaf), target in zip(_named_leaves(name, states), jax.tree.leaves(expected), strict=True):
+        _require_float(leaf_name, leaf)
+        if not leaf.ndim or leaf.shape[1:] != target.shape or count not in (None, leaf.shape[0]):
+            sizes = ("K" if count is None else count, *target.shape)
+            raise ValueError(f"{leaf_name}: got shape {list(leaf.shape)}, expected [{', '.join(map(str, sizes))}]")
+        if leaf.dtype != target.dtype:
+            raise TypeError(f"{leaf_name}: got {leaf.dtype}, expected {target.dtype}")
+        count = leaf.shape[0]
+    if not count:
+        raise ValueError(f"{name}: got K = 0 candidates, expected at least one")
+    require_finite_candidates(name, states)
+
+
+def require_finite_candidates(name: str, tree: Any) -> None:
+    """Raise, naming the first bad row, if a concrete float leaf [K, ...] holds NaN or inf; tracers pass."""
+    for leaf_name, leaf in _named_leaves(name, tree):
+        if is_concrete(leaf):
+            finite = np.isfinite(np.asarray(leaf)).reshape(leaf.shape[0], -1).all(axis=1)
+            if not finite.all():
+                raise ValueError(
+                    f"{leaf_name}: got NaN or inf, expected finite numbers; first in row {finite.argmin()}"
+                )
 
 
 def require_step(step: Any, params: Any, state: Any, inputs: Any) -> None:
@@ -103,18 +146,33 @@ def require_jacobians(jacobians: Any) -> None:
     require_finite_steps("jacobians", jacobians)
 
 
+def require_span(start: Any, stop: Any, length: int) -> tuple[int, int]:
+    """Raise unless start and stop (None: T) are static ints with 0 ≤ start ≤ stop ≤ T; return them."""
+    stop = length if stop is None else stop
+    for name, step in (("start", start), ("stop", stop)):
+        if isinstance(step, bool) or not hasattr(step, "__index__") or not is_concrete(step):
+            raise TypeError(f"{name}: got {type(step).__name__}, expected a static int")
+        if not 0 <= operator.index(step) <= length:
+            raise ValueError(f"{name}: got {step}, expected 0 … T = {length}")
+    if start > stop:
+        raise ValueError(f"start: got {start} > stop = {stop}, expected start ≤ stop")
+    return operator.index(start), operator.index(stop)
+
+
 def require_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     """Raise unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, choices))}")
 
 
-def require_size(name: str, size: Any, *, least: int = 1) -> None:
-    """Raise unless `size` is an int (not a bool) of at least `least`."""
+def require_size(name: str, size: Any, *, least: int = 1, most: int | None = None) -> None:
+    """Raise unless `size` is an int (not a bool) of at least `least`, at most `most`."""
     if isinstance(size, bool) or not isinstance(size, int):
         raise TypeError(f"{name}: got {type(size).__name__}, expected an int")
     if size < least:
         raise ValueError(f"{name}: got {size}, expected at least {least}")
+    if most is not None and size > most:
+        raise ValueError(f"{name}: got {size}, expected at most {most}")
 
 
 def require_key(key: Any) -> None:
@@ -148,6 +206,12 @@ def leaf_name(prefix: str, path: Any) -> str:
 
 def _named_leaves(name, tree):
     return [(leaf_name(name, path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _require_structure(name, tree, expected):
+    got, structure = jax.tree.structure(tree), jax.tree.structure(expected)
+    if got != structure:
+        raise ValueError(f"{name}: got structure {_describe(got)}, expected {_describe(structure)}")
 
 
 def _require_float(name, leaf):

@@ -1,6 +1,5 @@
 """J_t = ∂⁺h_t/∂⁺h_{t−1} for every step, and their ordered products dh_t/dh_k = J_t … J_{k+1}."""
 
-import operator
 from typing import Any
 
 import jax
@@ -66,14 +65,7 @@ def product(jacobians: jax.Array, start: int, stop: int) -> jax.Array:
     Reference: S4.7.
     """
     checks.require_jacobians(jacobians)
-    length = jacobians.shape[0]
-    for name, step in (("start", start), ("stop", stop)):
-        if isinstance(step, bool) or not hasattr(step, "__index__") or not checks.is_concrete(step):
-            raise TypeError(f"{name}: got {type(step).__name__}, expected a static int")
-        if not 0 <= operator.index(step) <= length:
-            raise ValueError(f"{name}: got {step}, expected 0 … T = {length}")
-    if start > stop:
-        raise ValueError(f"start: got {start} > stop = {stop}, expected start ≤ stop")
+    start, stop = checks.require_span(start, stop, len(jacobians))
     identity = jnp.eye(jacobians.shape[1], dtype=jacobians.dtype)
     return jax.lax.scan(lambda total, jacobian: (jacobian @ total, None), identity, jacobians[start:stop])[0]
 

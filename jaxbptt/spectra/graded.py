@@ -22,19 +22,28 @@ class Factors(NamedTuple):
     log_scale: jax.Array  # [N] ℓ, −inf for a direction that is lost exactly
     log_carry: jax.Array  # [N] what the rounding of ℓ's running sum left behind
     t: jax.Array  # [N, N]
+    log_lead: jax.Array  # [N, N] least ℓ_j − ℓ_i so far, at most 0: how far ahead of j direction i has been
+    log_error: jax.Array  # [] ln of the relative error that rounding may have grown to
+
+
+def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
+    """The factors of I, with Q = Q_0 = `generic_orthogonal(size, seed)`."""
+    zeros = jnp.zeros(size, dtype)
+    q, t = jnp.asarray(generic_orthogonal(size, seed), dtype), jnp.eye(size, dtype=dtype)
+    return Factors(q, zeros, zeros, t, jnp.zeros_like(t), jnp.asarray(-jnp.inf, dtype))
 
 
 def multiply(jacobian, factors):
     """The factors of J P. A badly column-scaled J is taken as (J/d) diag(d), each with its own QR."""
     columns = jnp.max(jnp.abs(jacobian), axis=0)
-    largest = jnp.max(columns)
-    graded = jnp.min(columns) * GRADED_COLUMNS < largest
-    d = jnp.where(columns == 0, 1, columns)
+    graded = jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)
+    d = jnp.where(graded & (columns > 0), columns, 1)
+    scaled, passes = jacobian / d[None, :], 1 + graded.astype(int)
 
-    def in_two(factors):
-        return absorb(jacobian / d[None, :], absorb(jnp.diag(columns), factors))
+    def visit(i, factors):
+        return absorb(jnp.where(i + 1 == passes, scaled, jnp.diag(columns)), factors)
 
-    return jax.lax.cond(graded, in_two, lambda factors: absorb(jacobian, factors), factors)
+    return jax.lax.fori_loop(0, passes, visit, factors)
 
 
 def absorb(matrix, factors):
@@ -69,7 +78,21 @@ def absorb(matrix, factors):
     shrink = jnp.exp(jnp.where(upper, gap - log_pivots[:, None], -jnp.inf))
     b = r * shrink + jnp.eye(len(r), dtype=r.dtype)
     log_scale, log_carry = add_compensated(log_scale, log_carry, log_pivots + jnp.log(scale))
-    return Factors(q, log_scale, log_carry, b @ factors.t[order])
+    log_lead, log_error = _reversal(log_scale, factors.log_lead[order][:, order])
+    return Factors(q, log_scale, log_carry, b @ factors.t[order], log_lead, jnp.maximum(log_error, factors.log_error))
+
+
+def _reversal(log_scale, log_lead):
+    """How far a direction that fell behind has come back, and what that makes of rounding.
+
+    Rounding mixes eps of direction j into direction i at every step. If j then gains D nats on i the mixture is
+    δ = eps e^D of it, a relative error δ² of both values while i stays far ahead and δ once j draws level.
+    """
+    gap = log_scale[None, :] - log_scale[:, None]
+    behind = jnp.where(jnp.isfinite(gap), jnp.minimum(gap, 0), 0)
+    log_lead = jnp.minimum(log_lead, behind)
+    log_mixed = behind - log_lead + jnp.log(jnp.finfo(gap.dtype).eps).astype(gap.dtype)
+    return log_lead, jnp.max(log_mixed + jnp.maximum(log_mixed, behind))
 
 
 def row_sorted_qr(m):

@@ -23,29 +23,57 @@ def graded_log_singular_values(log_scale: jax.Array, t: jax.Array) -> jax.Array:
     order = jnp.argsort(log_scale, descending=True)
     log_scale, t = log_scale[order], t[order]
     for _ in range(PRECONDITION):
-        t = _transposed_lq(log_scale, t)
-    norm = jnp.linalg.norm(t, axis=1)
-    log_norm, rows = log_scale + jnp.log(norm), t / norm[:, None]
-    if len(log_scale) > 1:
-        log_norm = _rotate(log_norm, rows)
-    return jnp.sort(log_norm, descending=True)
+        t = _transposed_lq(log_scale, jnp.linalg.qr(t.T, mode="r").T)
+    log_sigma, _, _ = _orthogonal_rows(log_scale, t, jnp.zeros((len(t), 0), t.dtype))
+    return jnp.sort(log_sigma, descending=True)
 
 
-def _transposed_lq(log_scale, t):
+def graded_svd(log_scale: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """diag(e^ℓ) T = U diag(e^log_sigma) Vᵀ, log_sigma descending; arguments as of `graded_log_singular_values`.
+
+    Returns:
+      (U [N, N], log_sigma [N], V [N, N]), U and V orthogonal also where log_sigma is −inf.
+    """
+    order = jnp.argsort(log_scale, descending=True)
+    log_scale, t = log_scale[order], t[order]
+    bases = []
+    for _ in range(PRECONDITION):
+        basis, upper = jnp.linalg.qr(t.T)
+        t = _transposed_lq(log_scale, upper.T)
+        bases.append(basis)
+    log_sigma, rows, rotation = _orthogonal_rows(log_scale, t, jnp.eye(len(t), dtype=t.dtype))
+    left, right = rotation.T, rows.T
+    for basis in reversed(bases):  # diag(e^ℓ) T was the transpose of diag(e^ℓ) L'ᵀ, times basisᵀ
+        left, right = right, basis @ left
+    left = jnp.zeros_like(left).at[order].set(left)
+    order = jnp.argsort(log_sigma, descending=True)
+    return left[:, order], log_sigma[order], right[:, order]
+
+
+def _transposed_lq(log_scale, lower):
     """L'ᵀ, from T = L Q: diag(e^ℓ) L = L' diag(e^ℓ), whose transpose diag(e^ℓ) L'ᵀ has the same singular values."""
-    lower = jnp.linalg.qr(t.T, mode="r").T
-    strictly = jnp.tril(jnp.ones_like(t, bool), -1) & (log_scale > -jnp.inf)[:, None]
+    strictly = jnp.tril(jnp.ones_like(lower, bool), -1) & (log_scale > -jnp.inf)[:, None]
     gap = jnp.where(strictly, log_scale[:, None] - log_scale[None, :], 0)
     return jnp.where(strictly, lower * jnp.exp(gap), jnp.diag(jnp.diag(lower))).T
 
 
-def _rotate(log_norm, rows):
+def _orthogonal_rows(log_scale, t, rotation):
+    """(log_norm, rows, R) with R diag(e^ℓ) T = diag(e^log_norm) rows, rows orthonormal, R the product of the rotations.
+
+    A `rotation` of no columns, instead of the identity, leaves R out.
+    """
+    norm = jnp.linalg.norm(t, axis=1)
+    log_norm, rows = log_scale + jnp.log(norm), t / norm[:, None]
+    return _rotate(log_norm, rows, rotation) if len(t) > 1 else (log_norm, rows, rotation)
+
+
+def _rotate(log_norm, rows, rotation):
     """Sweeps of plane rotations on e^(log_norm_i) rows_i until all rows are orthogonal; n/2 pairs at a time."""
     schedule = jnp.asarray(_round_robin(len(log_norm)))
     tolerance = 2 * len(log_norm) ** 0.5 * jnp.finfo(rows.dtype).eps
 
     def one_round(state, pairs):
-        log_norm, rows, worst = state
+        log_norm, rows, rotation, worst = state
         first, second = pairs
         swap = log_norm[first] < log_norm[second]
         i, j = jnp.where(swap, second, first), jnp.where(swap, first, second)
@@ -61,17 +89,21 @@ def _rotate(log_norm, rows):
         x_norm, y_norm = jnp.linalg.norm(x, axis=1), jnp.linalg.norm(y, axis=1)
         rows = rows.at[i].set(x / x_norm[:, None]).at[j].set(y / y_norm[:, None])
         log_norm = log_norm.at[i].add(jnp.log(x_norm / shrink)).at[j].add(jnp.log(y_norm / shrink))
-        return (log_norm, rows, jnp.maximum(worst, jnp.max(jnp.abs(cosine)))), None
+        u, v, t = rotation[i], rotation[j], tangent[:, None]
+        rotation = rotation.at[i].set((u + t * v) / shrink[:, None]).at[j].set((v - t * u) / shrink[:, None])
+        return (log_norm, rows, rotation, jnp.maximum(worst, jnp.max(jnp.abs(cosine)))), None
 
     def sweep(state):
-        log_norm, rows, _, count = state
-        (log_norm, rows, worst), _ = jax.lax.scan(one_round, (log_norm, rows, jnp.zeros_like(tolerance)), schedule)
-        return log_norm, rows, worst, count + 1
+        (*state, _), count = state
+        state, _ = jax.lax.scan(one_round, (*state, jnp.zeros_like(tolerance)), schedule)
+        return state, count + 1
 
     def unfinished(state):
-        return (state[2] > tolerance) & (state[3] < MAX_SWEEPS)
+        (*_, worst), count = state
+        return (worst > tolerance) & (count < MAX_SWEEPS)
 
-    return jax.lax.while_loop(unfinished, sweep, (log_norm, rows, jnp.full_like(tolerance, jnp.inf), 0))[0]
+    start = (log_norm, rows, rotation, jnp.full_like(tolerance, jnp.inf)), 0
+    return jax.lax.while_loop(unfinished, sweep, start)[0][:3]
 
 
 def _round_robin(size):

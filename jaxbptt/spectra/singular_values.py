@@ -1,8 +1,8 @@
-"""All log singular values of dh_t/dh_0 = J_t … J_1, at any length and any magnitude.
+"""All log singular values of dh_t/dh_k = J_t … J_{k+1}, and their directions, at any length and any magnitude.
 
 An assembled product loses its small singular values after ln(1/eps)/(λ_1 − λ_n) steps. Here the product is carried as
 
-    J_t … J_1 = Q diag(e^ℓ) T Q_0ᵀ        Q, Q_0 orthogonal, ℓ in logs, T well conditioned
+    J_t … J_{k+1} = Q diag(e^ℓ) T Q_0ᵀ        Q, Q_0 orthogonal, ℓ in logs, T well conditioned
 
 one or two Householder QR steps per Jacobian, and only diag(e^ℓ) T is brought to singular values, row by row in logs, so
 that nothing leaves the float range and every value keeps its own relative accuracy.
@@ -11,56 +11,179 @@ References: Stewart (1997), ETNA 5 (graded products); Demmel et al. (1999), LAA 
 29 (one-sided Jacobi); Bauer (2020), SciPost Phys. Core 2 (the U·D·T form and its column order).
 """
 
+import warnings
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbptt import checks
-from jaxbptt.spectra.graded import Factors, generic_orthogonal, multiply
-from jaxbptt.spectra.jacobi import graded_log_singular_values
+from jaxbptt.spectra import graded
+from jaxbptt.spectra.jacobi import graded_log_singular_values, graded_svd
+from jaxbptt.spectra.parallel import prefix_factors
+
+SUSPECT = 2 / 3  # estimated errors above eps^SUSPECT (4e-11, 2e-5) have the transposed, reversed chain factored too
+METHODS = ("auto", "sequential", "parallel")
 
 
-def log_singular_values(jacobians: jax.Array, *, every: int | None = None) -> jax.Array:
-    """ln σ_i(dh_t/dh_0), i = 1 … N, dh_t/dh_0 = J_t … J_1.
+class LogSVD(NamedTuple):
+    """dh_t/dh_start = left diag(e^log_sigma) rightᵀ at each of R records."""
+
+    log_sigma: jax.Array  # [R, N] descending; NaN where the chain is too ill-conditioned to tell
+    left: jax.Array  # [R, N, N] columns: directions at t
+    right: jax.Array  # [R, N, N] columns: directions at `start`
+    disagreement: jax.Array  # [R, N] nats between this and the transposed, reversed chain; 0 where none was needed
+
+
+def log_singular_values(
+    jacobians: jax.Array,
+    *,
+    every: int | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    method: str = "auto",
+) -> jax.Array:
+    """ln σ_i(dh_t/dh_start), i = 1 … N, dh_t/dh_start = J_t … J_{start+1}.
 
     One `lax.scan` over time, about 5N³ flops a step, then a Jacobi finish per record. A direction that a zero row, a
     zero column or an exactly zero pivot kills is −inf from then on, never NaN and never a clamp; other loss of rank may
     stay finite at rounding level. A chain that undoes its own expansion (A³⁰ then A⁻³⁰) is ill-conditioned for any such
-    method. Not differentiable in reverse mode (its finish is a `while_loop`).
+    method: where the growth of rounding makes that possible, the transposed, reversed chain is factored as well, and
+    values on which the two differ by more than √eps · max(1, |ln σ|) are NaN, with a warning outside jit.
+    Not differentiable in reverse mode (see `log_growth`).
 
     Args:
       jacobians: [T, N, N], [t−1] is J_t, float.
-      every: k, static: record at t = k, 2k, … and at T; None: at T only.
+      every: k, static: record at t = start + k, start + 2k, … and at stop; None: at stop only.
+      start, stop: static ints, 0 ≤ start < stop ≤ T; stop None: T.
+      method: "sequential", "parallel" (blocks of about √(steps) factored side by side and joined by a logarithmic scan:
+        several times the work), or "auto": parallel except on a CPU.
 
     Returns:
-      [R, N] in nats, descending, R = ⌈T/k⌉ (1 for None), of the dtype of jacobians. float64: error below 1e-9 for
-      ranges to 10^±600 and beyond; float32: below 2e-5 · max(1, max|ln σ|). Under jit, NaN throughout if any
-      Jacobian is not finite.
+      [R, N] in nats, descending, R = ⌈(stop − start)/k⌉ (1 for None), of the dtype of jacobians. float64: error below
+      1e-9 for ranges to 10^±2000; float32: below 2e-5 · max(1, max|ln σ|). Under jit, NaN throughout if any Jacobian is
+      not finite.
 
     Raises:
-      TypeError, ValueError: jacobians not as stated, `every` no int ≥ 1; outside jit, NaN or inf, with its first step.
+      TypeError, ValueError: jacobians not as stated, `every` no int ≥ 1, a span or method not as stated; outside jit,
+        NaN or inf, with its first step.
     """
+    return _decompose(jacobians, every, start, stop, method, directions=False).log_sigma
+
+
+def singular_decomposition(
+    jacobians: jax.Array,
+    *,
+    every: int | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    method: str = "auto",
+) -> LogSVD:
+    """dh_t/dh_start = left diag(e^log_sigma) rightᵀ: `log_singular_values` with the directions.
+
+    right[:, i] is the change of h_start that log_sigma[i] stretches, left[:, i] where it points at t. Directions of
+    values closer than δ in log are determined to about eps/δ only.
+
+    Args:
+      jacobians, every, start, stop, method: as of `log_singular_values`.
+
+    Returns:
+      LogSVD; left and right are orthogonal to rounding, also where a value is −inf.
+
+    Raises:
+      TypeError, ValueError: as `log_singular_values`.
+    """
+    return _decompose(jacobians, every, start, stop, method, directions=True)
+
+
+def _decompose(jacobians, every, start, stop, method, directions):
     checks.require_jacobians(jacobians)
     if jacobians.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"jacobians: got {jacobians.dtype}, expected float32 or float64")
-    length, size, _ = jacobians.shape
+    checks.require_choice("method", method, METHODS)
+    start, stop = checks.require_span(start, stop, len(jacobians))
+    if start == stop:
+        raise ValueError(f"start: got {start} = stop, expected start < stop")
     if every is not None:
         checks.require_size("every", every)
-    every = length if every is None else min(every, length)
-    dtype = jacobians.dtype
-    zeros = jnp.zeros(size, dtype)
-    factors = Factors(jnp.asarray(generic_orthogonal(size), dtype), zeros, zeros, jnp.eye(size, dtype=dtype))
-    num_records = -(-length // every)
-    records = jnp.zeros((num_records, size), dtype), jnp.zeros((num_records, size, size), dtype)
+    every = stop - start if every is None else min(every, stop - start)
+    if method == "auto":
+        method = "sequential" if jax.default_backend() == "cpu" else "parallel"
+    chain = jnp.asarray(jacobians)[start:stop]
+    factors = prefix_factors(chain, every) if method == "parallel" else _scan_factors(chain, every, directions)
+    scale = factors.log_scale + factors.log_carry
+    if directions:
+        left, log_sigma, right = jax.vmap(graded_svd)(scale, factors.t)
+        left = factors.q @ left
+        right = jnp.asarray(graded.generic_orthogonal(chain.shape[1]), chain.dtype) @ right
+    else:
+        log_sigma = jax.vmap(graded_log_singular_values)(scale, factors.t)
+        left = right = jnp.zeros((*log_sigma.shape, 0), chain.dtype)
+    disagreement = _disagreement(chain, every, factors.log_error, log_sigma)
+    allowed = float(jnp.finfo(chain.dtype).eps) ** 0.5 * jnp.maximum(1, jnp.abs(log_sigma))
+    _warn(disagreement, allowed, start, every, stop)
+    finite = jnp.all(jnp.isfinite(chain))
+    log_sigma = jnp.where(finite & ~(disagreement > allowed), log_sigma, jnp.nan)
+    left, right = (jnp.where(finite, basis, jnp.nan) for basis in (left, right))
+    return LogSVD(log_sigma, left, right, disagreement)
+
+
+def _scan_factors(chain, every, directions):
+    """The factors at every record, [R, ...], by one scan; Q only for directions."""
+    length, size, _ = chain.shape
+
+    def kept(factors):
+        return factors._replace(q=factors.q if directions else factors.q[:, :0], log_lead=factors.log_lead[:, :0])
 
     def body(carry, step):
-        factors, (log_scales, ts) = carry
+        factors, records = carry
         index, jacobian = step
-        factors = multiply(jacobian, factors)
-        slot = index // every  # each slot is overwritten until its last step
-        scale = factors.log_scale + factors.log_carry
-        return (factors, (log_scales.at[slot].set(scale), ts.at[slot].set(factors.t))), None
+        factors = graded.multiply(jacobian, factors)
+        # Each record is overwritten until its last step.
+        records = jax.tree.map(lambda all_, one: all_.at[index // every].set(one), records, kept(factors))
+        return (factors, records), None
 
-    steps = (jnp.arange(length), jacobians)
-    (_, (log_scales, ts)), _ = jax.lax.scan(body, (factors, records), steps)
-    values = jax.lax.map(lambda record: graded_log_singular_values(*record), (log_scales, ts))
-    return jnp.where(jnp.all(jnp.isfinite(jacobians)), values, jnp.nan)
+    factors = graded.identity(size, chain.dtype)
+    records = jax.tree.map(lambda leaf: jnp.zeros((-(-length // every), *leaf.shape), leaf.dtype), kept(factors))
+    return jax.lax.scan(body, (factors, records), (jnp.arange(length), chain))[0][1]
+
+
+def _disagreement(chain, every, log_error, log_sigma):
+    """|ln σ − ln σ of the transposed, reversed chain| of each record whose estimated error is suspicious, [R, N]."""
+    length, size, _ = chain.shape
+
+    def check(record):
+        stop, values = record
+        fresh = graded.identity(size, chain.dtype, seed=1)  # another Q_0: a palindromic chain is its own reverse
+
+        def body(factors, step):
+            index, jacobian = step
+            return jax.lax.cond(index < stop, graded.multiply, lambda _, f: f, jacobian.T, factors), None
+
+        factors, _ = jax.lax.scan(body, fresh, (jnp.arange(length), chain), reverse=True)
+        reversed_values = graded_log_singular_values(factors.log_scale + factors.log_carry, factors.t)
+        same = reversed_values == values  # −inf beside −inf
+        return jnp.where(same, 0, jnp.abs(reversed_values - jnp.where(same, 0, values)))
+
+    def visit(record):
+        suspicious, *record = record
+        return jax.lax.cond(suspicious, check, lambda record: jnp.zeros_like(record[1]), record)
+
+    stops = jnp.minimum(every * jnp.arange(1, len(log_sigma) + 1), length)
+    return jax.lax.map(visit, (log_error > SUSPECT * np.log(jnp.finfo(chain.dtype).eps), stops, log_sigma))
+
+
+def _warn(disagreement, allowed, start, every, stop):
+    """Outside jit, say which record is ill-conditioned first, and by how much."""
+    if not (checks.is_concrete(disagreement) and checks.is_concrete(allowed)):
+        return
+    bad = np.asarray(disagreement > allowed)
+    if bad.any():
+        record = int(bad.any(axis=1).argmax())
+        t, worst = min(start + (record + 1) * every, stop), float(np.asarray(disagreement)[record].max())
+        message = (
+            f"jacobians: the chain to t = {t} undoes its own expansion; {bad[record].sum()} of {bad.shape[1]} values"
+            f" are NaN, because the transposed, reversed chain gives others by up to {worst:.1g} nats"
+        )
+        warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -1,0 +1,41 @@
+"""The growth of volumes along a chain, step by step, as something to train on."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxbptt import checks
+from jaxbptt.spectra.graded import generic_orthogonal
+
+
+def log_growth(jacobians: jax.Array, *, k: int | None = None) -> jax.Array:
+    """ln|r_ii(t)|, J_t Q_{t−1} = Q_t R_t: the first i of them sum to what step t adds to the log of an i-volume.
+
+    Their mean over t is λ_i, and the sum over all i is ln|det J_t|. Differentiable in both modes through every step, so
+    that a loss can hold exponents near zero. The derivative is exact for this T, but the derivative of a finite-time
+    exponent of a chaotic chain grows like e^(λ_1 t): past the horizon of a few 1/λ_1 steps it says nothing about the
+    exponent in the limit. Train on windows shorter than that. A singular step has no derivative (NaN).
+
+    Args:
+      jacobians: [T, N, N], [t−1] is J_t, float.
+      k: how many leading directions, static; None: all N.
+
+    Returns:
+      [T, k] in nats, of the dtype of jacobians; Q_0 is a fixed generic orthogonal matrix.
+
+    Raises:
+      TypeError, ValueError: jacobians not as stated, k no int in 1 … N; outside jit, NaN or inf with its first step.
+
+    Reference: Engelken (2023), NeurIPS 36 (gradient flossing); Walter & Lehmann (2013), arXiv:1001.1654 (derivative of
+    a QR factorisation).
+    """
+    checks.require_jacobians(jacobians)
+    size = jacobians.shape[1]
+    k = size if k is None else k
+    checks.require_size("k", k, most=size)
+
+    def body(q, jacobian):
+        q, r = jnp.linalg.qr(jacobian @ q)
+        return q, jnp.log(jnp.abs(jnp.diag(r)))
+
+    q_0 = jnp.asarray(generic_orthogonal(size)[:, :k], jacobians.dtype)
+    return jax.lax.scan(body, q_0, jnp.asarray(jacobians))[1]
