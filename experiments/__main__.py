@@ -8,6 +8,9 @@ EXPERIMENTS = {
     "identities": "every equation of the source notes judged by running it",
     "lstm_memory": "LSTM gates on real text and the three meanings of dC_t/dC_{t-1}, over forget biases",
     "perturbation": "predicted and actual divergence of two trajectories, forward and backward",
+    "vanishing": "recurrent gain, scheme and cell on real text: growth rates against what theory expects",
+    "chaos": "random networks through the transition to chaos, against the mean field and across sizes",
+    "precision": "digits of each singular value kept by the assembled product and by the graded method",
 }
 MAIN_JOB = "xray"
 

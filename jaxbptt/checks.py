@@ -96,9 +96,7 @@ def require_input(x: Any, num_inputs: int | None, dtype: np.dtype | None) -> Non
         _require_float("x", x)
         if dtype is not None and x.dtype != dtype:
             raise TypeError(f"x: got {x.dtype}, expected {dtype} like params")
-    for name, leaf in _named_leaves("x", x):
-        if is_concrete(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not np.all(np.isfinite(leaf)):
-            raise ValueError(f"{name}: got NaN or inf, expected finite numbers")
+    require_finite("x", x)
 
 
 def require_candidates(name: str, states: Any, expected: Any) -> None:
@@ -175,12 +173,53 @@ def require_size(name: str, size: Any, *, least: int = 1, most: int | None = Non
         raise ValueError(f"{name}: got {size}, expected at most {most}")
 
 
+def require_array(name: str, array: Any, shape: Sequence[int | str], kind: Any = jnp.floating) -> None:
+    """Raise unless `array` has a dtype of this kind and this shape (a letter: any size ≥ 1), and is finite."""
+    if not hasattr(array, "dtype"):
+        raise TypeError(f"{name}: got {type(array).__name__}, expected an array")
+    if not jnp.issubdtype(array.dtype, kind):
+        raise TypeError(f"{name}: got {array.dtype}, expected {'bool' if kind is jnp.bool_ else 'a real float dtype'}")
+    got = array.shape
+    if len(got) != len(shape) or any(n != m if isinstance(m, int) else n < 1 for n, m in zip(got, shape, strict=True)):
+        raise ValueError(f"{name}: got shape {list(got)}, expected [{', '.join(map(str, shape))}]")
+    if is_concrete(array) and not np.all(np.isfinite(array)):
+        raise ValueError(f"{name}: got NaN or inf, expected finite numbers")
+
+
+def require_probability(name: str, value: Any, length: int | None = None) -> jax.Array:
+    """Raise unless in (0, 1], a scalar or (with `length`) [T]; return it as floats, NaN where traced and outside."""
+    real = jnp.issubdtype(value.dtype, jnp.floating) if hasattr(value, "dtype") else isinstance(value, int | float)
+    if not real or (length is None and jnp.shape(value)):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a number in (0, 1]")
+    if length is not None and jnp.shape(value) not in ((), (length,)):
+        raise ValueError(f"{name}: got shape {list(jnp.shape(value))}, expected a scalar or [{length}]")
+    if is_concrete(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) <= 1)):
+        raise ValueError(f"{name}: got {value}, expected {'a number' if jnp.ndim(value) == 0 else 'numbers'} in (0, 1]")
+    value = jnp.asarray(value, jnp.result_type(value if hasattr(value, "dtype") else float))
+    return jnp.where((value > 0) & (value <= 1), value, jnp.nan)
+
+
+def require_above(name: str, value: Any, least: float) -> None:
+    """Raise unless `value` is a finite int or float > `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
+    if not least < value < float("inf"):
+        raise ValueError(f"{name}: got {value}, expected a finite number above {least}")
+
+
 def require_key(key: Any) -> None:
     """Raise unless `key` is a single typed key, as `jax.random.key` makes."""
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"key: got {type(key).__name__}, expected a typed key from jax.random.key")
     if key.shape:
         raise ValueError(f"key: got an array of keys of shape {key.shape}, expected one key")
+
+
+def require_finite(name: str, tree: Any) -> None:
+    """Raise if a concrete float leaf holds NaN or inf; tracers pass."""
+    for leaf_name, leaf in _named_leaves(name, tree):
+        if is_concrete(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not np.all(np.isfinite(leaf)):
+            raise ValueError(f"{leaf_name}: got NaN or inf, expected finite numbers")
 
 
 def require_finite_steps(name: str, tree: Any) -> None:

@@ -8,11 +8,14 @@ from jaxbptt.spectra import graded, jacobi, singular_values
 from tests import references
 from tests.mutation import mutate
 
-log_singular_values = jax.jit(spectra.log_singular_values, static_argnames="every")
+OPTIONS = ("every", "start", "stop", "method")
+log_singular_values = jax.jit(spectra.log_singular_values, static_argnames=OPTIONS)
+singular_decomposition = jax.jit(spectra.singular_decomposition, static_argnames=OPTIONS)
+METHODS = ("sequential", "parallel")
 
 
-def last(chain):
-    return np.asarray(log_singular_values(jnp.asarray(chain)))[-1]
+def last(chain, **options):
+    return np.asarray(log_singular_values(jnp.asarray(chain), **options))[-1]
 
 
 def tanh_chain(rng, size, length, gain):
@@ -84,6 +87,74 @@ def test_records_are_the_shorter_chains_own_values():
     for record, stop in zip(records, (4, 8, 11), strict=True):
         np.testing.assert_allclose(record, last(chain[:stop]), atol=1e-11)
     np.testing.assert_array_equal(log_singular_values(chain, every=50), log_singular_values(chain))
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns", "growing", "duplicates"])
+def test_the_parallel_factors_are_the_same(kind):
+    chain = CHAINS[kind]
+    sequential, parallel = (log_singular_values(chain, every=130, method=method) for method in METHODS)
+    np.testing.assert_allclose(parallel, sequential, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_directions_and_spans_rebuild_the_product(method):
+    chain = np.random.default_rng(2).standard_normal((11, 5, 5))
+    chain[6, 2] = 0
+    chain[4, :, 1] = 0
+    found = singular_decomposition(chain, every=4, start=1, stop=10, method=method)
+    for record, stop in enumerate((5, 9, 10)):
+        left, right = found.left[record], found.right[record]
+        for basis in (left, right):
+            np.testing.assert_allclose(basis.T @ basis, np.eye(5), atol=1e-13)
+        dense = np.linalg.multi_dot([*chain[1:stop][::-1], np.eye(5)])
+        rebuilt = left @ jnp.diag(jnp.exp(found.log_sigma[record])) @ right.T
+        np.testing.assert_allclose(rebuilt, dense, atol=1e-13 * np.abs(dense).max())
+    np.testing.assert_allclose(last(chain, start=1, stop=10, method=method), found.log_sigma[-1], atol=1e-11)
+    assert (found.disagreement == 0).all()
+
+
+def test_directions_of_a_long_chain_are_stretched_as_they_say():
+    """J_t … J_1 v_i, carried in logs, has length σ_i and points along u_i, for the leading directions."""
+    chain = CHAINS["rows"]
+    found = singular_decomposition(chain)
+    vector, log_length = np.asarray(found.right[0, :, 0]), 0.0
+    for jacobian in chain:
+        vector = jacobian @ vector
+        log_length += np.log(np.linalg.norm(vector))
+        vector /= np.linalg.norm(vector)
+    np.testing.assert_allclose(log_length, found.log_sigma[0, 0], atol=1e-10)
+    np.testing.assert_allclose(vector, found.left[0, :, 0], atol=1e-12)
+
+
+DENSE = np.random.default_rng(0).standard_normal((4, 4))
+UP, DOWN = np.diag([10.0, 1, 0.1, 1]), np.diag([0.1, 1, 10.0, 1])
+UNDOING = {
+    "undone": [DENSE] * 60 + [np.linalg.inv(DENSE)] * 60,
+    "palindrome": [UP] * 30 + [DOWN] * 60 + [UP] * 30,
+    "reordered": [np.diag([10, 1, 0.1, 0.001])] * 60 + [np.diag([0.1, 10, 1, 5])] * 60,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", UNDOING)
+def test_a_chain_that_undoes_its_own_expansion_is_reported(kind, method):
+    chain = np.array(UNDOING[kind])
+    expected = references.log_singular_values(chain, 400)
+    found = singular_decomposition(chain, method=method)
+    answered = ~np.isnan(found.log_sigma[0])
+    assert not answered.all()
+    np.testing.assert_allclose(found.log_sigma[0, answered], expected[answered], atol=1e-6)
+    assert (found.disagreement[0, ~answered] > 1e-8).all()
+
+
+def test_outside_jit_the_report_is_a_warning():
+    with pytest.warns(RuntimeWarning, match=r"the chain to t = 120 undoes its own expansion; . of 4 values are NaN"):
+        assert np.isnan(spectra.log_singular_values(jnp.array(UNDOING["reordered"]))).any()
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_an_honest_chain_is_not_blamed(kind):
+    assert (singular_decomposition(CHAINS[kind], every=130).disagreement == 0).all()
 
 
 A = np.array([[0.0, 2.0], [0.0, 0.0]])
@@ -178,12 +249,14 @@ def test_two_unit_relu_tent():
 
 
 MUTANTS = [
-    (graded, "m = (matrix / scale) @ factors.q", "m = (matrix.T / scale) @ factors.q"),
-    (graded, "b @ factors.t[order]", "factors.t[order]"),
-    (graded, "log_pivots + jnp.log(scale)", "log_pivots"),
-    (graded, "jnp.zeros_like(q).at[order].set(q", "jnp.zeros_like(q).at[:].set(q"),
-    (graded, "m = jnp.where(factors.log_scale == -jnp.inf, 0, m)", "m = m"),
-    (graded, "graded = jnp.min(columns) * GRADED_COLUMNS < largest", "graded = largest < 0"),
+    (graded, "m = matrix @ factors.q", "m = matrix.T @ factors.q"),
+    (graded, "b @ factors.t", "factors.t"),
+    (graded, "add_compensated(log_scale, log_carry, log_pivots)", "(log_scale, log_carry)"),
+    (graded, "return q[jnp.argsort(order)], r", "return q, r"),
+    (graded, "m = jnp.where(factors.log_scale == -jnp.inf, 0, m)[:, order]", "m = m[:, order]"),
+    (graded, '("log_scale", "log_carry", "t", "label")', '("log_scale", "log_carry", "label")'),
+    (graded, "jnp.where(pivots < 0, -1, 1)", "jnp.where(pivots < 0, 1, 1)"),
+    (graded, "graded = jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)", "graded = jnp.max(columns) < 0"),
     (jacobi, "y - tau[:, None] * x", "y - tangent[:, None] * x"),
     (jacobi, "MAX_SWEEPS = 30", "MAX_SWEEPS = 0"),
 ]
@@ -200,9 +273,10 @@ def test_a_broken_line_is_seen(module, old, new, monkeypatch):
     chains = (dense, CHAINS["rows"][:24], alternating, shifts, zero_column)
     expected = [last(chain) for chain in chains]  # traced before a line is broken
     mutant = mutate(module, old, new)
-    for name in ("multiply", "graded_log_singular_values"):
-        if hasattr(mutant, name):
-            monkeypatch.setattr(singular_values, name, getattr(mutant, name))
+    if module is graded:
+        monkeypatch.setattr(singular_values, "graded", mutant)
+    else:
+        monkeypatch.setattr(singular_values, "graded_svd", mutant.graded_svd)
     broken_values, seen = jax.jit(lambda chain: spectra.log_singular_values(chain)), False
     for chain, right in zip(chains, expected, strict=True):
         wrong = np.asarray(broken_values(jnp.asarray(chain)))[-1]

@@ -3,6 +3,8 @@
 from jaxbptt.spectra.bounds import Bounds, bounds
 from jaxbptt.spectra.exponents import lyapunov_exponents, stream_exponents
 from jaxbptt.spectra.growth import log_growth
+from jaxbptt.spectra.leading import Leading, leading_singular_values
+from jaxbptt.spectra.pairs import PairNorms, pair_norms
 from jaxbptt.spectra.singular_values import LogSVD, log_singular_values, singular_decomposition
 from jaxbptt.spectra.statistics import (
     LyapunovExponents,
@@ -14,15 +16,19 @@ from jaxbptt.spectra.statistics import (
 
 __all__ = [
     "Bounds",
+    "Leading",
     "LogSVD",
     "LyapunovExponents",
+    "PairNorms",
     "PooledExponents",
     "bounds",
     "entropy_rate",
     "kaplan_yorke_dimension",
+    "leading_singular_values",
     "log_growth",
     "log_singular_values",
     "lyapunov_exponents",
+    "pair_norms",
     "pool_exponents",
     "singular_decomposition",
     "stream_exponents",

@@ -60,7 +60,8 @@ def lyapunov_exponents(
     jacobians = jnp.asarray(jacobians)
     length, size, _ = jacobians.shape
     options = _require_options(k, warm_up, interval, blocks, length, size)
-    return _run(lambda state, jacobian: (state, jacobian), (), jacobians, length, size, jacobians.dtype, *options)
+    advance = lambda state, jacobian: (state, jacobian)  # noqa: E731
+    return _run(advance, (), jacobians, jacobians, jacobians.dtype, length, size, *options)
 
 
 def stream_exponents(
@@ -113,7 +114,7 @@ def stream_exponents(
         jacobian, new = jax.jacfwd(flat_step, has_aux=True)(ravel_pytree(state)[0])
         return new, jacobian
 
-    return _run(advance, state, inputs, length - transient, flat.size, flat.dtype, *options)
+    return _run(advance, state, inputs, None, flat.dtype, length - transient, flat.size, *options)
 
 
 def _require_options(k, warm_up, interval, blocks, length, size):
@@ -149,8 +150,19 @@ class _Tally(NamedTuple):
 
 
 def _run(
-    advance: Callable, state: Any, xs: Any, length: int, size: int, dtype: Any, k: int, warm_up: int, interval, blocks
+    advance: Callable,
+    state: Any,
+    xs: Any,
+    stored: jax.Array | None,
+    dtype: Any,
+    length: int,
+    size: int,
+    k: int,
+    warm_up: int,
+    interval: int | None,
+    blocks: int,
 ) -> LyapunovExponents:
+    """One scan of `advance(state, x) -> (state, J_t)`; `stored`: all J_t if they exist, else the last few are kept."""
     epsilon = float(jnp.finfo(dtype).eps)
     digits, tolerance = -math.log(epsilon), epsilon**0.5  # 36 nats in float64, 16 in float32
     kept = length - warm_up
@@ -162,33 +174,34 @@ def _run(
         state, recent, block, tally = carry
         t, x = step
         state, jacobian = advance(state, x)
-        recent = recent.at[block.steps].set(jacobian)
-        m, log_split = _multiply(jacobian, block.m)
+        if stored is None:
+            recent = recent.at[block.steps].set(jacobian)
+        columns = jnp.max(jnp.abs(jacobian), axis=0)
+        m, log_split = _multiply(jacobian, columns, block.m)
         block = block._replace(m=m, log_pending=block.log_pending + log_split, steps=block.steps + 1)
-        largest = jnp.max(jnp.abs(m))
-        # 1e±12 is far from overflow in float32 too.
-        due = (largest > 1e12) | (largest < 1e-12) | (block.steps >= block.target) | (slot(t) != slot(t + 1))
-        bad = (tally.bad_step == 0) & ~jnp.isfinite(largest)
+        due = (block.steps >= block.target) | (slot(t) != slot(t + 1))
+        due = jax.lax.cond(due, lambda m: True, _far_from_one, m)
+        bad = (tally.bad_step == 0) & ~jnp.isfinite(jnp.max(columns))
         tally = tally._replace(bad_step=jnp.where(bad, t + 1, tally.bad_step))
-        block, tally = jax.lax.cond(due, close, lambda *same: same[2:], slot(t), recent, block, tally)
+        block, tally = jax.lax.cond(due, close, lambda *same: same[2:], t, recent, block, tally)
         return (state, recent, block, tally), None
 
-    def close(slot, recent, block, tally):
+    def close(t, recent, block, tally):
         q, log_pivots = _orthogonalise(block.m)
         log_growth = block.log_pending + log_pivots
         spread = _spread(log_growth)
         wide = (spread > LIMIT * digits) & (interval is None)
         checked = (tally.count % CHECK_EVERY == 0) & ~wide
         again = (wide | checked) & (block.steps > 1)
-        q, exact = jax.lax.cond(again, at_every_step, lambda *_: (q, log_growth), recent, block)
+        q, exact = jax.lax.cond(again, at_every_step, lambda *_: (q, log_growth), t, recent, block)
         same = log_growth == exact  # −inf beside −inf
         difference = jnp.where(same, 0, jnp.abs(log_growth - jnp.where(same, 0, exact))) / block.steps
         difference = jnp.where(checked, difference, 0).astype(dtype)
-        total, carry = add_compensated(tally.log_sums[slot], tally.log_carry[slot], exact)
+        total, carry = add_compensated(tally.log_sums[slot(t)], tally.log_carry[slot(t)], exact)
         shortened = jnp.where(jnp.max(difference) > tolerance / 10, SHORTENING * tally.budget, tally.budget)
         tally = tally._replace(
-            log_sums=tally.log_sums.at[slot].set(total),
-            log_carry=tally.log_carry.at[slot].set(carry),
+            log_sums=tally.log_sums.at[slot(t)].set(total),
+            log_carry=tally.log_carry.at[slot(t)].set(carry),
             budget=shortened.astype(dtype),
             rate=jnp.maximum(_spread(exact) / block.steps, FORGETTING * tally.rate).astype(dtype),
             count=tally.count + 1,
@@ -198,10 +211,11 @@ def _run(
         target = choose(block, tally, jnp.all(jnp.isfinite(exact)))
         return _Block(q, q, jnp.zeros_like(exact), jnp.zeros_like(block.steps), target), tally
 
-    def at_every_step(recent, block):
+    def at_every_step(t, recent, block):
         def body(i, carry):
             q, log_growth = carry
-            m, log_split = _multiply(recent[i], q)
+            jacobian = recent[i] if stored is None else stored[t + 1 - block.steps + i]
+            m, log_split = _multiply(jacobian, jnp.max(jnp.abs(jacobian), axis=0), q)
             q, log_pivots = _orthogonalise(m)
             return q, log_growth + log_split + log_pivots
 
@@ -215,7 +229,8 @@ def _run(
         return jnp.where(alive, jnp.clip(fitting, 1, jnp.minimum(2 * block.steps, LONGEST)), 1)
 
     q_0 = jnp.asarray(generic_orthogonal(size)[:, :k], dtype)
-    recent = jnp.zeros((LONGEST if interval is None else interval, size, size), dtype)
+    kept_steps = 0 if stored is not None else LONGEST if interval is None else interval
+    recent = jnp.zeros((kept_steps, size, size), dtype)
     none, zeros, sums = jnp.zeros((), dtype), jnp.zeros(k, dtype), jnp.zeros((blocks + 1, k), dtype)
     target = jnp.asarray(1 if interval is None else interval)
     nothing = jnp.zeros_like(target)
@@ -243,9 +258,8 @@ def _judged(tally, interval, length, warm_up, blocks, size, tolerance, most_spre
     return summarise(local, lengths, length / tally.count, tally.error, size)
 
 
-def _multiply(jacobian, m):
+def _multiply(jacobian, columns, m):
     """(J M, 0), or with badly scaled columns J = (J/d) diag(d): (J/d Q, ln r_ii) by a QR of diag(d) M between."""
-    columns = jnp.max(jnp.abs(jacobian), axis=0)
     graded = jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)
 
     def split(m):
@@ -258,7 +272,13 @@ def _multiply(jacobian, m):
 
 def _orthogonalise(m):
     q, r = row_sorted_qr(m)
-    return q, jnp.log(jnp.diag(r))
+    return q, jnp.log(jnp.abs(jnp.diag(r)))
+
+
+def _far_from_one(m):
+    """Whether M nears overflow or underflow; 1e±12 is far from it in float32 too."""
+    largest = jnp.max(jnp.abs(m))
+    return (largest > 1e12) | (largest < 1e-12)
 
 
 def _spread(log_growth):

@@ -14,6 +14,8 @@ import numpy as np
 
 GRADED_COLUMNS = 1e3  # spread of the column maxima of J_t from which on its scaling is factored out first
 
+GRADED_ROWS = 1e2  # spread of the row maxima of a matrix from which on its QR sorts them
+
 
 class Factors(NamedTuple):
     """P = Q diag(e^(log_scale + log_carry)) T, up to a fixed orthogonal matrix on the right."""
@@ -22,7 +24,8 @@ class Factors(NamedTuple):
     log_scale: jax.Array  # [N] ℓ, −inf for a direction that is lost exactly
     log_carry: jax.Array  # [N] what the rounding of ℓ's running sum left behind
     t: jax.Array  # [N, N]
-    log_lead: jax.Array  # [N, N] least ℓ_j − ℓ_i so far, at most 0: how far ahead of j direction i has been
+    label: jax.Array  # [N] the name of each direction, which it keeps when the order changes
+    log_lead: jax.Array  # [N, N] by label, least ℓ_j − ℓ_i so far, at most 0: how far ahead of j direction i has been
     log_error: jax.Array  # [] ln of the relative error that rounding may have grown to
 
 
@@ -30,7 +33,7 @@ def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
     """The factors of I, with Q = Q_0 = `generic_orthogonal(size, seed)`."""
     zeros = jnp.zeros(size, dtype)
     q, t = jnp.asarray(generic_orthogonal(size, seed), dtype), jnp.eye(size, dtype=dtype)
-    return Factors(q, zeros, zeros, t, jnp.zeros_like(t), jnp.asarray(-jnp.inf, dtype))
+    return Factors(q, zeros, zeros, t, jnp.arange(size), jnp.zeros_like(t), jnp.asarray(-jnp.inf, dtype))
 
 
 def multiply(jacobian, factors):
@@ -52,34 +55,42 @@ def absorb(matrix, factors):
     Directions are kept in descending order of what they carry, max|M_j| e^ℓ_j, which keeps B bounded whichever way the
     chain turns; one whose pivot is exactly zero goes last, because a unit B cannot hold r_ii = 0 beside r_ij ≠ 0.
     """
-    scale = jnp.max(jnp.abs(matrix))
-    scale = jnp.where(scale > 0, scale, 1)
-    m = (matrix / scale) @ factors.q
-    m = jnp.where(factors.log_scale == -jnp.inf, 0, m)
-    carried = factors.log_scale + factors.log_carry + jnp.log(jnp.max(jnp.abs(m), axis=0))
+    lost = factors.log_scale == -jnp.inf
+    m = matrix @ factors.q
+    carried = factors.log_scale + factors.log_carry + jnp.log(jnp.where(lost, 0, jnp.max(jnp.abs(m), axis=0)))
+    order = jnp.argsort(carried, descending=True, stable=True)
+    settled = ~jnp.any(lost | (order != jnp.arange(len(order))))
+    m, factors = jax.lax.cond(settled, lambda *same: same[1:], _reorder, order, m, factors)
 
     def unordered(state):
-        order, _, r, attempt = state
+        m, _, _, r, attempt = state
         zero = jnp.diag(r) == 0
-        return (attempt == 0) | ((attempt < len(order)) & jnp.any(zero[:-1] & ~zero[1:]))
+        return (attempt < len(m)) & jnp.any(zero[:-1] & ~zero[1:])
 
-    def factor(state):
-        order, _, r, attempt = state
-        order = order[jnp.argsort((jnp.diag(r) == 0) & (attempt > 0), stable=True)]
-        return order, *row_sorted_qr(m[:, order]), attempt + 1
+    def zeros_last(state):
+        m, factors, _, r, attempt = state
+        m, factors = _reorder(jnp.argsort(jnp.diag(r) == 0, stable=True), m, factors)
+        return m, factors, *row_sorted_qr(m), attempt + 1
 
-    order = jnp.argsort(carried, descending=True, stable=True)
-    order, q, r, _ = jax.lax.while_loop(unordered, factor, (order, m, m, 0))
-    pivots, log_scale, log_carry = jnp.diag(r), factors.log_scale[order], factors.log_carry[order]
-    # Masked before the exponential: a lost direction has ℓ = −inf and r_ii = 0.
-    log_pivots = jnp.log(pivots)
-    upper = jnp.triu(jnp.ones_like(r, bool), 1) & (pivots[:, None] > 0) & (log_scale > -jnp.inf)[None, :]
+    _, factors, q, r, _ = jax.lax.while_loop(unordered, zeros_last, (m, factors, *row_sorted_qr(m), 0))
+    log_scale, log_carry, pivots = factors.log_scale, factors.log_carry, jnp.diag(r)
+    # Masked before the exponential: a lost direction has ℓ = −inf and r_ii = 0. A negative r_ii goes into T.
+    log_pivots = jnp.log(jnp.abs(pivots))
+    upper = jnp.triu(jnp.ones_like(r, bool), 1) & (pivots != 0)[:, None] & (log_scale > -jnp.inf)[None, :]
     gap = (log_scale[None, :] - log_scale[:, None]) + (log_carry[None, :] - log_carry[:, None])
-    shrink = jnp.exp(jnp.where(upper, gap - log_pivots[:, None], -jnp.inf))
-    b = r * shrink + jnp.eye(len(r), dtype=r.dtype)
-    log_scale, log_carry = add_compensated(log_scale, log_carry, log_pivots + jnp.log(scale))
-    log_lead, log_error = _reversal(log_scale, factors.log_lead[order][:, order])
-    return Factors(q, log_scale, log_carry, b @ factors.t[order], log_lead, jnp.maximum(log_error, factors.log_error))
+    b = r * jnp.exp(jnp.where(upper, gap - log_pivots[:, None], -jnp.inf))
+    b = b + jnp.diag(jnp.where(pivots < 0, -1, 1).astype(r.dtype))
+    log_scale, log_carry = add_compensated(log_scale, log_carry, log_pivots)
+    log_lead, log_error = _reversal(jnp.zeros_like(log_scale).at[factors.label].set(log_scale), factors.log_lead)
+    log_error = jnp.maximum(log_error, factors.log_error)
+    return Factors(q, log_scale, log_carry, b @ factors.t, factors.label, log_lead, log_error)
+
+
+def _reorder(order, m, factors):
+    """M and the factors with their directions in another order, what is lost taken out of M."""
+    m = jnp.where(factors.log_scale == -jnp.inf, 0, m)[:, order]
+    names = ("log_scale", "log_carry", "t", "label")
+    return m, factors._replace(**{name: getattr(factors, name)[order] for name in names})
 
 
 def _reversal(log_scale, log_lead):
@@ -96,11 +107,15 @@ def _reversal(log_scale, log_lead):
 
 
 def row_sorted_qr(m):
-    """Householder QR with r_ii ≥ 0 of M with its rows by decreasing size, which keeps row-graded matrices accurate."""
-    order = jnp.argsort(jnp.max(jnp.abs(m), axis=1), descending=True)
-    q, r = jnp.linalg.qr(m[order])
-    sign = jnp.where(jnp.diag(r) < 0, -1, 1).astype(m.dtype)
-    return jnp.zeros_like(q).at[order].set(q * sign[None, :]), r * sign[:, None]
+    """Householder QR of M; rows that differ much in size are sorted first, which keeps row-graded matrices accurate."""
+    rows = jnp.max(jnp.abs(m), axis=1)
+
+    def in_order(m):
+        order = jnp.argsort(rows, descending=True)
+        q, r = jnp.linalg.qr(m[order])
+        return q[jnp.argsort(order)], r
+
+    return jax.lax.cond(jnp.min(rows) * GRADED_ROWS < jnp.max(rows), in_order, lambda m: tuple(jnp.linalg.qr(m)), m)
 
 
 def add_compensated(total, carry, increment):

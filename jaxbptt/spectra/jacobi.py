@@ -8,46 +8,40 @@ PRECONDITION = 3  # LQ passes before the rotations; without them n = 64 needs mo
 MAX_SWEEPS = 30
 
 
-def graded_log_singular_values(log_scale: jax.Array, t: jax.Array) -> jax.Array:
-    """ln σ(diag(e^ℓ) T), descending.
+def graded_svd(
+    log_scale: jax.Array, t: jax.Array, *, directions: bool = True
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """diag(e^ℓ) T = U diag(e^log_sigma) Vᵀ, log_sigma descending.
 
     Args:
       log_scale: ℓ [N], −inf for rows that are zero.
       t: T [N, N], well conditioned.
+      directions: whether U and V are wanted, static; else they come as [N, 0].
 
     Returns:
-      [N] in nats.
+      (U [N, N], log_sigma [N] in nats, V [N, N]), U and V orthogonal also where log_sigma is −inf.
 
     Reference: Drmač & Veselić (2008), SIAM J. Matrix Anal. Appl. 29; the QLP passes: Stewart (1999), SISC 20.
     """
     order = jnp.argsort(log_scale, descending=True)
     log_scale, t = log_scale[order], t[order]
-    for _ in range(PRECONDITION):
-        t = _transposed_lq(log_scale, jnp.linalg.qr(t.T, mode="r").T)
-    log_sigma, _, _ = _orthogonal_rows(log_scale, t, jnp.zeros((len(t), 0), t.dtype))
-    return jnp.sort(log_sigma, descending=True)
+    basis = jnp.eye(len(t), dtype=t.dtype) if directions else jnp.zeros((0, len(t)), t.dtype)
 
+    def precondition(state, _):
+        """diag(e^ℓ) T = (diag(e^ℓ) L'ᵀ)ᵀ Q: left and right directions swap, and the new left ones take Q."""
+        t, of_left, of_right = state
+        q, upper = jnp.linalg.qr(t.T)
+        return (_transposed_lq(log_scale, upper.T), of_right @ q, of_left), None
 
-def graded_svd(log_scale: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """diag(e^ℓ) T = U diag(e^log_sigma) Vᵀ, log_sigma descending; arguments as of `graded_log_singular_values`.
-
-    Returns:
-      (U [N, N], log_sigma [N], V [N, N]), U and V orthogonal also where log_sigma is −inf.
-    """
-    order = jnp.argsort(log_scale, descending=True)
-    log_scale, t = log_scale[order], t[order]
-    bases = []
-    for _ in range(PRECONDITION):
-        basis, upper = jnp.linalg.qr(t.T)
-        t = _transposed_lq(log_scale, upper.T)
-        bases.append(basis)
-    log_sigma, rows, rotation = _orthogonal_rows(log_scale, t, jnp.eye(len(t), dtype=t.dtype))
-    left, right = rotation.T, rows.T
-    for basis in reversed(bases):  # diag(e^ℓ) T was the transpose of diag(e^ℓ) L'ᵀ, times basisᵀ
-        left, right = right, basis @ left
+    (t, of_left, of_right), _ = jax.lax.scan(precondition, (t, basis, basis), None, length=PRECONDITION)
+    log_sigma, rows, rotation = _orthogonal_rows(log_scale, t, basis.T)
+    by_size = jnp.argsort(log_sigma, descending=True)
+    if not directions:
+        return basis.T, log_sigma[by_size], basis.T
+    # PRECONDITION is odd: what began as left is right now.
+    left, right = of_right @ rows.T, of_left @ rotation.T
     left = jnp.zeros_like(left).at[order].set(left)
-    order = jnp.argsort(log_sigma, descending=True)
-    return left[:, order], log_sigma[order], right[:, order]
+    return left[:, by_size], log_sigma[by_size], right[:, by_size]
 
 
 def _transposed_lq(log_scale, lower):

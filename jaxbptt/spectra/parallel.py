@@ -108,4 +108,6 @@ def _join(a, b, q_0):
     unit = r / diagonal[:, None] * jnp.exp(jnp.where(upward, gap, -jnp.inf)) + jnp.eye(size, dtype=dtype)
     log_scale, log_carry = add_compensated(log_scale, log_carry, jnp.log(jnp.abs(diagonal)))
     sign = jnp.where(diagonal < 0, -1, 1).astype(dtype)
-    return Factors(b.q @ (q * sign[None, :]), log_scale, log_carry, unit @ (upper @ a.t), a.log_lead, log_error)
+    return Factors(
+        b.q @ (q * sign[None, :]), log_scale, log_carry, unit @ (upper @ a.t), a.label, a.log_lead, log_error
+    )

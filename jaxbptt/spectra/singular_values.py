@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxbptt import checks
 from jaxbptt.spectra import graded
-from jaxbptt.spectra.jacobi import graded_log_singular_values, graded_svd
+from jaxbptt.spectra.jacobi import graded_svd
 from jaxbptt.spectra.parallel import prefix_factors
 
 SUSPECT = 2 / 3  # estimated errors above eps^SUSPECT (4e-11, 2e-5) have the transposed, reversed chain factored too
@@ -112,15 +112,19 @@ def _decompose(jacobians, every, start, stop, method, directions):
         method = "sequential" if jax.default_backend() == "cpu" else "parallel"
     chain = jnp.asarray(jacobians)[start:stop]
     factors = prefix_factors(chain, every) if method == "parallel" else _scan_factors(chain, every, directions)
-    scale = factors.log_scale + factors.log_carry
+    suspicious = factors.log_error > SUSPECT * np.log(jnp.finfo(chain.dtype).eps)
+    mirrored = _mirrored_factors(chain, every, suspicious)
+    # One record after the other through one finish, which is compiled once.
+    records = jax.tree.map(lambda *both: jnp.concatenate(both), _kept(factors, False), mirrored)
+    wanted = jnp.concatenate((jnp.ones_like(suspicious), suspicious))
+    left, log_sigma, right = jax.lax.map(lambda record: _finish(*record, directions), (wanted, records))
+    count = len(suspicious)
+    left, right, log_sigma, mirrored = left[:count], right[:count], log_sigma[:count], log_sigma[count:]
     if directions:
-        left, log_sigma, right = jax.vmap(graded_svd)(scale, factors.t)
         left = factors.q @ left
         right = jnp.asarray(graded.generic_orthogonal(chain.shape[1]), chain.dtype) @ right
-    else:
-        log_sigma = jax.vmap(graded_log_singular_values)(scale, factors.t)
-        left = right = jnp.zeros((*log_sigma.shape, 0), chain.dtype)
-    disagreement = _disagreement(chain, every, factors.log_error, log_sigma)
+    same = (mirrored == log_sigma) | ~suspicious[:, None]  # −inf beside −inf
+    disagreement = jnp.where(same, 0, jnp.abs(mirrored - jnp.where(same, 0, log_sigma)))
     allowed = float(jnp.finfo(chain.dtype).eps) ** 0.5 * jnp.maximum(1, jnp.abs(log_sigma))
     _warn(disagreement, allowed, start, every, stop)
     finite = jnp.all(jnp.isfinite(chain))
@@ -130,48 +134,53 @@ def _decompose(jacobians, every, start, stop, method, directions):
 
 
 def _scan_factors(chain, every, directions):
-    """The factors at every record, [R, ...], by one scan; Q only for directions."""
+    """The factors at every record, [R, ...], by one scan."""
     length, size, _ = chain.shape
-
-    def kept(factors):
-        return factors._replace(q=factors.q if directions else factors.q[:, :0], log_lead=factors.log_lead[:, :0])
 
     def body(carry, step):
         factors, records = carry
         index, jacobian = step
         factors = graded.multiply(jacobian, factors)
         # Each record is overwritten until its last step.
-        records = jax.tree.map(lambda all_, one: all_.at[index // every].set(one), records, kept(factors))
+        records = jax.tree.map(lambda all_, one: all_.at[index // every].set(one), records, _kept(factors, directions))
         return (factors, records), None
 
-    factors = graded.identity(size, chain.dtype)
-    records = jax.tree.map(lambda leaf: jnp.zeros((-(-length // every), *leaf.shape), leaf.dtype), kept(factors))
+    factors, count = graded.identity(size, chain.dtype), -(-length // every)
+    records = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), _kept(factors, directions))
     return jax.lax.scan(body, (factors, records), (jnp.arange(length), chain))[0][1]
 
 
-def _disagreement(chain, every, log_error, log_sigma):
-    """|ln σ − ln σ of the transposed, reversed chain| of each record whose estimated error is suspicious, [R, N]."""
-    length, size, _ = chain.shape
+def _kept(factors, directions):
+    """What a record needs: Q only for directions."""
+    return factors._replace(q=factors.q if directions else factors.q[..., :0], log_lead=factors.log_lead[..., :0])
 
-    def check(record):
-        stop, values = record
-        fresh = graded.identity(size, chain.dtype, seed=1)  # another Q_0: a palindromic chain is its own reverse
+
+def _mirrored_factors(chain, every, suspicious):
+    """The factors of the transposed, reversed chain at every suspicious record, [R, ...]."""
+    length, size, _ = chain.shape
+    fresh = graded.identity(size, chain.dtype, seed=1)  # another Q_0: a palindromic chain is its own reverse
+
+    def visit(record):
+        suspicious, stop = record
 
         def body(factors, step):
             index, jacobian = step
             return jax.lax.cond(index < stop, graded.multiply, lambda _, f: f, jacobian.T, factors), None
 
-        factors, _ = jax.lax.scan(body, fresh, (jnp.arange(length), chain), reverse=True)
-        reversed_values = graded_log_singular_values(factors.log_scale + factors.log_carry, factors.t)
-        same = reversed_values == values  # −inf beside −inf
-        return jnp.where(same, 0, jnp.abs(reversed_values - jnp.where(same, 0, values)))
+        def factorise():
+            return jax.lax.scan(body, fresh, (jnp.arange(length), chain), reverse=True)[0]
 
-    def visit(record):
-        suspicious, *record = record
-        return jax.lax.cond(suspicious, check, lambda record: jnp.zeros_like(record[1]), record)
+        return _kept(jax.lax.cond(suspicious, factorise, lambda: fresh), False)
 
-    stops = jnp.minimum(every * jnp.arange(1, len(log_sigma) + 1), length)
-    return jax.lax.map(visit, (log_error > SUSPECT * np.log(jnp.finfo(chain.dtype).eps), stops, log_sigma))
+    return jax.lax.map(visit, (suspicious, jnp.minimum(every * jnp.arange(1, len(suspicious) + 1), length)))
+
+
+def _finish(wanted, factors, directions):
+    """(U, ln σ, V) of diag(e^ℓ) T, the parts wanted at all."""
+    scale, t = factors.log_scale + factors.log_carry, factors.t
+    basis = jnp.zeros_like(t if directions else t[:, :0])
+    svd = lambda: graded_svd(scale, t, directions=directions)  # noqa: E731
+    return jax.lax.cond(wanted, svd, lambda: (basis, scale, basis))
 
 
 def _warn(disagreement, allowed, start, every, stop):

@@ -1,0 +1,220 @@
+"""Random networks left to themselves, through the transition to chaos: exponents against the mean field, and size."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from experiments import harness, systems
+from jaxbptt import cells, spectra
+from jaxbptt.checks import require_size
+
+GAINS = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
+GATED_GAINS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+REFERENCE = 3.0  # g of the published values, and of the spectra across N
+ALL_BELOW, SHARE = 64, 3 / 8  # larger nets: the leading 3/8 of N exponents, which settle the dimension
+LOWEST = -2.5  # nats per step: the end of the axis of a spectrum, whose tail has no bound
+SIZE_COLOURS = ("#9ecae1", "#4292c6", "#084594")
+GAIN_COLOURS = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#e0c318")
+GATED_COLOURS = {"lstm": "#7a5195", "gru": "#c77d0a"}
+
+
+@dataclass(frozen=True)
+class Config:
+    size: int = field(default=256, metadata={"help": "state entries N of the largest net (and N/2 and N/4)"})
+    nets: int = field(default=4, metadata={"help": "nets drawn at each gain, at least 2"})
+    length: int = field(default=600, metadata={"help": "steps T"})
+    transient: int = field(default=200, metadata={"help": "steps before them"})
+    seed: int = field(default=0, metadata={"help": "seed of the weights"})
+    out: str = field(default="results/chaos", metadata={"help": "folder of the results"})
+
+
+class Transition(NamedTuple):
+    """One cell at one size N. G gains, B nets, k exponents. Rates: nats per step."""
+
+    size: np.ndarray  # [] N
+    gains: np.ndarray  # [G]
+    exponents: np.ndarray  # [G, B, k] descending
+    standard_error: np.ndarray  # [G, B, k] of each net's own, over time
+    dimension: np.ndarray  # [G, B] Kaplan-Yorke
+    entropy: np.ndarray  # [G, B] Σ of the positive exponents
+    interval: np.ndarray  # [G, B] mean steps between QRs
+    interval_error: np.ndarray  # [G, B] what that cost, largest over i, where it was checked
+
+
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, Transition]:
+    """Tanh nets of three sizes, gated nets of the smallest, over gains, in float64 (the caller enables x64)."""
+    require_size("size", config.size, least=8)
+    require_size("nets", config.nets, least=2)
+    require_size("length", config.length, least=2)
+    require_size("transient", config.transient, least=0)
+    swept = {f"tanh, N = {n}": (systems.random_tanh(n, 1.0), GAINS) for n in _sizes(config)}
+    smallest = 2 * (config.size // 8)
+    swept[f"lstm, N = {smallest}"] = (cells.lstm(0, smallest // 2), GATED_GAINS)
+    swept[f"gru, N = {smallest}"] = (cells.gru(0, smallest), GATED_GAINS)
+    return {name: _sweep(name, cell, gains, config, progress) for name, (cell, gains) in swept.items()}
+
+
+def _sizes(config):
+    return config.size // 4, config.size // 2, config.size
+
+
+def _sweep(name, cell, gains, config, progress):
+    """Every net of gain 1 with its recurrent weights times g: one draw of the nets serves all gains."""
+    inputs = jnp.zeros((config.transient + config.length, 0))
+    keys = jax.random.split(jax.random.key(config.seed), config.nets)
+    flat, unravel = ravel_pytree(cell.initial_state(cell.init(keys[0])))
+
+    def measure(gain, key):
+        params = cell.init(key)
+        params = params._replace(w_hh=gain * params.w_hh)
+        start = unravel(jax.random.normal(jax.random.fold_in(key, 1), flat.shape))
+        k = flat.size if flat.size <= ALL_BELOW else int(SHARE * flat.size)
+        result = spectra.stream_exponents(cell, params, inputs, initial=start, transient=config.transient, k=k)
+        dimension, entropy = result.kaplan_yorke_dimension(), result.entropy_rate()
+        error = jnp.max(result.interval_error)
+        return result.exponents, result.standard_error, dimension, entropy, result.interval, error
+
+    measure_nets = jax.jit(lambda gain, keys: jax.lax.map(lambda key: measure(gain, key), keys))
+    rows = []
+    for gain in gains:
+        progress(f"{name}, gain {gain:g}")
+        rows.append(jax.tree.map(np.asarray, measure_nets(jnp.asarray(gain), keys)))
+    return Transition(np.array(flat.size), np.array(gains), *(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def pool(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over nets and its standard error from the spread between them, [G, ...] from [G, B, ...]."""
+    return values.mean(axis=1), values.std(axis=1, ddof=1) / values.shape[1] ** 0.5
+
+
+def summarise(result: Transition) -> dict[str, Any]:
+    """Over gain: λ_1, dimension and entropy rate with their standard errors over nets, and where λ_1 turns positive."""
+    top, error = pool(result.exponents[:, :, 0])
+    dimension, dimension_error = pool(result.dimension / result.size)
+    entropy, entropy_error = pool(result.entropy / result.size)
+    chaotic = top > 2 * error
+    return {
+        "gains": result.gains.tolist(),
+        "exponent": top.tolist(),
+        "exponent_error": error.tolist(),
+        "dimension_per_unit": dimension.tolist(),
+        "dimension_per_unit_error": dimension_error.tolist(),
+        "entropy_per_unit": entropy.tolist(),
+        "entropy_per_unit_error": entropy_error.tolist(),
+        "chaotic_from": float(result.gains[np.argmax(chaotic)]) if chaotic.any() else None,
+        "interval_error": float(result.interval_error.max()),
+    }
+
+
+def in_words(name: str, summary: dict[str, Any]) -> str:
+    start = summary["chaotic_from"]
+    words = f"{name}: " + ("not chaotic at any gain" if start is None else f"chaotic from gain {start:g}")
+    if name.startswith("tanh"):
+        i = summary["gains"].index(REFERENCE)
+        keys = ("exponent", "dimension_per_unit")
+        exponent, dimension = (f"{summary[key][i]:.3f} ± {summary[key + '_error'][i]:.3f}" for key in keys)
+        words += f"; g = {REFERENCE:g}: λ_1 {exponent}, D_KY/N {dimension}"
+    return words
+
+
+def plot(results: dict[str, Transition], path: Path) -> None:
+    """Above: λ_1, dimension, gated nets over gain. Below: the shape of the spectrum over size, gain and cell."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(16.5, 9.4), layout="constrained")
+    figure.suptitle("Random recurrent networks through the transition to chaos", fontsize=17)
+    (growth, dimension, gated), (sizes, gains, kinds) = axes = figure.subplots(2, 3)
+    tanh = {name: result for name, result in results.items() if name.startswith("tanh")}
+    others = {name: result for name, result in results.items() if name not in tanh}
+    (small_name, smallest), *_, (_, largest) = tanh.items()
+    styles = dict(zip(tanh, SIZE_COLOURS, strict=True))
+
+    fine = np.linspace(largest.gains[0], largest.gains[-1], 200)
+    infinite = [systems.mean_field_exponent(gain) for gain in fine]
+    growth.plot(fine, infinite, color="0.1", linewidth=2, label="mean field, N → ∞")
+    growth.plot(fine, np.log(fine), color="0.5", linestyle="--", linewidth=1.2, label="linear net, ln g")
+    for name, result in tanh.items():
+        _plot_means(growth, result.gains, result.exponents[:, :, 0], styles[name], name)
+        _plot_means(dimension, result.gains, result.dimension / result.size, styles[name], name)
+    for ax, value in ((growth, systems.CLARK_EXPONENT), (dimension, systems.CLARK_DIMENSION)):
+        ax.plot(REFERENCE, value, "*", color="#d1495b", markersize=15, zorder=5, label="published, N = 4096")
+    growth.set(title="growth rate of tanh nets", ylabel=r"$\lambda_1$ (nats per step)", ylim=(-0.75, 0.75))
+    dimension.set(title="dimension of the attractor", ylabel="Kaplan-Yorke dimension / N", ylim=(-0.01, None))
+    _plot_means(gated, smallest.gains, smallest.exponents[:, :, 0], styles[small_name], small_name)
+    for name, result in others.items():
+        _plot_means(gated, result.gains, result.exponents[:, :, 0], _gated_colour(name), _title(name))
+    gated.set(title="the same for gated nets", ylabel=r"$\lambda_1$ (nats per step)", xscale="log")
+    ticks = [gain for gain in (0.5, 1, 2, 3, 5, 8, 12) if gain <= GATED_GAINS[-1]]
+    gated.set_xticks(ticks, [f"{gain:g}" for gain in ticks])
+    gated.minorticks_off()
+
+    for name, result in tanh.items():
+        _plot_spectrum(sizes, result, list(result.gains).index(REFERENCE), styles[name], name)
+    for gain, colour in zip((0.9, 1.25, 1.5, 2.0, 3.0, 5.0), GAIN_COLOURS, strict=True):
+        _plot_spectrum(gains, largest, list(largest.gains).index(gain), colour, f"g = {gain:g}")
+    _plot_spectrum(kinds, smallest, -1, styles[small_name], f"{small_name}, gain {smallest.gains[-1]:g}")
+    for name, result in others.items():
+        _plot_spectrum(kinds, result, -1, _gated_colour(name), f"{_title(name)}, gain {result.gains[-1]:g}")
+    sizes.set_title(f"spectrum of tanh nets, g = {REFERENCE:g}: one curve for every N")
+    gains.set_title(f"spectrum over gain, tanh, N = {largest.size}")
+    kinds.set_title("spectrum by cell, at the largest gain")
+
+    for ax in (growth, dimension, gated):
+        ax.set_xlabel("gain of the recurrent weights")
+        ax.legend(frameon=False, loc="lower right")
+    for ax in (sizes, gains, kinds):
+        ax.set(xlabel="i / N", ylabel=r"$\lambda_i$ (nats per step)", ylim=(LOWEST, 0.7), xlim=(0, 0.85))
+        ax.legend(frameon=False, loc="upper right")
+    gains.set(ylim=(-1.25, 0.7), xlim=(0, SHARE * 1.02))
+    for ax in axes.flat:
+        ax.axhline(0, color="0.5", linewidth=0.8, zorder=0)
+        ax.title.set_fontweight("bold")
+        ax.spines[["top", "right"]].set_visible(False)
+    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def _plot_means(ax, gains, values, colour, label):
+    """Mean over nets with two standard errors."""
+    mean, error = pool(values)
+    ax.errorbar(gains, mean, 2 * error, color=colour, marker="o", markersize=5, linewidth=1, capsize=2.5, label=label)
+
+
+def _plot_spectrum(ax, result, index, colour, label):
+    """Mean over nets; an exponent that is −inf in one net is left out."""
+    values = result.exponents[index]
+    mean = np.where(np.isfinite(values).all(axis=0), values.sum(axis=0) / len(values), np.nan)
+    places = (np.arange(values.shape[1]) + 0.5) / result.size
+    ax.plot(places, mean, color=colour, linewidth=2, marker=".", markersize=4, label=label)
+
+
+def _gated_colour(name):
+    return GATED_COLOURS[name.split(",")[0]]
+
+
+def _title(name):
+    return name.replace("lstm", "LSTM").replace("gru", "GRU")
+
+
+def main(arguments: list[str]) -> int:
+    config = harness.parse(Config, arguments, "python -m experiments chaos", __doc__)
+    jax.config.update("jax_enable_x64", True)
+    out, progress = Path(config.out), harness.Progress()
+    results = run(config, progress)
+    progress("figure")
+    plot(results, out / "figure.png")
+    summary = {name: summarise(result) for name, result in results.items()}
+    summary["mean_field"] = {f"{gain:g}": systems.mean_field_exponent(gain) for gain in GAINS}
+    harness.write_results(out, config, results)
+    harness.write_json(out / "summary.json", summary)
+    for name in results:
+        print(in_words(name, summary[name]))
+    infinite, published = systems.mean_field_exponent(REFERENCE), systems.CLARK_EXPONENT
+    print(f"g = {REFERENCE:g}, for comparison: λ_1 {infinite:.6f} in the mean field (N → ∞), {published} published at")
+    print(f"  N = 4096, with D_KY/N {systems.CLARK_DIMENSION}")
+    progress(f"wrote config.json, arrays.npz, summary.json and figure.png to {out}")
+    return 0

@@ -1,0 +1,215 @@
+"""How many digits of each singular value of dh_t/dh_0 survive: assembled product and graded method, both floats."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import harness, systems
+from jaxbptt import spectra
+from jaxbptt.checks import require_size
+from jaxbptt.jacobians import prefix_products, step_jacobians
+from jaxbptt.trajectories import unroll
+
+SETTLE = 200  # steps before step 1
+RIGHT = 1.0  # digits: a value with fewer is called lost
+SMALL, SMALL_LENGTH, SMALL_DIGITS = 6, 80, 250  # the chain that is also multiplied in arbitrary precision
+COLOURS = {"assembled, float32": "#e08214", "assembled, float64": "#b2182b"}
+COLOURS |= {"graded, float32": "#4393c3", "graded, float64": "#053061"}
+
+
+@dataclass(frozen=True)
+class Config:
+    hidden: int = field(default=32, metadata={"help": "units N of the random tanh net"})
+    length: int = field(default=150, metadata={"help": "steps T"})
+    records: int = field(default=50, metadata={"help": "how many t are looked at"})
+    gain: float = field(default=2.0, metadata={"help": "g: weights are N(0, g²/N)"})
+    seed: int = field(default=0, metadata={"help": "seed of the weights"})
+    out: str = field(default="results/precision", metadata={"help": "folder of the results"})
+
+
+class Digits(NamedTuple):
+    """One method in one float. R records at `steps`, N singular values, descending."""
+
+    steps: np.ndarray  # [R] t
+    kept: np.ndarray  # [R, N] −log₁₀ of the relative error of σ_i, 0 … 16; 0 where it came out as 0, inf or NaN
+    log_values: np.ndarray  # [R, N] ln σ_i as the method has it
+    horizons: np.ndarray  # [N] ln(1/eps)/(λ_1 − λ_i), eps of the float: the rule of thumb; inf for i = 1
+
+
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, Digits]:
+    """Both methods in both floats (the caller enables x64).
+
+    Each is judged against the chain it was given: the float32 ones against the rounded Jacobians, whose rounding is not
+    the method's doing. Truth is the graded method in float64; for that one, its values from the transposed, reversed
+    chain, which meets the same matrices in the opposite order.
+    """
+    for name in ("hidden", "length", "records"):
+        require_size(name, getattr(config, name))
+    if not (np.isfinite(config.gain) and config.gain > 0):
+        raise ValueError(f"gain: got {config.gain}, expected a positive number")
+    progress(f"tanh net, N = {config.hidden}, g = {config.gain:g}")
+    chain = tanh_chain(config.hidden, config.gain, config.length, config.seed)
+    every = max(1, config.length // config.records)
+    steps = np.unique(np.append(np.arange(every, config.length + 1, every), config.length))
+    graded = jax.jit(lambda chain: spectra.log_singular_values(chain, every=every))
+    chains = {"float32": chain.astype(jnp.float32), "float64": chain}
+    results = {}
+    for dtype, given in chains.items():
+        progress(f"graded, {dtype}")
+        own = np.asarray(graded(given), float)
+        truth = own if dtype == "float64" else np.asarray(graded(given.astype(chain.dtype)))
+        progress(f"assembled, {dtype}")
+        assembled = _assembled(given)[steps - 1]
+        if dtype == "float64":
+            progress("graded, float64, transposed and reversed")
+            other = np.asarray(jax.jit(_reversed_values)(given, jnp.asarray(steps)))
+        rates = truth[-1] / config.length
+        with np.errstate(divide="ignore"):
+            horizons = -np.log(np.finfo(dtype).eps) / (rates[0] - rates)
+        results[f"assembled, {dtype}"] = Digits(steps, digits_kept(assembled, truth), assembled, horizons)
+        against = other if dtype == "float64" else truth
+        results[f"graded, {dtype}"] = Digits(steps, digits_kept(own, against), own, horizons)
+    return results
+
+
+def tanh_chain(size: int, gain: float, length: int, seed: int) -> jax.Array:
+    """[T, N, N] Jacobians of the undriven random tanh net, after it has settled."""
+    cell = systems.random_tanh(size, gain)
+
+    def chain(params):
+        settled = unroll(cell, params, jnp.zeros((SETTLE, 0))).states[-1]
+        return step_jacobians(cell, params, unroll(cell, params, jnp.zeros((length, 0)), initial=settled))
+
+    return jax.jit(chain)(cell.init(jax.random.key(seed)))
+
+
+def _assembled(chain):
+    """ln σ of the assembled products, by an SVD of each in its own float; NaN where a product is not finite."""
+    products = np.asarray(jax.jit(prefix_products)(chain))
+    finite = np.isfinite(products).all(axis=(1, 2))
+    values = np.linalg.svd(np.where(finite[:, None, None], products, 0), compute_uv=False)
+    with np.errstate(divide="ignore"):
+        return np.where(finite[:, None], np.log(values.astype(float)), np.nan)
+
+
+def _reversed_values(chain, steps):
+    """ln σ(J_1ᵀ … J_tᵀ) at each t of `steps`, every t a chain of its own, filled up with identities to one length."""
+    indices = jnp.arange(len(chain))
+    identity = jnp.eye(chain.shape[1], dtype=chain.dtype)
+
+    def values(stop):
+        backwards = chain[jnp.maximum(stop - 1 - indices, 0)].swapaxes(1, 2)
+        return spectra.log_singular_values(jnp.where((indices < stop)[:, None, None], backwards, identity[None]))[0]
+
+    return jax.lax.map(values, steps)
+
+
+def digits_kept(log_values: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """−log₁₀ |σ/σ_true − 1|, within 0 … 16; a value that is no number has none, −inf beside −inf has all."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        digits = -np.log10(np.abs(np.expm1(log_values - truth)))
+    return np.where(log_values == truth, 16.0, np.nan_to_num(np.clip(digits, 0, 16), nan=0.0))
+
+
+def check_by_arbitrary_precision(gain: float, seed: int) -> float | None:
+    """Worst |error| in nats of the graded float64 values of a small net, by mpmath; None if that is not installed."""
+    try:
+        import mpmath
+    except ImportError:
+        return None
+    chain = tanh_chain(SMALL, gain, SMALL_LENGTH, seed)
+    values = np.asarray(jax.jit(spectra.log_singular_values)(chain))[0]
+    with mpmath.workdps(SMALL_DIGITS):
+        product = mpmath.eye(SMALL)
+        for jacobian in np.asarray(chain):
+            product = mpmath.matrix(jacobian.tolist()) * product
+        exact = sorted((float(mpmath.log(v)) for v in mpmath.svd_r(product, compute_uv=False)), reverse=True)
+    return float(np.max(np.abs(values - np.array(exact))))
+
+
+def summarise(results: dict[str, Digits]) -> dict[str, Any]:
+    """For each method: when σ_N is lost for good, the rule of thumb's T*, and what is kept at T."""
+    summary = {}
+    for name, result in results.items():
+        lost = result.kept[:, -1] < RIGHT
+        first = len(lost) - int(np.argmin(lost[::-1])) if not lost.all() else 0  # after the last right record
+        summary[name] = {
+            "smallest_lost_at": int(result.steps[first]) if lost[-1] else None,
+            "rule_of_thumb": float(result.horizons[-1]),
+            "right_at_end": int(np.sum(result.kept[-1] >= RIGHT)),
+            "singular_values": int(result.kept.shape[1]),
+            "fewest_digits_at_end": float(result.kept[-1].min()),
+        }
+    return summary
+
+
+def plot(results: dict[str, Digits], path: Path) -> None:
+    """Digits kept, singular index against t, four panels; beside them how many values are still right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14.5, 7.2), layout="constrained")
+    grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 1.05))
+    count = figure.add_subplot(grid[:, 2])
+    shown = {name: figure.add_subplot(grid[i // 2, i % 2]) for i, name in enumerate(COLOURS)}
+    for (name, ax), place in zip(shown.items(), range(4), strict=True):
+        result, size = results[name], results[name].kept.shape[1]
+        edges = np.concatenate(([0], result.steps)) + 0.5
+        image = ax.pcolormesh(
+            edges, np.arange(size + 1) + 0.5, result.kept.T, cmap="viridis", vmin=0, vmax=16, rasterized=True
+        )
+        if name.startswith("assembled"):
+            label = r"$T^*_i=\ln(1/\varepsilon)\,/\,(\lambda_1-\lambda_i)$"
+            ax.plot(result.horizons, np.arange(1, size + 1), color="white", linewidth=1.8, linestyle="--", label=label)
+            ax.legend(facecolor="none", labelcolor="white", edgecolor="none", loc="lower right", fontsize="large")
+        ax.set_title(name, fontweight="bold", color=COLOURS[name])
+        ax.set(xlim=(0.5, result.steps[-1] + 0.5), ylim=(size + 0.5, 0.5))
+        ax.set(xlabel="step t" if place > 1 else "", ylabel="singular value i" if place % 2 == 0 else "")
+    figure.colorbar(image, ax=list(shown.values()), label="correct digits of $\\sigma_i$", shrink=0.7, pad=0.02)
+    for name, colour in COLOURS.items():
+        result = results[name]
+        right = np.sum(result.kept >= RIGHT, axis=1)
+        line = "-" if name.startswith("graded") else "--"
+        width = 4.5 if name == "graded, float32" else 2.2
+        count.plot(result.steps, right, color=colour, linewidth=width, linestyle=line, label=name)
+        if name.startswith("assembled"):
+            label = f"rule of thumb, $T^*_{{{size}}}$ = {result.horizons[-1]:.0f}"
+            expected = np.sum(result.horizons[None, :] > result.steps[:, None], axis=1)
+            count.plot(result.steps, expected, color=colour, linewidth=1, linestyle=":", label=label)
+    count.set(xlabel="step t", ylabel=f"singular values within 10 %, of {size}", ylim=(0, size * 1.04))
+    count.set(xlim=(0, result.steps[-1]))
+    count.set_title("how many are right", fontweight="bold")
+    count.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.93))
+    count.spines[["top", "right"]].set_visible(False)
+    title = r"Correct digits of each singular value of $dh_t/dh_0$, largest at the top: tanh net"
+    figure.suptitle(f"{title}, N = {size}", fontsize="x-large")
+    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
+
+
+def main(arguments: list[str]) -> int:
+    config = harness.parse(Config, arguments, "python -m experiments precision", __doc__)
+    jax.config.update("jax_enable_x64", True)
+    out, progress = Path(config.out), harness.Progress()
+    results = run(config, progress)
+    progress("figure")
+    plot(results, out / "figure.png")
+    summary = summarise(results)
+    progress(f"arbitrary precision, N = {SMALL}, T = {SMALL_LENGTH}")
+    error = check_by_arbitrary_precision(config.gain, config.seed)
+    harness.write_results(out, config, results)
+    harness.write_json(out / "summary.json", {**summary, "error_against_mpmath": error})
+    for name, entry in summary.items():
+        when = entry["smallest_lost_at"]
+        said = "never lost" if when is None else f"lost from step {when} (rule of thumb {entry['rule_of_thumb']:.0f})"
+        kept = f"{entry['right_at_end']} of {entry['singular_values']} values right at T"
+        print(f"{name:18} σ_N {said}; {kept}, fewest digits {entry['fewest_digits_at_end']:.1f}")
+    if error is None:
+        print("graded float64 not checked in arbitrary precision: mpmath is not installed")
+    else:
+        small = f"N = {SMALL}, T = {SMALL_LENGTH}"
+        print(f"graded float64 against {SMALL_DIGITS} digits, {small}: {error:.0e} nats at worst")
+    progress(f"wrote config.json, arrays.npz, summary.json and figure.png to {out}")
+    return 0

@@ -1,0 +1,212 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxbptt import cells, jacobians, trajectories
+from jaxbptt.spectra import leading
+from tests import cases
+from tests.mutation import mutate
+
+KEY, K, LENGTH = jax.random.key(7), 3, 12
+CELLS = {"elman": cells.elman(2, 12), "lstm": cells.lstm(2, 5), "custom": cases.custom_cell(2)}
+LINEAR = cells.linear(0, 8)
+
+
+def instance(name, dtype=np.float64):
+    cell = CELLS[name]
+    params, inputs, _, initial = cases.instance(cell, KEY, length=LENGTH, gain=1.5)
+    params, inputs, initial = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, inputs, initial))
+    return cell, params, trajectories.unroll(cell, params, inputs, initial=initial)
+
+
+def dense_product(cell, params, trajectory, start=0, stop=None):
+    chain = np.asarray(jacobians.step_jacobians(cell, params, trajectory), np.float64)[start:stop]
+    return functools.reduce(lambda product, jacobian: jacobian @ product, chain, np.eye(chain.shape[1]))
+
+
+def run(cell, params, trajectory, module=leading, **options):
+    options = {"k": K, "key": jax.random.key(0)} | options
+    return jax.jit(lambda params, trajectory: module.leading_singular_values(cell, params, trajectory, **options))(
+        params, trajectory
+    )
+
+
+def dense_residual(product, found):
+    left, right = np.asarray(found.left, np.float64), np.asarray(found.right, np.float64)
+    sigma = np.exp(np.asarray(found.log_sigma, np.float64))
+    return np.linalg.norm(product.T @ left - sigma * right, axis=0) / sigma
+
+
+def assert_orthonormal(found, tolerance=1e-13):
+    for basis in (found.left, found.right):
+        np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "span", "options"),
+    [
+        ("elman", {}, {"oversampling": 2}),
+        ("elman", {"start": 3, "stop": 9}, {"tolerance": 1e-9, "oversampling": 4}),
+        ("lstm", {"stop": 5}, {"oversampling": 3}),
+        ("custom", {}, {"k": 4}),
+    ],
+)
+def test_against_a_dense_decomposition(name, span, options):
+    cell, params, trajectory = instance(name)
+    found, product = run(cell, params, trajectory, **span, **options), dense_product(cell, params, trajectory, **span)
+    expected = np.linalg.svd(product, compute_uv=False)
+    floor = 100 * np.finfo(float).eps * expected[0] / expected[: options.get("k", K)]
+    tolerance = options.get("tolerance", 1e-3)
+    assert (found.residual <= tolerance).all()
+    assert found.rounds < 8
+    # An error δ of the directions is one of δ² of the values.
+    values = np.log(expected[: len(found.log_sigma)])
+    assert (np.abs(found.log_sigma - values) <= floor + tolerance**2).all()
+    assert (np.abs(dense_residual(product, found) - found.residual) <= floor).all()
+    assert (np.abs(dense_residual(product.T, found._replace(left=found.right, right=found.left))) <= floor).all()
+    assert_orthonormal(found)
+
+
+def test_in_float32():
+    cell, params, trajectory = instance("elman", np.float32)
+    found, product = run(cell, params, trajectory), dense_product(cell, params, trajectory)
+    assert all(leaf.dtype == np.float32 for leaf in found[:4])
+    assert (found.residual <= 1e-3).all()
+    np.testing.assert_allclose(found.log_sigma, np.log(np.linalg.svd(product, compute_uv=False)[:K]), rtol=0, atol=1e-5)
+    sigma = np.exp(np.asarray(found.log_sigma))
+    assert (np.abs(dense_residual(product, found) - np.asarray(found.residual)) <= 1e-5 * sigma[0] / sigma).all()
+    assert_orthonormal(found, 1e-5)
+
+
+def test_too_few_directions_are_not_said_to_be_enough():
+    cell, params, trajectory = instance("elman")
+    product = dense_product(cell, params, trajectory)
+    short = run(cell, params, trajectory, oversampling=0, max_rounds=1)
+    assert short.rounds == 1
+    assert short.residual.max() > 1e-2
+    np.testing.assert_allclose(short.residual, dense_residual(product, short), rtol=1e-9)
+    expected = np.log(np.linalg.svd(product, compute_uv=False)[:K])
+    assert (short.log_sigma < expected).all()
+
+
+@functools.cache
+def linear_run(length):
+    def call(weights):
+        params = cells.ElmanParams(jnp.zeros((8, 0)), weights, jnp.zeros(8))
+        trajectory = trajectories.unroll(LINEAR, params, jnp.zeros((length, 0)))
+        return leading.leading_singular_values(LINEAR, params, trajectory, k=4, key=KEY, oversampling=2)
+
+    return jax.jit(call)
+
+
+ORTHOGONAL = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+
+
+@pytest.mark.parametrize("gain", [1e-12, 1.1, 1e15])
+def test_equal_values_at_any_magnitude(gain):
+    found = linear_run(60)(gain * ORTHOGONAL)
+    np.testing.assert_allclose(found.log_sigma, 60 * np.log(gain), rtol=1e-13)
+    assert (found.residual < 1e-11).all()
+    assert found.rounds == 1
+    assert_orthonormal(found)
+
+
+def test_values_that_lie_far_apart():
+    """ln σ is right at any grading; directions are held to eps of the largest, and the residual says so."""
+    magnitudes = 10.0 ** -np.arange(8)
+    found = linear_run(60)(ORTHOGONAL @ np.diag(magnitudes) @ ORTHOGONAL.T)
+    np.testing.assert_allclose(found.log_sigma, -60 * np.log(10) * np.arange(4), rtol=0, atol=1e-8)
+    assert found.residual[0] < 1e-12
+    assert (found.residual[1:] > 1e3).all()
+    assert found.rounds == 8
+
+
+def test_the_zero_chain():
+    found = linear_run(60)(np.zeros((8, 8)))
+    assert np.isneginf(found.log_sigma).all()
+    np.testing.assert_array_equal(found.residual, 0)
+    assert_orthonormal(found)
+
+
+def test_rank_one():
+    u, v = ORTHOGONAL[:, 0], ORTHOGONAL[:, 0] + 0.5 * ORTHOGONAL[:, 1]
+    found = linear_run(60)(np.outer(u, v))
+    np.testing.assert_allclose(found.log_sigma[0], 0.5 * np.log(1.25), rtol=0, atol=1e-12)
+    assert found.residual[0] < 1e-12
+    assert (found.log_sigma[1:] < -30).all()
+    assert_orthonormal(found)
+
+
+MUTANTS = [
+    ("steps, reverse=True)", "steps, reverse=True)"),  # the control: nothing broken, nothing seen
+    ("steps, reverse=True)", "steps)"),
+    ("leaf[start:stop], (trajectory.previous", "leaf[start:stop], (trajectory.states"),
+    ("r @ coordinates", "coordinates"),
+    ("(log_norm - log_sigma)", "log_norm"),
+    ("left.T @ rows", "left @ rows"),
+    ("first.q @ right", "right"),
+    ("lower.T @ r", "r"),
+    ("lambda: twice, householder", "lambda: twice, lambda: twice"),
+    ("        return basis, Leading", "        return found.right.T, Leading"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), MUTANTS)
+def test_a_broken_line_is_seen(old, new):
+    mutant = mutate(leading, old, new)
+    cell, params, trajectory = instance("custom")
+    flat = ravel_pytree(trajectory.initial)[0]
+    if "twice" in old:
+        rows = jnp.stack((flat, flat * (1 + 1e-14) + jnp.eye(len(flat))[0] * 1e-12))
+        q, _ = mutant._row_qr(rows)
+        assert not np.allclose(q @ q.T, np.eye(2), atol=1e-12)
+        return
+    # All N directions need one round; fewer need all of them to be told right.
+    options = {"k": 2, "oversampling": 0, "max_rounds": 30} if "return basis" in old else {"k": 4, "max_rounds": 1}
+    found = run(cell, params, trajectory, mutant, start=1, stop=4, tolerance=1e-9, **options)
+    product = dense_product(cell, params, trajectory, 1, 4)
+    expected = np.log(np.linalg.svd(product, compute_uv=False)[: options["k"]])
+    unbroken = (
+        np.allclose(found.log_sigma, expected, rtol=0, atol=1e-8)
+        and (found.residual <= 1e-9).all()
+        and (dense_residual(product, found) <= 1e-8).all()
+    )
+    assert unbroken == (old == new)
+
+
+def test_bad_numbers():
+    cell, params, trajectory = instance("elman")
+    broken = trajectory._replace(states=trajectory.states.at[4, 1].set(jnp.nan))
+    with pytest.raises(ValueError, match=r"trajectory.states: got NaN or inf, .*; first at step t = 5"):
+        leading.leading_singular_values(cell, params, broken, k=2, key=KEY)
+    found = linear_run(60)(jnp.eye(8).at[2, 3].set(jnp.nan))
+    assert all(np.isnan(leaf).all() for leaf in found[:4])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"k": 0}, ValueError, "k: got 0, expected at least 1"),
+        ({"k": 13}, ValueError, "k: got 13, expected at most N = 12"),
+        ({"k": 2.0}, TypeError, "k: got float, expected an int"),
+        ({"oversampling": -1}, ValueError, "oversampling: got -1, expected at least 0"),
+        ({"max_rounds": 0}, ValueError, "max_rounds: got 0, expected at least 1"),
+        ({"tolerance": 0.0}, ValueError, "tolerance: got 0.0, expected a positive number"),
+        ({"key": 0}, TypeError, "key: got int, expected a typed key"),
+        ({"start": 4, "stop": 4}, ValueError, "start: got 4 = stop, expected start < stop"),
+        ({"start": 4, "stop": 3}, ValueError, "start: got 4 > stop = 3"),
+        ({"stop": 13}, ValueError, "stop: got 13, expected 0 … T = 12"),
+    ],
+)
+def test_bad_arguments_get_one_line(options, error, message):
+    with pytest.raises(error, match=message):
+        leading.leading_singular_values(*instance("elman"), **({"k": 2, "key": KEY} | options))
+
+
+def test_half_precision_is_refused():
+    with pytest.raises(TypeError, match="trajectory: got a state of float16, expected float32 or float64"):
+        leading.leading_singular_values(*instance("elman", np.float16), k=2, key=KEY)
