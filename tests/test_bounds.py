@@ -150,7 +150,7 @@ def test_x4_eigenvalues_of_the_steps_say_nothing():
     words = " ".join(found.diagnosis())
     assert "exploded: ‖dh_T/dh_0‖ = 4096" in words
     assert "singular: its smallest singular value is exactly 0" in words
-    assert "W" not in words.replace("σ_max(W)", "")
+    assert "W" not in words
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 import jaxbptt
-from jaxbptt import cells, comparison, derivations, gradients, jacobians, models, plotting, spectra, terms, trajectories
+from jaxbptt import (
+    cells,
+    comparison,
+    derivations,
+    fixed_points,
+    gradients,
+    jacobians,
+    models,
+    plotting,
+    spectra,
+    terms,
+    trajectories,
+)
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
@@ -17,7 +29,9 @@ NAMES = {
     models: "Model SequenceParams Readout sequence_model squared_error softmax_cross_entropy",
     trajectories: "Trajectory unroll",
     jacobians: "step_jacobians product prefix_products",
-    spectra: "log_singular_values",
+    spectra: "log_singular_values singular_decomposition lyapunov_exponents stream_exponents pool_exponents"
+    " kaplan_yorke_dimension entropy_rate log_growth leading_singular_values pair_norms bounds",
+    fixed_points: "find_fixed_points unique",
     gradients: "autodiff bptt forward_sensitivity double_sum adjoints",
     terms: "gradient_terms",
     derivations: "Derivation check check_gradient assert_correct",

@@ -212,7 +212,7 @@ def _looseness(found):
     if end == -np.inf:
         return f"Π‖J_t‖ = {_number(found.log_step_norms[-1])} where the truth is 0."
     gap = max(0, found.log_step_norms[-1] - end)
-    weight = max(0, length * found.log_gamma_sigma - end)
+    weight = np.maximum(0, length * found.log_gamma_sigma - end)  # NaN without W
     by_weight = "" if np.isnan(weight) else f", (γ σ_max(W))^T {weight:.3g} ({weight / length:.3g} a step)"
     return f"At T, Π‖J_t‖ is {gap:.3g} nats above the truth ({gap / length:.3g} a step){by_weight}."
 
