@@ -9,6 +9,7 @@ is [N, N], row = output; products have the latest factor on the left. Logs are n
 """
 
 from jaxbptt import (
+    assessment,
     cells,
     comparison,
     derivations,
@@ -16,12 +17,15 @@ from jaxbptt import (
     gradients,
     jacobians,
     models,
+    online,
     spectra,
     terms,
     trajectories,
+    truncation,
 )
 
 __all__ = [
+    "assessment",
     "cells",
     "comparison",
     "derivations",
@@ -29,7 +33,9 @@ __all__ = [
     "gradients",
     "jacobians",
     "models",
+    "online",
     "spectra",
     "terms",
     "trajectories",
+    "truncation",
 ]

@@ -72,9 +72,9 @@ def bptt(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any =
     """
     trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
     adjoint, initial_adjoint = _adjoint_scan(model, params, trajectory, local)
-    recurrent = _parameter_gradient(model, params, trajectory, adjoint)
+    recurrent = parameter_gradient(model, params, trajectory, adjoint)
     grads = jax.tree.map(jnp.add, direct, recurrent)
-    return loss, _add_initial(model, params, grads, initial_adjoint) if initial is None else grads
+    return loss, add_initial(model, params, grads, initial_adjoint) if initial is None else grads
 
 
 def forward_sensitivity(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None):
@@ -161,7 +161,7 @@ def double_sum(model: Model, params: Any, inputs: Any, targets: Any, *, initial:
     jacobians = step_jacobians(model, params, trajectory, method="reverse")
     grads, _, carried = scan_terms(add_terms, direct, trajectory, jacobians, flatten_steps(local))
     initial_adjoint = unravel(jnp.sum(carried, axis=0))
-    return loss, _add_initial(model, params, grads, initial_adjoint) if initial is None else grads
+    return loss, add_initial(model, params, grads, initial_adjoint) if initial is None else grads
 
 
 def adjoints(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None) -> jax.Array:
@@ -228,7 +228,7 @@ def flatten_steps(tree: Any) -> jax.Array:
 
 def _adjoint_scan(model, params, trajectory, local):
     """(λ_1 … λ_T, J_1ᵀ λ_1), shaped like states and like one state: μ_{t−1} = J_tᵀ (∂C/∂h_t|o_t + μ_t)."""
-    factors, pull_state = _state_pullback(model, params, trajectory)
+    factors, pull_state = state_pullback(model, params, trajectory)
 
     def body(from_later, step):
         factors, local = step
@@ -240,7 +240,7 @@ def _adjoint_scan(model, params, trajectory, local):
     return adjoint, initial_adjoint
 
 
-def _state_pullback(model, params, trajectory):
+def state_pullback(model, params, trajectory):
     """(what the reverse scan reads at each step, its map (that, λ_t) -> J_tᵀ λ_t), by the best the model knows."""
     steps = (trajectory.previous, trajectory.inputs)
     if model.derivation is None:
@@ -257,7 +257,7 @@ def _state_pullback(model, params, trajectory):
     return factors, lambda factors, cotangent: pullback.state(params, factors, cotangent)
 
 
-def _parameter_gradient(model, params, trajectory, adjoint):
+def parameter_gradient(model, params, trajectory, adjoint):
     """Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t over all steps at once."""
     steps = (trajectory.previous, trajectory.inputs)
     if model.derivation is None:
@@ -278,7 +278,7 @@ def pull_params(pullback: Any):
     return pull
 
 
-def _add_initial(model, params, grads, initial_adjoint):
+def add_initial(model, params, grads, initial_adjoint):
     """grads + (∂h_0/∂θ)ᵀ dC/dh_0."""
     pull = jax.vjp(model.initial_state, params)[1]
     return jax.tree.map(jnp.add, grads, pull(initial_adjoint)[0])

@@ -10,6 +10,7 @@ import pytest
 
 import jaxbptt
 from jaxbptt import (
+    assessment,
     cells,
     comparison,
     derivations,
@@ -17,10 +18,12 @@ from jaxbptt import (
     gradients,
     jacobians,
     models,
+    online,
     plotting,
     spectra,
     terms,
     trajectories,
+    truncation,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +37,10 @@ NAMES = {
     fixed_points: "find_fixed_points unique",
     gradients: "autodiff bptt forward_sensitivity double_sum adjoints",
     terms: "gradient_terms",
+    truncation: "windowed sliding lag randomised adaptive weighted_gradient window_weights sliding_weights"
+    " random_weights draw_cuts renewal_cuts lag_profile choose_lag",
+    online: "Rule rtrl snap uoro kf_rtrl rflo run staleness",
+    assessment: "assess cost_per_step alignment",
     derivations: "Derivation check check_gradient assert_correct",
     comparison: "compare",
     plotting: "singular_values terms_table lag_profile",

@@ -1,0 +1,80 @@
+"""KF-RTRL: dh_t/dΘ kept as one Kronecker product, unbiased by random signs."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbptt.online import preactivations
+from jaxbptt.online.active import reads_at_start
+from jaxbptt.online.preactivations import Preactivations
+from jaxbptt.online.rule import Method, Rule, make_rule
+from jaxbptt.online.scales import balance
+
+
+class Kronecker(NamedTuple):
+    """dh_t/dΘ ≈ matrix ⊗ vector."""
+
+    vector: jax.Array  # [V] u
+    matrix: jax.Array  # [N, Z] A
+
+
+def kf_rtrl() -> Rule:
+    """u_t = c₁ p₁ u_{t−1} + c₂ p₂ v_t,  A_t = c₁/p₁ J_t A_{t−1} + c₂/p₂ D_t,  E[A_t ⊗ u_t] = dh_t/dΘ.
+
+    Here z = Θ v, v = (x, h_{t−1}, 1), D = ∂⁺h/∂⁺z [N, Z], c₁ and c₂ fair signs, p₁ = √(‖J A‖/‖u‖), p₂ = √(‖D‖/‖v‖), and
+    A = u = 0 at a given or constant h_0. The gradient is (Aᵀ ∂L/∂h) uᵀ on Θ. A product that is zero is dropped.
+    Z = N for Elman and linear, 4H for the LSTM (A is [2H, 4H]) and for the GRU, whose n is split in its x and h part.
+
+    State: A [N, Z], u [V], a key; 2N²Z flops a step. Defined where θ enters through z = Θ v: the built-in cells
+    and any with a factored derivation.
+
+    Returns:
+      Rule. Unbiased at fixed params. `init` raises ValueError for a cell known only by its step, and for an h_0 that
+      depends on params (∂h_0/∂θ is no Kronecker product).
+
+    Reference: Mujika, Meier & Steger (2018), arXiv:1805.10842.
+    """
+    return make_rule(METHOD, _plan)
+
+
+def _plan(model, params, x, constant_start):
+    form = preactivations.find(model, params, x)
+    if isinstance(form, str):
+        raise ValueError(f"kf_rtrl: got a model without z = Θ (x, h, 1) ({form}), expected a factored derivation")
+    if not constant_start and any(reads_at_start(model, params)):
+        raise ValueError("kf_rtrl: got an h_0 that depends on params, expected a constant one (or pass initial)")
+    return form
+
+
+def _start(form: Preactivations, initial_state, params, signs):
+    zeros = lambda *shape: jnp.zeros(shape, signs.dtype)  # noqa: E731
+    return Kronecker(zeros(sum(form.lengths)), zeros(form.num_state, form.num_rows))
+
+
+def _advance(form, model, params, hidden, x, sensitivity, signs):
+    local = preactivations.evaluate(form, model, params, hidden, x)
+    n, z = np.array(form.entries).T
+    direct = jnp.zeros_like(sensitivity.matrix).at[n, z].set(local.left)
+    v = jnp.concatenate(local.right)
+    carried = model.derivation.state_jacobian(params, hidden, x) @ sensitivity.matrix
+    p_1, inverse_1 = balance(carried, sensitivity.vector)
+    p_2, inverse_2 = balance(direct, v)
+    vector = signs[0] * p_1 * sensitivity.vector + signs[1] * p_2 * v
+    matrix = signs[0] * inverse_1 * carried + signs[1] * inverse_2 * direct
+    return model.step(params, hidden, x), Kronecker(vector, matrix)
+
+
+def _contract(form, params, sensitivity, local):
+    on_z = local @ sensitivity.matrix
+    parts = jnp.split(sensitivity.vector, np.cumsum(form.lengths)[:-1])
+    every = tuple(range(form.num_rows))
+    return form.gather(params, {s: (every, jnp.outer(on_z, part)) for s, part in enumerate(parts)})
+
+
+def _flops(form):
+    return 2 * form.num_state * form.num_rows * (form.num_state + 1) + 2 * form.num_rows * sum(form.lengths)
+
+
+METHOD = Method(_start, _advance, _contract, _flops, num_signs=lambda form: 2)

@@ -1,0 +1,173 @@
+"""Sensitivities kept on a fixed sparse pattern: SnAp-n, and the eligibility traces of RFLO and e-prop."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxbptt import checks
+from jaxbptt.cells.derivation import FactoredPullback
+from jaxbptt.models import Model
+from jaxbptt.online.active import Active, active_leaves
+from jaxbptt.online.colouring import colour_rows, seeds
+from jaxbptt.online.patterns import Constant, find_patterns, group_columns, reach
+from jaxbptt.online.rule import Method, Rule, make_rule
+
+
+class Plan(NamedTuple):
+    """Where the kept entries sit; G groups of K rows and C columns."""
+
+    active: Active
+    transition: Callable  # (model, params, state, x) -> [N, N]
+    rows: Constant  # [G, K], −1 pads
+    columns: Constant  # [G, C], −1 pads
+    direct: Constant  # [G, K, C] bool: where ∂⁺h/∂⁺θ is not zero
+    colours: Constant  # [N]: rows of ∂⁺h/∂⁺θ that one vjp may share
+
+
+def snap(order: int) -> Rule:
+    """A_t = P_n ⊙ (J_t A_{t−1} + ∂⁺h_t/∂⁺θ): the sensitivities that n steps can reach, the others zero (SnAp-n).
+
+    P_1 is the pattern of ∂⁺h/∂⁺θ (and ∂h_0/∂θ), P_n what it reaches in n−1 further steps through the pattern of J.
+    Both are found at `init` from concrete params: entries that are zero at 16 random points where the zeros of
+    `params` stay, so that a weight that is zero is no connection (identity-initialised ones, too). Exact once n−1 is
+    the diameter, the longest of the shortest paths of J. For Elman, linear and GRU, SnAp-1 keeps each unit's own
+    diag(J); for the LSTM the 2 × 2 block of (C_i, h_i).
+
+    State: the kept entries, in G groups of columns with the same K rows, G·K·C numbers (|θ| for SnAp-1 of a dense
+    Elman net, up to N|θ|); 2GK²C flops a step and N² for J. Any cell. The key is not used; a model without num_inputs
+    needs an example `x` at `init`.
+
+    Args:
+      order: n ≥ 1.
+
+    Returns:
+      Rule.
+
+    Raises:
+      TypeError, ValueError: an order that is no int or too small.
+
+    Reference: Menick et al. (2020), arXiv:2006.07232.
+    """
+    checks.require_size("order", order)
+    return make_rule(METHOD, functools.partial(_plan, _jacobian, order - 1))
+
+
+def rflo(*, leak: float | None = None) -> Rule:
+    """A_t = K_t A_{t−1} + ∂⁺h_t/∂⁺θ, K_t = ∂⁺h_t/∂⁺h_{t−1} without any path through a recurrent weight matrix.
+
+    K keeps exactly: the LSTM's C_{t−1} → C_t (f) and C_{t−1} → C_t → h_t (o (1−tanh²C) f); the GRU's z ⊙ h_{t−1};
+    nothing for Elman and linear (they have no leak: their trace is the direct partial alone, a one-step truncation;
+    with each unit's own weight kept it is `snap(1)`). That is e-prop with the exact learning signal ∂L_t/∂h_t, and RFLO
+    with the transposed readout in the place of random feedback.
+
+    State: the entries of ∂⁺h/∂⁺θ that are not zero, G·K·C numbers (Elman |θ|, LSTM 2 per weight); 2GK²C flops a step
+    and N² for K. Cells with a factored derivation, and with `leak` any cell: K = leak · I, RFLO's 1 − 1/τ. Found as in
+    `snap`, from concrete params. The key is not used.
+
+    Args:
+      leak: for a leaky cell h_t = leak · h_{t−1} + …, its factor; None: read from the cell's derivation.
+
+    Returns:
+      Rule. `init` raises ValueError for a cell known only by its step when no leak is given.
+
+    Raises:
+      TypeError: a leak that is no number.
+
+    Reference: Murray (2019), eLife 8:e43299; Bellec et al. (2020), Nature Communications 11:3625.
+    """
+    if leak is not None and (isinstance(leak, bool) or not isinstance(leak, int | float)):
+        raise TypeError(f"leak: got {type(leak).__name__}, expected a number or None")
+    transition = _carry if leak is None else _Leak(leak)
+    return make_rule(METHOD, functools.partial(_plan, transition, None))
+
+
+def _plan(transition, steps, model, params, x, constant_start):
+    if x is None:
+        raise ValueError("x: got None, expected an example input (this model's num_inputs is None)")
+    if transition is _carry and not (model.derivation and isinstance(model.derivation.pullback, FactoredPullback)):
+        raise ValueError("rflo: got a cell without factored derivation, expected one, or leak= (its K is not known)")
+    active = active_leaves(model, params, x, constant_start)
+    patterns = find_patterns(model, params, x, active, transition, constant_start)
+    immediate = patterns.direct | patterns.start
+    kept = reach(patterns.transition, immediate, len(immediate) if steps is None else steps)
+    rows, columns = group_columns(kept)
+    direct = patterns.direct[rows[:, :, None], columns[:, None, :]] & _valid(rows, columns)
+    colours = colour_rows(patterns.direct)
+    return Plan(active, transition, *map(Constant, (rows, columns, direct, colours)))
+
+
+def _valid(rows, columns):
+    return (rows >= 0)[:, :, None] & (columns >= 0)[:, None, :]
+
+
+def _start(plan, initial_state, params, signs):
+    rows, columns = plan.rows.array, plan.columns.array
+    theta = plan.active.ravel(params)
+    dense = jax.jacrev(lambda theta: ravel_pytree(initial_state(plan.active.unravel(params, theta)))[0])(theta)
+    return jnp.where(_valid(rows, columns), dense[rows[:, :, None], columns[:, None, :]], jnp.zeros_like(dense[0, 0]))
+
+
+def _advance(plan, model, params, hidden, x, sensitivity, signs):
+    rows, columns = plan.rows.array, plan.columns.array
+    unravel = ravel_pytree(hidden)[1]
+    new, pull = jax.vjp(
+        lambda theta: model.step(plan.active.unravel(params, theta), hidden, x), plan.active.ravel(params)
+    )
+    colours = plan.colours.array
+    shared = jax.vmap(lambda seed: pull(unravel(seed))[0])(seeds(colours, sensitivity.dtype))  # [colours, P]
+    zero = jnp.zeros_like(shared[0, 0])
+    direct = jnp.where(plan.direct.array, shared[colours[rows][:, :, None], columns[:, None, :]], zero)
+    transition = plan.transition(model, params, hidden, x)
+    pairs = (rows >= 0)[:, :, None] & (rows >= 0)[:, None, :]
+    blocks = jnp.where(pairs, transition[rows[:, :, None], rows[:, None, :]], zero)  # [G, K, K]
+    return new, blocks @ sensitivity + direct
+
+
+def _contract(plan, params, sensitivity, local):
+    rows, columns = plan.rows.array, plan.columns.array
+    by_group = jnp.einsum("gk,gkc->gc", local[rows], sensitivity)  # padded rows of the sensitivity are zero
+    place = np.full(plan.active.size, -1, np.int64)
+    place[columns[columns >= 0]] = np.flatnonzero(columns.ravel() >= 0)
+    flat = jnp.concatenate((by_group.ravel(), jnp.zeros(1, by_group.dtype)))  # place −1: an entry of no group
+    return plan.active.expand(params, flat[place])
+
+
+def _flops(plan):
+    groups, height = plan.rows.array.shape
+    return 2 * groups * height * plan.columns.array.shape[1] * (height + 1)
+
+
+def _jacobian(model: Model, params: Any, hidden: Any, x: Any) -> jax.Array:
+    """J_t [N, N]."""
+    if model.derivation is not None:
+        return model.derivation.state_jacobian(params, hidden, x)
+    flat, unravel = ravel_pytree(hidden)
+    return jax.jacrev(lambda flat: ravel_pytree(model.step(params, unravel(flat), x))[0])(flat)
+
+
+def _carry(model: Model, params: Any, hidden: Any, x: Any) -> jax.Array:
+    """K_t [N, N]: the pullback of the state with every weight matrix zero but in the factors."""
+    pullback = model.derivation.pullback
+    factors = pullback.factors(params, hidden, x)
+    bare = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if leaf.ndim > 1 else leaf, params)
+    flat, unravel = ravel_pytree(hidden)
+    pull = lambda unit: ravel_pytree(pullback.state(bare, factors, unravel(unit)))[0]  # noqa: E731
+    return jax.vmap(pull)(jnp.eye(flat.size, dtype=flat.dtype))
+
+
+class _Leak(NamedTuple):
+    """K = leak · I for any step."""
+
+    leak: float
+
+    def __call__(self, model, params, hidden, x):
+        flat = ravel_pytree(hidden)[0]
+        return jnp.asarray(self.leak, flat.dtype) * jnp.eye(flat.size, dtype=flat.dtype)
+
+
+METHOD = Method(_start, _advance, _contract, _flops)

@@ -1,0 +1,89 @@
+"""Where the chain of steps is cut at random: link t leads from h_{t−1} to h_t, t = 1 … T."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbptt import checks
+
+
+def draw_cuts(key: jax.Array, num_steps: int, keep: Any) -> jax.Array:
+    """Each link cut on its own, link t with probability 1 − π_t.
+
+    Args:
+      key: typed key.
+      num_steps: T ≥ 1, static.
+      keep: π, in (0, 1], scalar or [T].
+
+    Returns:
+      [T] booleans, True where link t = 1 … T is cut.
+
+    Raises:
+      TypeError, ValueError: an argument not as stated.
+    """
+    checks.require_key(key)
+    checks.require_size("num_steps", num_steps)
+    keep = checks.require_probability("keep", keep, num_steps)
+    return ~jax.random.bernoulli(key, keep, (num_steps,))
+
+
+def renewal_cuts(key: jax.Array, num_steps: int, *, mean_length: float, exponent: float) -> tuple[jax.Array, jax.Array]:
+    """Cuts whose chance falls with the age of the window: 1 − π_t = (α − 1) / ((α − 2) ℓ_0 + δ_t).
+
+    δ_t is the number of steps since the last cut (h_0 counts as one). The windows have mean ℓ_0 exactly, and
+    P(longer than n) falls as n^{−(α−1)}: the weight of a kept term grows as a power of its lag, not exponentially.
+
+    Args:
+      key: typed key.
+      num_steps: T ≥ 1, static.
+      mean_length: ℓ_0 > 1, steps.
+      exponent: α > 2.
+
+    Returns:
+      (cuts [T] booleans, π [T] of the default float dtype, the probabilities these cuts were drawn with).
+
+    Raises:
+      TypeError, ValueError: an argument not as stated.
+
+    Reference: Tallec & Ollivier (2017), arXiv:1705.08209.
+    """
+    checks.require_key(key)
+    checks.require_size("num_steps", num_steps)
+    hazard = _hazard(mean_length, exponent)
+
+    def body(age, draw):
+        chance = hazard(age)
+        cut = draw < chance
+        return jnp.where(cut, 1, age + 1), (cut, 1 - chance)
+
+    return jax.lax.scan(body, jnp.asarray(1), jax.random.uniform(key, (num_steps,)))[1]
+
+
+def renewal_keep(cuts: jax.Array, *, mean_length: float, exponent: float) -> jax.Array:
+    """π_t of `renewal_cuts` given the cuts before t: Π_t (π_t or 1 − π_t) is the probability of a pattern.
+
+    Args:
+      cuts: [T] booleans.
+      mean_length: ℓ_0 > 1, steps.
+      exponent: α > 2.
+
+    Returns:
+      π [T], default float dtype.
+
+    Raises:
+      TypeError, ValueError: an argument not as stated.
+
+    Reference: as `renewal_cuts`.
+    """
+    checks.require_array("cuts", cuts, ("T",), jnp.bool_)
+    hazard = _hazard(mean_length, exponent)
+    body = lambda age, cut: (jnp.where(cut, 1, age + 1), 1 - hazard(age))  # noqa: E731
+    return jax.lax.scan(body, jnp.asarray(1), cuts)[1]
+
+
+def _hazard(mean_length, exponent):
+    """Age of the window -> probability to cut; below 1 from age 1 on because ℓ_0 > 1."""
+    checks.require_above("mean_length", mean_length, 1)
+    checks.require_above("exponent", exponent, 2)
+    return lambda age: (exponent - 1) / ((exponent - 2) * mean_length + age.astype(jnp.result_type(float)))
