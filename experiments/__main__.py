@@ -11,6 +11,7 @@ EXPERIMENTS = {
     "vanishing": "recurrent gain, scheme and cell on real text: growth rates against what theory expects",
     "chaos": "random networks through the transition to chaos, against the mean field and across sizes",
     "precision": "digits of each singular value kept by the assembled product and by the graded method",
+    "truncation": "what truncated gradients keep, their bias and spread at equal cost, and training by each on text",
 }
 MAIN_JOB = "xray"
 

@@ -1,0 +1,252 @@
+"""What the truncation experiment found, in numbers, words and one figure."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import harness
+
+CHANCE = 0.05  # a difference whose sign-test p is below this is one
+NAMES = {
+    "full": "full BPTT",
+    "carried": "regular, state carried",
+    "zero_state": "regular, state reset",
+    "randomised": "randomised, as many steps back",
+    "randomised_wide": "randomised, as long a mean window",
+    "adaptive": "adaptive lag",
+}
+COLOURS = {
+    "full": "#222222",
+    "carried": "#31688e",
+    "zero_state": "#c77d0a",
+    "randomised": "#d1495b",
+    "randomised_wide": "#e79aa5",
+    "adaptive": "#2a9d8f",
+}
+DECADES = 4  # of the tables
+
+
+def best_rates(losses: np.ndarray) -> np.ndarray:
+    """[M], the rate with the least mean final loss; losses [M, R, D, E]. One that failed with a key is not the best."""
+    final = np.where(np.isfinite(losses[..., -1]), losses[..., -1], np.inf)
+    return np.argmin(np.mean(final, axis=2), axis=1)
+
+
+def summarise(results: dict[str, Any]) -> dict[str, Any]:
+    """Every method at its best rate, differences paired over keys, bias at equal cost, and the verdict in words."""
+    training, errors = results["training"], results["errors"]
+    best, final = best_rates(training.losses), {}
+    for m, name in enumerate(map(str, training.methods)):
+        final[name] = training.losses[m, best[m], :, -1]
+    methods = {
+        name: {
+            "rate": float(training.rates[best[m]]),
+            "steps_back": float(training.cost[m]),
+            "final_median": float(np.median(losses)),
+            "final_10_90": np.quantile(losses, (0.1, 0.9)).tolist(),
+            "less_full": _paired(losses - final["full"]),
+            "less_carried": _paired(losses - final["carried"]),
+        }
+        for m, (name, losses) in enumerate(final.items())
+    }
+    cost = methods["carried"]["steps_back"]
+    at_cost = {
+        name: float(np.exp(np.interp(np.log(cost), np.log(costs), np.log(np.maximum(values, 1e-300)))))
+        for name, costs, values in _error_curves(errors)
+    }
+    summary = {
+        "methods": methods,
+        "errors_at_cost": {"steps_back": cost, **at_cost},
+        "text_spread": float(errors.text_spread),
+        "randomised_less_carried_by_rate": _by_rate(training),
+        "adaptive_lags": training.lags[best[-1]].tolist(),
+    }
+    return {**summary, "verdict": _in_words(summary, len(final["full"]))}
+
+
+def _paired(differences):
+    """Mean, its standard error, how many are above 0, and how likely a split so uneven is by chance (sign test).
+
+    A training that failed, at infinity, counts as worse.
+    """
+    keys, above = len(differences), int(np.sum(~(differences <= 0)))
+    tail = sum(math.comb(keys, i) for i in range(min(above, keys - above) + 1)) / 2**keys
+    return {
+        "mean": float(np.mean(differences)),
+        "standard_error": float(np.std(differences, ddof=1) / np.sqrt(keys)),
+        "worse": above,
+        "p": min(1.0, 2 * tail),
+    }
+
+
+def _by_rate(training):
+    """Mean difference of the final losses at each rate, both methods at the same one."""
+    named = dict(zip(map(str, training.methods), training.losses[..., -1], strict=True))
+    means = np.mean(named["randomised"] - named["carried"], axis=1)
+    return {f"{rate:g}": float(mean) for rate, mean in zip(training.rates, means, strict=True)}
+
+
+def _error_curves(errors):
+    yield "carried", errors.window_cost, errors.carried
+    yield "zero_state", errors.window_cost, errors.zero_state
+    yield "adaptive", errors.lag_cost, errors.lag
+    yield "randomised", errors.random_cost, errors.spread
+
+
+def _judge(paired, keys):
+    """better, worse or neither, than chance allows."""
+    if paired["p"] > CHANCE:
+        return "no different beyond chance"
+    return "worse" if 2 * paired["worse"] > keys else "better"
+
+
+def _in_words(summary, keys):
+    lines = []
+    for name, entry in summary["methods"].items():
+        low, high = entry["final_10_90"]
+        line = f"{NAMES[name]:34} {entry['final_median']:.3f} nats per symbol held out ({low:.3f} to {high:.3f}),"
+        line += f" {entry['steps_back']:.1f} steps back a loss, rate {entry['rate']:g}"
+        lines.append(line)
+    at = summary["errors_at_cost"]
+    lines.append(
+        f"at {at['steps_back']:.1f} steps back a loss, over the exact norm: bias {at['carried']:.2f} regular,"
+        f" {at['zero_state']:.2f} with the state reset, {at['adaptive']:.2f} by lag; spread {at['randomised']:.2f}"
+        f" randomised, without bias (from sequence to sequence: {summary['text_spread']:.2f})"
+    )
+    verdicts = []
+    for name in ("randomised", "randomised_wide"):
+        paired = summary["methods"][name]["less_carried"]
+        verdicts.append(_judge(paired, keys))
+        lines.append(
+            f"{NAMES[name]}, less regular: {paired['mean']:+.4f} ± {paired['standard_error']:.4f} nats per symbol,"
+            f" worse with {paired['worse']} of {keys} keys (p = {paired['p']:.2g}): {verdicts[-1]}"
+        )
+    by_rate = ", ".join(f"{mean:+.3f} at {rate}" for rate, mean in summary["randomised_less_carried_by_rate"].items())
+    lines.append(f"{NAMES['randomised']}, less regular, both at one rate: {by_rate}")
+    holds = "better" not in verdicts
+    lines.append(
+        f'"does not work much better than regular truncation": {"holds" if holds else "does not hold"} here'
+        + (", and it works worse" if set(verdicts) == {"worse"} else "")
+    )
+    return lines
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Above: the text, its cuts and the (t, k) table, three ways. Below: error over cost, training, final losses."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(19, 13.4), layout="constrained")
+    summary = summarise(results)
+    losses = results["training"].losses
+    judged = _judge(summary["methods"]["randomised"]["less_carried"], losses.shape[2])
+    title = "Truncated gradients on text: at the same reach, cutting at random trains "
+    title += {"worse": "worse than", "better": "better than"}.get(judged, "no better and no worse than")
+    title += " cutting at fixed steps"
+    figure.suptitle(title, fontsize=21)
+    above, below = figure.subfigures(2, 1, height_ratios=(1.12, 1), hspace=0.03)
+    _plot_tables(above, results["tables"])
+    axes = below.subplots(1, 3, width_ratios=(1.1, 1.05, 1.05))
+    _plot_errors(axes[0], results["errors"], summary["methods"]["carried"]["steps_back"])
+    _plot_curves(axes[1], results["training"])
+    _plot_final(axes[2], results["training"], summary["methods"])
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def _plot_tables(figure, tables):
+    axes = figure.subplots(1, 3, sharey=True)
+    steps, kept = len(tables.letters), tables.weights * tables.norms
+    top = np.log10(kept.max())
+    titles = {
+        "full": "full: nothing is cut",
+        "carried": "regular: cut at fixed steps",
+        "randomised": r"randomised: cut by chance, the rest $\times\,\pi^{-(t-k)}$",
+    }
+    for ax, table, cuts, (name, title) in zip(axes, kept, tables.cuts, titles.items(), strict=True):
+        with np.errstate(divide="ignore"):
+            shown = np.where(table > 0, np.maximum(np.log10(table), top - DECADES), np.nan)
+        place = {"extent": (0.5, steps + 0.5, steps + 0.5, 0.5), "aspect": "auto"}
+        dropped = np.where(np.tri(steps) > 0, 0.09, np.nan)  # grey where a term is dropped, white where there is none
+        ax.imshow(dropped, cmap="Greys", vmin=0, vmax=1, **place)
+        image = ax.imshow(shown, cmap="magma_r", vmin=top - DECADES, vmax=top, **place)
+        for edge in np.flatnonzero(cuts) + 0.5:
+            ax.plot([edge, edge], [edge, steps + 0.5], color=COLOURS[name], linewidth=1.4)
+            ax.plot([edge, edge], [-1.6, 0.3], color=COLOURS[name], linewidth=3, clip_on=False)
+        for k, letter in enumerate(tables.letters, 1):
+            style = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 13.5}
+            ax.text(k, -0.65, "·" if letter == " " else letter, color="0.15", **style)
+        ax.set_title(title, fontweight="bold", fontsize=15, color=COLOURS[name], pad=36)
+        ax.set(xlabel="θ used at step k", xlim=(0.5, steps + 0.5), ylim=(steps + 0.5, 0.5))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("loss at step t", fontsize=12)
+    axes[1].text(0.04 * steps, 0.96 * steps, "dropped", color="0.45", fontsize=13)
+    figure.colorbar(image, ax=axes, label=r"$\log_{10}$ (weight × ‖term (t, k)‖)", shrink=0.85, pad=0.01)
+
+
+def _plot_errors(ax, errors, cost):
+    labels = ("bias: regular, state carried", "bias: regular, state reset", "bias: the last L steps of every loss")
+    labels += ("spread: randomised, no bias",)
+    for (name, costs, values), label in zip(_error_curves(errors), labels, strict=True):
+        line = "--" if name == "randomised" else "-"
+        ax.loglog(costs, values, line, color=COLOURS[name], marker="o", markersize=5, linewidth=2.4, label=label)
+    style = {"color": COLOURS["randomised"], "linewidth": 1.4}
+    ax.loglog(errors.random_cost, errors.mean_error, ":", label="the mean of all draws", **style)
+    ax.axhline(errors.text_spread, color="0.55", linewidth=1.4)
+    last = max(errors.window_cost[-1], errors.lag_cost[-1])
+    note = {"color": "0.4", "ha": "right", "va": "bottom", "fontsize": 10.5}
+    ax.text(last, errors.text_spread * 1.08, "spread of the exact gradient, sequence to sequence", **note)
+    ax.axvline(cost, color="0.75", linewidth=1.2, zorder=0)
+    ax.text(cost * 1.03, 5.2, "trained here", color="0.5", fontsize=10.5, va="top")
+    ticks = [tick for tick in (1, 2, 4, 8, 16, 32, 64, 128) if tick <= 2 * last]
+    ax.set_xticks(ticks, list(map(str, ticks)))
+    ax.minorticks_off()
+    ax.set(xlim=(1.3, 1.12 * last), ylim=(1e-3, 7))
+    ax.set_xlabel("cost: steps a loss is carried back (mean)", fontsize=12)
+    ax.set_ylabel("error / norm of the exact gradient", fontsize=12)
+    ax.legend(frameon=False, loc="lower left", fontsize=10.5)
+    ax.set_title("bias and spread of one sequence's gradient", fontweight="bold", fontsize=14)
+
+
+def _plot_curves(ax, training):
+    best, ends = best_rates(training.losses), []
+    for m, name in enumerate(map(str, training.methods)):
+        low, middle, high = np.quantile(training.losses[m, best[m]], (0.1, 0.5, 0.9), axis=0)
+        ax.fill_between(training.updates, low, high, color=COLOURS[name], alpha=0.12, linewidth=0)
+        ax.plot(training.updates, middle, color=COLOURS[name], linewidth=2.2, label=NAMES[name])
+        ends += [low[-1], middle[len(middle) // 6]]
+    span = max(ends) - min(ends)
+    ax.set_ylim(min(ends) - 0.08 * span, max(ends) + 0.05 * span)
+    ax.set_xlim(training.updates[len(training.updates) // 10], training.updates[-1])
+    ax.legend(frameon=False, fontsize=10.5)
+    ax.set_xlabel("updates", fontsize=12)
+    ax.set_ylabel("held-out loss, nats per symbol", fontsize=12)
+    keys = training.losses.shape[2]
+    title = f"training, each at its best rate\n(median and 10 to 90 % of {keys} keys)"
+    ax.set_title(title, fontweight="bold", fontsize=14)
+
+
+def _plot_final(ax, training, methods):
+    best = best_rates(training.losses)
+    final = np.stack([training.losses[m, rate, :, -1] for m, rate in enumerate(best)])
+    regular = list(training.methods).index("carried")
+    excess, labels = final - final[regular], []
+    for m, name in enumerate(map(str, training.methods)):
+        paired = methods[name]["less_carried"]
+        if m != regular:
+            ax.plot(excess[m], np.full(len(excess[m]), -m), "o", color=COLOURS[name], alpha=0.4, markersize=8)
+            ax.plot(paired["mean"], -m, "|", color=COLOURS[name], markersize=30, markeredgewidth=3.5)
+            words = f"{paired['mean']:+.3f} ± {paired['standard_error']:.3f}".replace("-", "−")
+            ax.text(paired["mean"], 0.34 - m, words, ha="center", color=COLOURS[name], fontsize=12, fontweight="bold")
+        else:
+            words = f"{methods[name]['final_median']:.3f} nats per symbol"
+            style = {"color": COLOURS[name], "va": "center", "fontsize": 12, "fontweight": "bold"}
+            ax.text(0, -m, "  " + words, **style)
+        labels.append(NAMES[name].replace(", ", ",\n") + f"\n({methods[name]['steps_back']:.1f} steps back)")
+    ax.axvline(0, color="0.5", linewidth=1, zorder=0)
+    ax.set_yticks(-np.arange(len(final)), labels, fontsize=11)
+    ax.set_ylim(-len(final) + 0.5, 0.65)
+    ax.set_xlabel("final loss less that of regular truncation with the same key", fontsize=12)
+    ax.set_title("after the last update, paired over keys\n(mean ± standard error)", fontweight="bold", fontsize=14)
