@@ -38,7 +38,7 @@ class Config:
     length: int = field(default=96, metadata={"help": "steps T of a sequence"})
     window: int = field(default=7, metadata={"help": "K of regular truncation; the others cost the same"})
     tolerance: float = field(default=0.2, metadata={"help": "relative bias the adaptive scheme allows"})
-    updates: int = field(default=400, metadata={"help": "parameter updates"})
+    updates: int = field(default=500, metadata={"help": "parameter updates"})
     batch: int = field(default=4, metadata={"help": "sequences an update"})
     keys: int = field(default=8, metadata={"help": "trainings of each scheme: weights, batches and cuts"})
     draws: int = field(default=200, metadata={"help": "draws of the cuts, for bias and spread"})
