@@ -62,8 +62,8 @@ def log_singular_values(
 
     Returns:
       [R, N] in nats, descending, R = ⌈(stop − start)/k⌉ (1 for None), of the dtype of jacobians. float64: error below
-      1e-9 for ranges to 10^±2000 (the parallel method: 1e-8); float32: below 2e-5 · max(1, max|ln σ|). Under jit, NaN throughout if any Jacobian is
-      not finite.
+      1e-9 for ranges to 10^±2000 (1e-8 by the parallel method); float32: below 2e-5 · max(1, max|ln σ|). Under jit, NaN
+      throughout if any Jacobian is not finite.
 
     Raises:
       TypeError, ValueError: jacobians not as stated, `every` no int ≥ 1, a span or method not as stated; outside jit,
