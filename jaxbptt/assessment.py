@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import checks
-from jaxbptt.gradients import bptt, run_forward
+from jaxbptt.gradients import bptt
+from jaxbptt.gradients.forward import run_forward
 from jaxbptt.operations import Operations, count_operations
 from jaxbptt.truncation import weighted_gradient
 

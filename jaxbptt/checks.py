@@ -66,6 +66,15 @@ def require_time_axis(name: str, tree: Any, length: int | None = None) -> int:
     return length
 
 
+def require_batch(name: str, tree: Any, size: int) -> None:
+    """Raise unless every leaf has a leading axis of `size` sequences."""
+    for leaf_name, leaf in _named_leaves(name, tree):
+        if jnp.ndim(leaf) == 0 or leaf.shape[0] != size:
+            raise ValueError(
+                f"{leaf_name}: got shape {list(jnp.shape(leaf))} at one step, expected {size} sequences first"
+            )
+
+
 def require_state(name: str, state: Any, expected: Any) -> None:
     """Raise unless `state` has the structure, shapes and dtypes of `expected`, floats throughout."""
     require_same(name, state, expected)

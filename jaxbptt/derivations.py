@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxbptt import checks, slips
 from jaxbptt.cells.cell import Cell
@@ -37,8 +38,8 @@ def check(cell: Cell, derivation: Derivation, *, key: jax.Array, params: Any = N
     """Compare a hand derivation of `cell.step` with automatic differentiation, piece by piece, and name the slip.
 
     state_jacobian ∂⁺h_t/∂⁺h_{t−1}; of the pullback (∂⁺h_t/∂⁺·)ᵀ cotangent each leaf "params.<leaf>", "previous_state"
-    and "input"; at every step of a trajectory from a random h_0, for several random cotangents. Slips looked for, and
-    where they are defined:
+    and "input"; of a factored one also the state it advances to, "advance"; at every step of a trajectory from a random
+    h_0, for several random cotangents. Slips looked for, and where they are defined:
 
       sign, half, double             any cell
       transposed_jacobian            any cell of N > 1: Jᵀ for J, a square weight's cotangent transposed, W_hhᵀ for W_hh
@@ -76,6 +77,8 @@ def check(cell: Cell, derivation: Derivation, *, key: jax.Array, params: Any = N
     actual = _call_derivation(derivation, params, previous, inputs, cotangents)
     expected, tolerance = _expected_partials(cell, params, previous, inputs, cotangents, keys[4])
     pieces = {name: Piece(expected[name], actual[name], tolerance[name]) for name in actual if name in expected}
+    if isinstance(derivation.pullback, FactoredPullback):
+        pieces["advance"] = _compare_advance(cell, derivation.pullback, params, previous, inputs, keys[4])
     checked = f"{len(pieces)} pieces ({', '.join(pieces)}), at {length} steps"
     if not any(map(is_wrong, pieces.values())):
         return Report((), checked)
@@ -244,6 +247,20 @@ def _expected_partials(cell, params, states, xs, cotangents, key):
         largest = np.maximum(np.abs(piece[0]), np.abs(size))
         tolerance[name] = tolerances(piece, np.max(largest.reshape(len(largest), -1), axis=1, initial=0), epsilon)
     return expected, tolerance
+
+
+def _compare_advance(cell, pullback, params, states, xs, key):
+    """The state that a factored pullback advances to, against the step's."""
+    flat_step = lambda params, state, x: ravel_pytree(cell.step(params, state, x))[0]  # noqa: E731
+    over_steps = jax.vmap(flat_step, in_axes=(None, 0, 0))
+    values = np.asarray(
+        jax.vmap(lambda arguments: over_steps(*arguments))(perturb((params, states, xs), key)), np.float64
+    )
+    advance = lambda state, x: pullback.advance(params, state, pullback.drive(params, x))[0]  # noqa: E731
+    actual = jax.vmap(lambda state, x: ravel_pytree(advance(state, x))[0])(states, xs)
+    scale = np.max(np.abs(values[0]), axis=1, initial=1)
+    tolerance = tolerances(values, scale, epsilon_of(params))
+    return Piece(values[0][:, None], np.asarray(actual, np.float64)[:, None], tolerance)
 
 
 def _take_grads(result, params):

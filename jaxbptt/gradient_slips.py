@@ -8,7 +8,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import checks
-from jaxbptt.gradients import flatten_steps, run_forward
+from jaxbptt.gradients.forward import flatten_steps, run_forward
 from jaxbptt.models import Model, reduction_weight, step_losses
 from jaxbptt.rewrite import Program, evaluate
 from jaxbptt.slips import Candidate, Variant, reverse_factors, stack, step_variants

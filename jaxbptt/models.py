@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxbptt import checks
 from jaxbptt.cells.cell import Cell, Init, InitialState, Step
-from jaxbptt.cells.derivation import Derivation, FactoredPullback
+from jaxbptt.cells.derivation import Derivation, FactoredPullback, map_outer
 from jaxbptt.cells.lstm import LSTMState
 
 
@@ -36,6 +36,7 @@ class Model(NamedTuple):
     reduction: str = "sum"  # "sum" | "mean" over the T steps
     derivation: Derivation | None = None  # of step, on the model's params
     num_inputs: int | None = None  # M, when known
+    batch: int | None = None  # B, when the state is B states side by side (`batched`)
 
 
 class Readout(NamedTuple):
@@ -127,6 +128,46 @@ def sequence_model(cell: Cell, num_outputs: int, *, loss: Loss = squared_error, 
     )
 
 
+def batched(model: Model, size: int) -> Model:
+    """B sequences as one recurrence whose state is their B states side by side: C = Σ_b C_b on shared params.
+
+    Every function of the toolkit takes it as a model. A gradient over the batch forms each weight's gradient once, as
+    one matrix product over all steps and sequences, where `jax.vmap` of a route forms one per sequence.
+
+    Args:
+      model: of one sequence.
+      size: B ≥ 1; inputs, targets and states then have leading [T, B] and [B].
+
+    Returns:
+      Model on the same params, every leaf of its state with leading B; `reduction` as before, over steps (C is a sum
+      over sequences: divide by B for their mean). Its state Jacobian is the dense [BN, BN] one, block-diagonal.
+
+    Raises:
+      TypeError, ValueError: `size` no int ≥ 1; a model that is a batch already; when called: inputs of another B.
+    """
+    checks.require_size("size", size)
+    if model.batch is not None:
+        raise ValueError(f"model: got a batch of {model.batch}, expected a model of one sequence")
+
+    def step(params, state, x):
+        checks.require_batch("x", x, size)
+        return jax.vmap(model.step, in_axes=(None, 0, 0))(params, state, x)
+
+    def loss(output, target):
+        checks.require_batch("target", target, size)
+        return jnp.sum(jax.vmap(model.loss)(output, target))
+
+    return model._replace(
+        initial_state=lambda params: _repeat(model.initial_state(params), size),
+        step=step,
+        readout=jax.vmap(model.readout, in_axes=(None, 0)),
+        loss=loss,
+        derivation=None if model.derivation is None else _side_by_side(model.derivation),
+        num_inputs=None,
+        batch=size,
+    )
+
+
 def step_losses(model: Model, params: Any, states: Any, targets: Any) -> jax.Array:
     """L_1 … L_T, [T], before the reduction."""
     return jax.vmap(lambda state, target: model.loss(model.readout(params, state), target))(states, targets)
@@ -155,17 +196,67 @@ def _lift(derivation: Derivation) -> Derivation:
     def state_jacobian(params, state, x):
         return derivation.state_jacobian(params.cell, state, x)
 
+    parts = derivation.parts
+    if parts is not None:
+        parts = parts._replace(form=lambda params, factors: derivation.parts.form(params.cell, factors))
     factored = derivation.pullback
     if not isinstance(factored, FactoredPullback):
         return Derivation(state_jacobian, pullback)
     return Derivation(
         state_jacobian,
         FactoredPullback(
-            factors=lambda params, state, x: factored.factors(params.cell, state, x),
-            state=lambda params, factors, cotangent: factored.state(params.cell, factors, cotangent),
-            params=lambda params, state, x, factors, cotangent: with_readout(
-                params, factored.params(params.cell, state, x, factors, cotangent)
-            ),
-            input=lambda params, factors, cotangent: factored.input(params.cell, factors, cotangent),
+            drive=lambda params, x: factored.drive(params.cell, x),
+            advance=lambda params, state, drive: factored.advance(params.cell, state, drive),
+            expand=factored.expand,
+            delta=factored.delta,
+            state=lambda params, *rest: factored.state(params.cell, *rest),
+            params=lambda params, *rest: with_readout(params, factored.params(params.cell, *rest)),
+            input=lambda params, delta: factored.input(params.cell, delta),
+        ),
+        parts,
+    )
+
+
+def _repeat(state, size):
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *jnp.shape(leaf))), state)
+
+
+def _side_by_side(derivation: Derivation) -> Derivation:
+    """The same partials for B states at once; cotangents of params are summed, a matrix's kept as its B vectors."""
+    total = lambda leaf: jnp.sum(leaf, axis=0)  # noqa: E731
+
+    def each(function):
+        return lambda params, *rest: jax.vmap(lambda *rest: function(params, *rest))(*rest)
+
+    def state_jacobian(params, state, x):
+        blocks = each(derivation.state_jacobian)(params, state, x)
+        flat, unravel = ravel_pytree(state)
+        places = jax.vmap(lambda one: ravel_pytree(one)[0])(unravel(jnp.arange(flat.size, dtype=flat.dtype)))
+        places, dense = places.astype(int), jnp.zeros((flat.size, flat.size), blocks.dtype)
+        return dense.at[places[:, :, None], places[:, None, :]].set(blocks)
+
+    factored = derivation.pullback
+    if not isinstance(factored, FactoredPullback):
+
+        def pullback(params, state, x, cotangent):
+            pulled = jax.vmap(factored, in_axes=(None, 0, 0, 0))(params, state, x, cotangent)
+            return jax.tree.map(total, pulled[0]), *pulled[1:]
+
+        return Derivation(state_jacobian, pullback)
+
+    def pull_params(params, state, x, delta):
+        pulled = each(factored.params)(params, state, x, delta)
+        return map_outer(lambda outer: outer, pulled, plain=total)
+
+    return Derivation(
+        state_jacobian,
+        FactoredPullback(
+            drive=each(factored.drive),
+            advance=each(factored.advance),
+            expand=jax.vmap(factored.expand),
+            delta=jax.vmap(factored.delta),
+            state=each(factored.state),
+            params=pull_params,
+            input=each(factored.input),
         ),
     )

@@ -14,9 +14,9 @@ forgets φ'.
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+
+from jaxbptt.program import Constant, Operation, bind, read_program
 
 _AFFINE = frozenset(("add", "sub", "neg", "mul", "div", "convert_element_type", "copy", "add_any"))
 _NONLINEAR = (
@@ -28,16 +28,6 @@ _NONLINEAR = (
 _BILINEAR = frozenset(("mul", "dot_general"))
 _MEETING = _BILINEAR | {"add", "sub", "add_any"}
 _SLOPES = {"tanh": lambda y: (1 - y) * (1 + y), "logistic": lambda y: y * (1 - y)}  # φ' by φ's own value
-
-
-class Constant(NamedTuple):
-    value: Any
-
-
-class Operation(NamedTuple):
-    equation: Any  # of a jaxpr
-    inputs: tuple  # slots (int) or Constants
-    outputs: tuple[int, ...]
 
 
 class Site(NamedTuple):
@@ -81,12 +71,7 @@ def neutral(program: Program, dtype: Any = np.float64) -> Coefficients:
 
 def trace(step: Any, params: Any, state: Any, x: Any) -> Program:
     """Read (params, state, x) -> state as a Program."""
-    closed, out_shape = jax.make_jaxpr(step, return_shape=True)(params, state, x)
-    leaves = [jax.tree.leaves(tree) for tree in (params, state, x)]
-    counts = [len(part) for part in leaves]
-    operations: list[Operation] = []
-    shapes = [jnp.shape(leaf) for part in leaves for leaf in part]
-    outputs = _inline(closed.jaxpr, closed.consts, list(range(sum(counts))), operations, shapes)
+    operations, outputs, shapes, counts, structure = read_program(step, params, state, x)
     num_slots = len(shapes)
 
     of_params = np.arange(num_slots) < counts[0]
@@ -122,10 +107,10 @@ def trace(step: Any, params: Any, state: Any, x: Any) -> Program:
             ):
                 products.append((position, side))
     return Program(
-        tuple(operations),
-        tuple(outputs),
+        operations,
+        outputs,
         num_slots,
-        jax.tree.structure(out_shape),
+        structure,
         tuple(sites),
         num_primary,
         tuple(carries),
@@ -158,10 +143,10 @@ def evaluate(program: Program, coefficients: Coefficients, params: Any, state: A
                     pair = [None, None]
                     pair[1 - side] = jax.lax.stop_gradient(weight - inputs[1 - side])
                     pair[side] = inputs[side] - jax.lax.stop_gradient(inputs[side])
-                    (extra,) = _bind(operation.equation, pair)
+                    (extra,) = bind(operation.equation, pair)
                     extras.append(coefficients.turned[number].astype(extra.dtype) * extra)
                 inputs[side] = _with_slope(inputs[side], [(coefficients.carry[number], inputs[side])])
-        results = _bind(operation.equation, inputs)
+        results = bind(operation.equation, inputs)
         results = [sum(extras, results[0])] if extras else results
         for number, (where, side) in enumerate(program.products):
             if where == position:
@@ -169,7 +154,7 @@ def evaluate(program: Program, coefficients: Coefficients, params: Any, state: A
                 moved = jax.lax.stop_gradient(seconds[operation.inputs[side]] - inputs[side])
                 pair = [None, None]
                 pair[side], pair[1 - side] = moved, weight - jax.lax.stop_gradient(weight)
-                (extra,) = _bind(operation.equation, pair)
+                (extra,) = bind(operation.equation, pair)
                 results = [results[0] + coefficients.shifted[number].astype(extra.dtype) * extra]
         for slot, result in zip(operation.outputs, results, strict=True):
             for number, site in sites.get(slot, ()):
@@ -181,7 +166,7 @@ def evaluate(program: Program, coefficients: Coefficients, params: Any, state: A
                 result = _with_slope(result, terms)
             values[slot] = result
         if any(program.shifting[slot] for slot in operation.outputs):
-            moved = _bind(operation.equation, [read(slot, seconds) for slot in operation.inputs])
+            moved = bind(operation.equation, [read(slot, seconds) for slot in operation.inputs])
         else:
             moved = [jax.lax.stop_gradient(values[slot]) for slot in operation.outputs]
         for slot, result in zip(operation.outputs, moved, strict=True):
@@ -211,35 +196,6 @@ def _with_slope(value, terms):
     for weight, term in terms:
         total = total + weight.astype(term.dtype) * (term - jax.lax.stop_gradient(term))
     return total
-
-
-def _bind(equation, inputs):
-    bound = equation.primitive.get_bind_params(equation.params)
-    functions, options = bound if isinstance(bound, tuple) else ((), bound)  # the pair came before JAX 0.10
-    results = equation.primitive.bind(*functions, *inputs, **options)
-    return list(results) if equation.primitive.multiple_results else [results]
-
-
-def _inline(jaxpr, consts, arguments, operations, shapes):
-    """Append the equations of `jaxpr` to `operations`, calls of jitted functions opened; return its outputs."""
-    slots = dict(zip(jaxpr.invars, arguments, strict=True))
-    slots.update({variable: Constant(value) for variable, value in zip(jaxpr.constvars, consts, strict=True)})
-
-    def find(variable):
-        return Constant(variable.val) if isinstance(variable, Literal) else slots[variable]
-
-    for equation in jaxpr.eqns:
-        inputs = [find(variable) for variable in equation.invars]
-        inner = equation.params.get("jaxpr")
-        if equation.primitive.name in ("jit", "pjit", "closed_call") and isinstance(inner, ClosedJaxpr):
-            results = _inline(inner.jaxpr, inner.consts, inputs, operations, shapes)
-            slots.update(zip(equation.outvars, results, strict=True))
-            continue
-        outputs = tuple(range(len(shapes), len(shapes) + len(equation.outvars)))
-        shapes.extend(tuple(variable.aval.shape) for variable in equation.outvars)
-        slots.update(zip(equation.outvars, outputs, strict=True))
-        operations.append(Operation(equation, tuple(inputs), outputs))
-    return [find(variable) for variable in jaxpr.outvars]
 
 
 def _find_sites(operations, outputs, shapes, of_any):

@@ -9,7 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import checks
-from jaxbptt.gradients import flatten_steps
+from jaxbptt.gradients.forward import flatten_steps
 from jaxbptt.rewrite import Coefficients, Program, evaluate, neutral
 
 # Most specific first: of two slips that explain the same numbers equally well, the first is named.

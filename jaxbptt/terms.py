@@ -9,7 +9,9 @@ from jax.flatten_util import ravel_pytree
 
 from jaxbptt import checks
 from jaxbptt.cells.derivation import norms as leaf_norms
-from jaxbptt.gradients import flatten_steps, pull_params, run_forward, scan_terms
+from jaxbptt.gradients.adjoint import pull_params
+from jaxbptt.gradients.exact import scan_terms
+from jaxbptt.gradients.forward import flatten_steps, run_forward
 from jaxbptt.jacobians import step_jacobians
 from jaxbptt.models import Model
 

@@ -38,16 +38,16 @@ def test_hand_derivation_equals_automatic(name, gain):
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [
-        ("elman", "(slope * cotangent) @ params.w_hh", "cotangent @ params.w_hh"),
-        ("elman", "(slope * cotangent) @ params.w_hh", "(slope * cotangent) @ params.w_hh.T"),
-        ("elman", "delta = slope * cotangent", "delta = cotangent"),
-        ("elman", "slope(params, state, x)[:, None] * params.w_hh", "slope(params, state, x)[None, :] * params.w_hh"),
+        ("elman", "delta: delta @ params.w_hh", "delta: cotangent @ params.w_hh"),
+        ("elman", "delta: delta @ params.w_hh", "delta: delta @ params.w_hh.T"),
+        ("elman", "cotangent: slope * cotangent", "cotangent: cotangent"),
+        ("elman", "slope[:, None] * params.w_hh", "slope[None, :] * params.w_hh"),
         ("lstm", "return cotangent.cell + factors.output * cotangent.hidden", "return cotangent.cell"),
         ("lstm", "g * i * (1 - i)", "g * i"),
-        ("lstm", "jnp.diag(factors.forget), i + f + g", "jnp.diag(factors.forget), i + g"),
-        ("gru", "through_n * r)", "through_n)"),
+        ("lstm", "zip(scales, (i, f, g, o), strict=True)", "zip(scales, (i, g, f, o), strict=True)"),
+        ("gru", "through_n), through_n * r)", "through_n), through_n)"),
         ("gru", "(state - n) * z * (1 - z)", "(n - state) * z * (1 - z)"),
-        ("gru", "return jnp.diag(factors.carry) + r + z + n", "return jnp.diag(factors.carry) + z + n"),
+        ("gru", "return factors.carry, r + z + n", "return factors.carry, z + n"),
     ],
 )
 def test_a_broken_derivation_is_seen(module, old, new):
@@ -99,7 +99,25 @@ def test_rank_one_cotangents_sum_and_measure_like_matrices():
     dense = left[:, :, None] * right[:, None, :]
     np.testing.assert_allclose(sum_over_steps(Outer(left, right)), dense.sum(0), rtol=1e-14)
     np.testing.assert_allclose(norms([Outer(left, right)])[0], np.linalg.norm(dense, axis=(1, 2)), rtol=1e-14)
+    several = Outer(left[None], right[None]), dense.sum(0)
+    np.testing.assert_allclose(norms([several[0]])[0], [np.linalg.norm(several[1])], rtol=1e-13)
     np.testing.assert_allclose(norms([dense])[0], np.linalg.norm(dense, axis=(1, 2)), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", cases.BUILT_IN)
+def test_a_factored_pullback_advances_as_its_step(name):
+    cell = cases.CELLS[name]
+    params, inputs, _, state = cases.instance(cell, KEY, gain=1.5)
+    pullback = cell.derivation.pullback
+    actual = pullback.advance(params, state, pullback.drive(params, inputs[0]))[0]
+    for a, b in zip(*map(jax.tree.leaves, (actual, cell.step(params, state, inputs[0]))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13)
+
+
+def test_a_cell_may_be_made_under_jit():
+    assert jax.jit(lambda h: cells.elman(0, 3).step(cells.ElmanParams(*map(jnp.zeros, ((3, 0), (3, 3), 3))), h, h[:0]))(
+        jnp.ones(3)
+    ).shape == (3,)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from jax.flatten_util import ravel_pytree
 
 from jaxbptt import cells, gradients, models
 from jaxbptt.comparison import compare
+from jaxbptt.gradients import deferred
 from tests import cases
-from tests.mutation import mutate
+from tests.mutation import mutate_package
 
 KEY = jax.random.key(5)
 LOSSES = {"squared": models.squared_error, "cross_entropy": models.softmax_cross_entropy}
@@ -133,13 +134,11 @@ def test_the_unit_problem():
 
 MUTANTS = [
     ("bptt", "jax.tree.map(jnp.add, local, from_later)", "local"),
-    ("bptt", "(factors, local), reverse=True", "(factors, local), reverse=False"),
+    ("bptt", "body, later, (factors, local), reverse=True", "body, later, (factors, local), reverse=False"),
     ("bptt", "jax.tree.map(jnp.add, direct, recurrent)", "recurrent"),
-    ("bptt", "cotangent: pullback.state(params, factors, cotangent)", "cotangent: cotangent"),
-    ("bptt", "    steps = (trajectory.previous, trajectory.inputs)\n    if model.derivation is None:\n        all",
-     "    steps = (trajectory.states, trajectory.inputs)\n    if model.derivation is None:\n        all"),
-    ("bptt", "jnp.sum(losses) * reduction_weight(model, length, losses.dtype), losses\n\n    (loss, losses), (direct",
-     "jnp.sum(losses), losses\n\n    (loss, losses), (direct"),
+    ("bptt", "return pullback.state(params, factors, cotangent, delta), delta", "return cotangent, delta"),
+    ("bptt", "previous = Trajectory(saved.initial, inputs, saved.states).previous", "previous = saved.states"),
+    ("bptt", "losses = losses * reduction_weight(model, length, losses.dtype)", "pass"),
     ("bptt", "return jax.tree.map(jnp.add, grads, pull(initial_adjoint)[0])", "return grads"),
     ("forward_sensitivity", "direct + jacobian @ sensitivity", "direct + sensitivity"),
     ("forward_sensitivity", "direct + jacobian @ sensitivity", "direct + jacobian.T @ sensitivity"),
@@ -161,8 +160,138 @@ def test_a_broken_route_is_seen(route, old, new):
     model = model._replace(initial_state=lambda params: jnp.sin(params.b_h))
     data = cases.instance(model, KEY, num_outputs=cases.N, gain=1.5)
     _, expected = jitted("autodiff", model, True)(*data)
-    _, broken = jax.jit(lambda *data: getattr(mutate(gradients, old, new), route)(model, *data[:3]))(*data)
+    _, broken = jax.jit(lambda *data: getattr(mutate_package(gradients, old, new), route)(model, *data[:3]))(*data)
     assert compare(expected, broken).relative > 1e-3
+
+
+BATCH = 3
+
+
+def batch_of(model, length=cases.T):
+    """Params and inputs [T, B, M], targets [T, B, O], h_0 [B, ...]."""
+    drawn = [cases.instance(model, jax.random.fold_in(KEY, i), gain=1.5, length=length) for i in range(BATCH)]
+    stack = lambda axis: lambda *leaves: jnp.stack(leaves, axis)  # noqa: E731
+    inputs, targets = (jax.tree.map(stack(1), *(one[i] for one in drawn)) for i in (1, 2))
+    return drawn[0][0], inputs, targets, jax.tree.map(stack(0), *(one[3] for one in drawn))
+
+
+@pytest.mark.parametrize("own_initial", [False, True])
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom", "plain"])
+def test_a_batch_is_the_sum_of_its_sequences(name, own_initial):
+    model = model_of("lstm" if name == "plain" else name, "squared", "mean", name == "plain")
+    params, inputs, targets, initial = batch_of(model)
+    batch = models.batched(model, BATCH)
+
+    def total(params):
+        each = jax.vmap(lambda x, y, h: loop_loss(model, params, x, y, None if own_initial else h), (1, 1, 0))
+        return jnp.sum(each(inputs, targets, initial))
+
+    loss, expected = jax.jit(jax.value_and_grad(total))(params)
+    for route in ("bptt", "double_sum", "autodiff"):
+        actual_loss, actual = jitted(route, batch, own_initial)(params, inputs, targets, initial)
+        np.testing.assert_allclose(actual_loss, loss, rtol=1e-13)
+        assert compare(expected, actual).relative < 1e-12, route
+
+
+@pytest.mark.parametrize("options", [{"block": 1}, {"block": 3}, {"block": 4}, {"block": 99}, {"adjoint": "parallel"}],
+                         ids=str)  # fmt: skip
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom", "plain", "batch"])
+def test_blocks_and_the_parallel_adjoint_change_nothing(name, options):
+    model = model_of({"plain": "lstm", "batch": "gru"}.get(name, name), "squared", "mean", name == "plain")
+    data = batch_of(model, 11) if name == "batch" else cases.instance(model, KEY, gain=1.5, length=11)
+    model = models.batched(model, BATCH) if name == "batch" else model
+    run = lambda route, **options: jax.jit(lambda *data: route(model, *data[:3], **options))(*data)  # noqa: E731
+    loss, expected = run(gradients.autodiff)
+    actual_loss, actual = run(gradients.bptt, **options)
+    np.testing.assert_allclose(actual_loss, loss, rtol=1e-13)
+    assert compare(expected, actual).relative < 1e-12
+    if "adjoint" in options:
+        sequential = run(gradients.adjoints)
+        np.testing.assert_allclose(run(gradients.adjoints, **options), sequential, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("later, (jax.vmap(unit_maps)(blocks[0]), own), reverse=True", "later, (jax.vmap(unit_maps)(blocks[0]), own)"),
+        ("jax.tree.map(jnp.add, own, _apply(maps, after, batch)), after", "own, after"),
+        ("leaf[length - whole :]", "leaf[:whole]"),
+        ("saved_head, head), reverse=True", "saved_head, head)"),
+        ("start, size = index * block,", "start, size = 0 * index * block,"),
+        ("(jax.tree.map(jnp.add, grads, block_grads), earlier), losses", "(block_grads, earlier), losses"),
+        ("(jax.tree.map(jnp.add, grads, block_grads), earlier), losses",
+         "(jax.tree.map(jnp.add, grads, block_grads), jax.tree.map(jnp.zeros_like, earlier)), losses"),
+    ],
+)  # fmt: skip
+def test_a_broken_block_is_seen(old, new):
+    model = model_of("lstm", "squared", "sum")
+    data = cases.instance(model, KEY, gain=1.5, length=11)
+    options = {"block": 3} if "earlier" in new or "head" in new or "start" in new else {"adjoint": "parallel"}
+    run = lambda module: jax.jit(lambda *data: module.bptt(model, *data[:3], **options)[1])(*data)  # noqa: E731
+    assert compare(run(gradients), run(mutate_package(gradients, old, new))).relative > 1e-3
+
+
+def masked_step(params, state, x):
+    """Two products with one weight, a weight made of others, one on the right, a weight used without a product."""
+    w = params["w"] * jnp.tril(jnp.ones_like(params["w"])) + jnp.outer(params["u"], params["v"])
+    a = w @ state["h"] + x @ params["m"] + w.T @ jnp.sin(state["h"]) * params["scale"]
+    a = jax.nn.relu(a) + jax.lax.cond(x[0] > 0, lambda h: params["w"] @ h, lambda h: h, state["h"])
+    h = jnp.tanh(a + jnp.diag(params["w"]) + params["w"][0] * state["n"])
+    return {"h": h, "n": jax.nn.sigmoid(params["scale"]) * state["n"]}
+
+
+@pytest.mark.parametrize("batch", [None, BATCH])
+def test_products_found_in_a_step_are_differentiated_as_they_are(batch):
+    shapes = {"w": (3, 3), "u": (3,), "v": (3,), "m": (2, 3), "scale": (), "unused": (4,)}
+
+    def init(key):
+        return {k: jax.random.normal(jax.random.fold_in(key, i), s) for i, (k, s) in enumerate(shapes.items())}
+
+    cell = cells.from_step(masked_step, lambda params: {"h": jnp.sin(params["u"]), "n": jnp.ones(3)}, init=init)
+    model = models.sequence_model(cell._replace(num_inputs=2), 4)
+    params, inputs, targets, _ = batch_of(model)
+    model = model if batch is None else models.batched(model, batch)
+    data = (params, inputs, targets) if batch else (params, inputs[:, 0], targets[:, 0])
+    form = deferred.read_step(model.step, params, model.initial_state(params), data[1][0])
+    assert len(form.products) == 3  # not the one inside the cond
+    _, expected = jax.jit(lambda *data: gradients.autodiff(model, *data))(*data)
+    _, actual = jax.jit(lambda *data: gradients.bptt(model, *data, block=2))(*data)
+    assert compare(expected, actual).relative < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"block": 0}, ValueError, "block: got 0, expected at least 1"),
+        ({"block": 2.0}, TypeError, "block: got float, expected an int"),
+        ({"adjoint": "fast"}, ValueError, "adjoint: got 'fast', expected one of"),
+    ],
+)
+def test_options_not_as_stated_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        gradients.bptt(ELMAN, PARAMS, X, Y, **options)
+
+
+def test_a_state_that_overflows_is_named_in_blocks_too():
+    model = model_of("linear", "squared", "sum")
+    params, inputs, targets, initial = cases.instance(model, KEY)
+    params = params._replace(cell=params.cell._replace(w_hh=1e200 * jnp.eye(cases.N)))
+    with pytest.raises(ValueError, match=r"states.*t = 2"):
+        gradients.bptt(model, params, inputs, targets, initial=initial, block=2)
+
+
+def test_bptt_is_differentiable_and_maps():
+    model = model_of("lstm", "squared", "sum")
+    params, inputs, targets, initial = cases.instance(model, KEY)
+
+    def norm(route):
+        grads = lambda params: route(model, params, inputs, targets, initial=initial)[1]  # noqa: E731
+        return lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grads(params)))
+
+    expected = jax.jit(jax.grad(norm(gradients.autodiff)))(params)
+    assert compare(expected, jax.jit(jax.grad(norm(gradients.bptt)))(params)).relative < 1e-12
+    several = jax.vmap(lambda x: gradients.bptt(model, params, x, targets)[0])(jnp.stack((inputs, 2 * inputs)))
+    np.testing.assert_allclose(several[1], gradients.bptt(model, params, 2 * inputs, targets)[0], rtol=1e-13)
 
 
 ELMAN = model_of("elman", "squared", "sum")

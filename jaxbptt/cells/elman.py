@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbptt import checks
 from jaxbptt.cells.cell import Cell
-from jaxbptt.cells.derivation import Derivation, FactoredPullback, Outer
+from jaxbptt.cells.derivation import Derivation, FactoredPullback, JacobianParts, Outer
 from jaxbptt.cells.schemes import Scheme, draw_weights, gaussian
 
 
@@ -72,28 +72,37 @@ def elman(
         w_hx, w_hh = draw_weights(key, recurrent, num_inputs, num_hidden, num_gates=1)
         return ElmanParams(w_hx, w_hh, jnp.zeros_like(w_hh[:, 0]))
 
-    def preactivation(params, state, x):
-        return params.w_hx @ x + params.w_hh @ state + params.b_h
+    def drive(params, x):
+        return x @ params.w_hx.T + params.b_h
 
-    def slope(params, state, x):
-        a = preactivation(params, state, x)
-        return jax.jvp(activation, (a,), (jnp.ones_like(a),))[1]
+    def advance(params, state, drive):
+        a = drive + params.w_hh @ state
+        return jax.jvp(activation, (a,), (jnp.ones_like(a),))
 
-    def pull_params(params, state, x, slope, cotangent):
-        delta = slope * cotangent
-        return ElmanParams(Outer(delta, x), Outer(delta, state), delta)
+    def state_jacobian(params, state, x):
+        slope = advance(params, state, drive(params, x))[1]
+        return slope[:, None] * params.w_hh
 
     return Cell(
         init=init,
         initial_state=lambda params: jnp.zeros_like(params.b_h),
-        step=lambda params, state, x: activation(preactivation(params, state, x)),
+        step=lambda params, state, x: activation(params.w_hx @ x + params.w_hh @ state + params.b_h),
         derivation=Derivation(
-            state_jacobian=lambda params, state, x: slope(params, state, x)[:, None] * params.w_hh,
+            state_jacobian=state_jacobian,
             pullback=FactoredPullback(
-                factors=slope,
-                state=lambda params, slope, cotangent: (slope * cotangent) @ params.w_hh,
-                params=pull_params,
-                input=lambda params, slope, cotangent: (slope * cotangent) @ params.w_hx,
+                drive=drive,
+                advance=advance,
+                expand=lambda state, new, slope: slope,
+                delta=lambda slope, cotangent: slope * cotangent,
+                state=lambda params, slope, cotangent, delta: delta @ params.w_hh,
+                params=lambda params, state, x, delta: ElmanParams(Outer(delta, x), Outer(delta, state), delta),
+                input=lambda params, delta: delta @ params.w_hx,
+            ),
+            parts=JacobianParts(
+                form=lambda params, slope: (slope, params.w_hh),
+                dense=lambda parts: parts[0][:, None] * parts[1],
+                left=lambda parts, matrix: parts[0][:, None] * (parts[1] @ matrix),
+                right=lambda parts, matrix: (matrix * parts[0][None]) @ parts[1],
             ),
         ),
         num_inputs=num_inputs,
@@ -108,5 +117,5 @@ def _require_elementwise(activation, num_hidden):
     if (jnp.shape(before), jnp.result_type(before)) != (a.shape, a.dtype):
         got = f"{jnp.result_type(before)}{list(jnp.shape(before))} from {a.dtype}{list(a.shape)}"
         raise ValueError(f"activation: got {got}, expected the same shape and dtype")
-    if not np.array_equal(before[:-1], after[:-1]):
+    if not np.array_equal(np.asarray(before)[:-1], np.asarray(after)[:-1]):
         raise ValueError("activation: got a function that mixes entries, expected an elementwise one")

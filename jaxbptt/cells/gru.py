@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxbptt import checks
 from jaxbptt.cells.cell import Cell
-from jaxbptt.cells.derivation import Derivation, FactoredPullback, Outer
+from jaxbptt.cells.derivation import Derivation, FactoredPullback, JacobianParts, Outer
 from jaxbptt.cells.schemes import Scheme, draw_weights, gaussian
 
 
@@ -19,11 +19,28 @@ class GRUParams(NamedTuple):
 
 
 class GRUFactors(NamedTuple):
-    """What multiplies a cotangent at one step; r, z, n in this order where there are three."""
+    """What multiplies a cotangent at one step."""
 
     carry: jax.Array  # [H] z = ∂⁺h/∂⁺h_{t-1} past the gates
-    inputs: jax.Array  # [3H] ∂⁺h/∂⁺(W_hx x + b_x)
-    hidden: jax.Array  # [3H] ∂⁺h/∂⁺(W_hh h + b_h): the same but for n, which meets the reset gate
+    gates: tuple[jax.Array, ...]  # r, z and n's part of ∂⁺h/∂⁺(W_hx x + b_x), each [H]
+    hidden_n: jax.Array  # [H] n's part of ∂⁺h/∂⁺(W_hh h + b_h), which meets the reset gate; the rest is that of inputs
+
+
+class GRUDelta(NamedTuple):
+    """δ_u = (r, z, n), δ_v = (r, z, hidden_n), each part [H]."""
+
+    r: jax.Array
+    z: jax.Array
+    n: jax.Array
+    hidden_n: jax.Array
+
+    def inputs(self) -> jax.Array:
+        """δ_u [3H]."""
+        return jnp.concatenate((self.r, self.z, self.n))
+
+    def hidden(self) -> jax.Array:
+        """δ_v [3H]."""
+        return jnp.concatenate((self.r, self.z, self.hidden_n))
 
 
 def gru(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)) -> Cell:
@@ -59,49 +76,73 @@ def gru(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)) 
         init=init,
         initial_state=lambda params: jnp.zeros_like(params.b_h[:num_hidden]),
         step=_step,
-        derivation=Derivation(_state_jacobian, FactoredPullback(_factors, _pull_state, _pull_params, _pull_input)),
+        derivation=Derivation(_state_jacobian, _PULLBACK, _PARTS),
         num_inputs=num_inputs,
     )
 
 
-def _gates(params, state, x):
-    u_r, u_z, u_n = jnp.split(params.w_hx @ x + params.b_x, 3)
+def _step(params, state, x):
+    _, z, n, _ = _gates(params, state, _drive(params, x))
+    return (1 - z) * n + z * state
+
+
+def _drive(params, x):
+    return x @ params.w_hx.T + params.b_x
+
+
+def _gates(params, state, drive):
+    u_r, u_z, u_n = jnp.split(drive, 3)
     v_r, v_z, v_n = jnp.split(params.w_hh @ state + params.b_h, 3)
     r = jax.nn.sigmoid(u_r + v_r)
     return r, jax.nn.sigmoid(u_z + v_z), jnp.tanh(u_n + r * v_n), v_n
 
 
-def _step(params, state, x):
-    _, z, n, _ = _gates(params, state, x)
-    return (1 - z) * n + z * state
+def _advance(params, state, drive):
+    r, z, n, v_n = _gates(params, state, drive)
+    return (1 - z) * n + z * state, (r, z, n, v_n)
 
 
-def _factors(params, state, x):
-    r, z, n, v_n = _gates(params, state, x)
+def _expand(state, new, gates):
+    r, z, n, v_n = gates
     through_n = (1 - z) * (1 - n) * (1 + n)
     through_r, through_z = through_n * v_n * r * (1 - r), (state - n) * z * (1 - z)
-    return GRUFactors(
-        carry=z,
-        inputs=jnp.concatenate((through_r, through_z, through_n)),
-        hidden=jnp.concatenate((through_r, through_z, through_n * r)),
-    )
+    return GRUFactors(z, (through_r, through_z, through_n), through_n * r)
 
 
-def _pull_state(params, factors, cotangent):
-    return factors.carry * cotangent + (factors.hidden * jnp.tile(cotangent, 3)) @ params.w_hh
+def _delta(factors, cotangent):
+    return GRUDelta(*(gate * cotangent for gate in factors.gates), factors.hidden_n * cotangent)
 
 
-def _pull_params(params, state, x, factors, cotangent):
-    repeated = jnp.tile(cotangent, 3)
-    inputs, hidden = factors.inputs * repeated, factors.hidden * repeated
+def _pull_state(params, factors, cotangent, delta):
+    return factors.carry * cotangent + delta.hidden() @ params.w_hh
+
+
+def _pull_params(params, state, x, delta):
+    inputs, hidden = delta.inputs(), delta.hidden()
     return GRUParams(Outer(inputs, x), Outer(hidden, state), inputs, hidden)
 
 
-def _pull_input(params, factors, cotangent):
-    return (factors.inputs * jnp.tile(cotangent, 3)) @ params.w_hx
+def _pull_input(params, delta):
+    return delta.inputs() @ params.w_hx
+
+
+_PULLBACK = FactoredPullback(_drive, _advance, _expand, _delta, _pull_state, _pull_params, _pull_input)
+
+
+def _form_parts(params, factors):
+    """(diagonal, block [H, H])."""
+    gates = (*factors.gates[:2], factors.hidden_n)
+    r, z, n = (gate[:, None] * w for gate, w in zip(gates, jnp.split(params.w_hh, 3), strict=True))
+    return factors.carry, r + z + n
+
+
+_PARTS = JacobianParts(
+    form=_form_parts,
+    dense=lambda parts: jnp.diag(parts[0]) + parts[1],
+    left=lambda parts, matrix: parts[0][:, None] * matrix + parts[1] @ matrix,
+    right=lambda parts, matrix: matrix * parts[0][None] + matrix @ parts[1],
+)
 
 
 def _state_jacobian(params, state, x):
-    factors = _factors(params, state, x)
-    r, z, n = jnp.split(factors.hidden[:, None] * params.w_hh, 3)
-    return jnp.diag(factors.carry) + r + z + n
+    return _PARTS.dense(_form_parts(params, _PULLBACK.factors(params, state, x)))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxbptt import checks
 from jaxbptt.cells.cell import Cell
-from jaxbptt.cells.derivation import Derivation, FactoredPullback, Outer
+from jaxbptt.cells.derivation import Derivation, FactoredPullback, JacobianParts, Outer
 from jaxbptt.cells.schemes import Scheme, draw_weights, gaussian
 
 
@@ -27,7 +27,7 @@ class LSTMFactors(NamedTuple):
 
     forget: jax.Array  # f            = ∂⁺C/∂⁺C_{t-1}
     output: jax.Array  # o (1 − tanh²C) = ∂⁺h/∂⁺C
-    gates: jax.Array  # [4H]: g i', C_{t-1} f', i g' (these act on dC) and tanh(C) o' (acts on dh)
+    gates: tuple[jax.Array, ...]  # g i', C_{t-1} f', i g' (these act on dC) and tanh(C) o' (acts on dh)
 
 
 def lstm(num_inputs: int, num_hidden: int, *, forget_bias: float = 1.0, recurrent: Scheme = gaussian(1.0)) -> Cell:
@@ -68,7 +68,7 @@ def lstm(num_inputs: int, num_hidden: int, *, forget_bias: float = 1.0, recurren
         init=init,
         initial_state=initial_state,
         step=_step,
-        derivation=Derivation(_state_jacobian, FactoredPullback(_factors, _pull_state, _pull_params, _pull_input)),
+        derivation=Derivation(_state_jacobian, _PULLBACK, _PARTS),
         num_inputs=num_inputs,
     )
 
@@ -84,7 +84,11 @@ def gates(params: LSTMParams, state: LSTMState, x: jax.Array) -> tuple[jax.Array
     Returns:
       Four arrays [H]; i, f, o in (0, 1), g in (−1, 1).
     """
-    i, f, g, o = jnp.split(params.w_hx @ x + params.w_hh @ state.hidden + params.b_h, 4)
+    return _bend(params.w_hx @ x + params.w_hh @ state.hidden + params.b_h)
+
+
+def _bend(preactivations):
+    i, f, g, o = jnp.split(preactivations, 4)
     return jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
 
 
@@ -94,39 +98,87 @@ def _step(params, state, x):
     return LSTMState(cell, o * jnp.tanh(cell))
 
 
-def _factors(params, state, x):
-    i, f, g, o = gates(params, state, x)
-    tanh_cell = jnp.tanh(f * state.cell + i * g)
+def _drive(params, x):
+    return x @ params.w_hx.T + params.b_h
+
+
+def _advance(params, state, drive):
+    i, f, g, o = _bend(drive + params.w_hh @ state.hidden)
+    cell = f * state.cell + i * g
+    return LSTMState(cell, o * jnp.tanh(cell)), (i, f, g, o)
+
+
+def _expand(state, new, gates):
+    i, f, g, o = gates
+    tanh_cell = jnp.tanh(new.cell)
     scales = (g * i * (1 - i), state.cell * f * (1 - f), i * (1 - g) * (1 + g), tanh_cell * o * (1 - o))
-    return LSTMFactors(f, o * (1 - tanh_cell) * (1 + tanh_cell), jnp.concatenate(scales))
+    return LSTMFactors(f, o * (1 - tanh_cell) * (1 + tanh_cell), scales)
 
 
 def _cotangent_of_cell(factors, cotangent):
     return cotangent.cell + factors.output * cotangent.hidden
 
 
-def _cotangent_of_gates(factors, cotangent):
+def _delta(factors, cotangent):
     cell = _cotangent_of_cell(factors, cotangent)
-    return factors.gates * jnp.concatenate((cell, cell, cell, cotangent.hidden))
+    i, f, g, o = factors.gates
+    return jnp.concatenate((i * cell, f * cell, g * cell, o * cotangent.hidden))
 
 
-def _pull_state(params, factors, cotangent):
-    hidden = _cotangent_of_gates(factors, cotangent) @ params.w_hh
-    return LSTMState(factors.forget * _cotangent_of_cell(factors, cotangent), hidden)
+def _pull_state(params, factors, cotangent, delta):
+    return LSTMState(factors.forget * _cotangent_of_cell(factors, cotangent), delta @ params.w_hh)
 
 
-def _pull_params(params, state, x, factors, cotangent):
-    delta = _cotangent_of_gates(factors, cotangent)
+def _pull_params(params, state, x, delta):
     return LSTMParams(Outer(delta, x), Outer(delta, state.hidden), delta)
 
 
-def _pull_input(params, factors, cotangent):
-    return _cotangent_of_gates(factors, cotangent) @ params.w_hx
+def _pull_input(params, delta):
+    return delta @ params.w_hx
+
+
+_PULLBACK = FactoredPullback(_drive, _advance, _expand, _delta, _pull_state, _pull_params, _pull_input)
+
+
+class LSTMJacobian(NamedTuple):
+    """J = [[diag forget, B], [diag(τ ⊙ forget), D]], B = Σ_{i,f,g} diag(·') W, D = diag(tanh(C) o') W_o + diag(τ) B."""
+
+    forget: jax.Array  # [H]
+    through: jax.Array  # [H] τ = o (1 − tanh²C)
+    of_hidden: jax.Array  # [2H, H] (B, D)
+
+
+def _form_parts(params, factors):
+    # Of the two rows of blocks, one sum over all four gates: concatenating them costs more than the zeros do.
+    i, f, g, o = (w[None] for w in jnp.split(params.w_hh, 4))
+    ones, zeros = jnp.ones_like(factors.output), jnp.zeros_like(factors.output)
+    cell, hidden = jnp.stack((ones, factors.output)), jnp.stack((zeros, ones))
+    scales = *(cell * gate[None] for gate in factors.gates[:3]), hidden * factors.gates[3][None]
+    rows = sum(scale[:, :, None] * w for scale, w in zip(scales, (i, f, g, o), strict=True))
+    return LSTMJacobian(factors.forget, factors.output, rows.reshape(2 * len(ones), -1))
+
+
+def _dense(parts):
+    diagonal = jnp.concatenate((parts.forget, parts.through * parts.forget))
+    size = len(parts.forget)
+    of_cell = diagonal[:, None] * jnp.tile(jnp.eye(size, dtype=diagonal.dtype), (2, 1))
+    return jnp.concatenate((of_cell, parts.of_hidden), axis=1)
+
+
+def _left(parts, matrix):
+    of_cell, of_hidden = jnp.split(matrix, 2)
+    carried = parts.forget[:, None] * of_cell
+    return jnp.concatenate((carried, parts.through[:, None] * carried)) + parts.of_hidden @ of_hidden
+
+
+def _right(parts, matrix):
+    cell, hidden = jnp.split(matrix, 2, axis=1)
+    of_cell = parts.forget[None] * (cell + parts.through[None] * hidden)
+    return jnp.concatenate((of_cell, matrix @ parts.of_hidden), axis=1)
+
+
+_PARTS = JacobianParts(_form_parts, _dense, _left, _right)
 
 
 def _state_jacobian(params, state, x):
-    factors = _factors(params, state, x)
-    i, f, g, o = jnp.split(factors.gates[:, None] * params.w_hh, 4)
-    cell_rows = jnp.concatenate((jnp.diag(factors.forget), i + f + g), axis=1)
-    output_path = jnp.concatenate((jnp.zeros_like(o), o), axis=1)
-    return jnp.concatenate((cell_rows, factors.output[:, None] * cell_rows + output_path))
+    return _dense(_form_parts(params, _PULLBACK.factors(params, state, x)))

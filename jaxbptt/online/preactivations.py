@@ -169,7 +169,7 @@ def _match_columns(columns):
 def _factors_of(model, params, hidden, x):
     pullback = model.derivation.pullback
     factors = pullback.factors(params, hidden, x)
-    return lambda cotangent: pullback.params(params, hidden, x, factors, cotangent)
+    return lambda cotangent: pullback.params(params, hidden, x, pullback.delta(factors, cotangent))
 
 
 def _lefts(cotangents, leaves):

@@ -156,7 +156,7 @@ def _carry(model: Model, params: Any, hidden: Any, x: Any) -> jax.Array:
     factors = pullback.factors(params, hidden, x)
     bare = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if leaf.ndim > 1 else leaf, params)
     flat, unravel = ravel_pytree(hidden)
-    pull = lambda unit: ravel_pytree(pullback.state(bare, factors, unravel(unit)))[0]  # noqa: E731
+    pull = lambda unit: ravel_pytree(pullback.pull_state(bare, factors, unravel(unit)))[0]  # noqa: E731
     return jax.vmap(pull)(jnp.eye(flat.size, dtype=flat.dtype))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import checks, trajectories
+from jaxbptt.jacobians import StructuredJacobians
 from jaxbptt.spectra.graded import GRADED_COLUMNS, add_compensated, generic_orthogonal, row_sorted_qr
 from jaxbptt.spectra.statistics import LyapunovExponents, summarise
 
@@ -29,7 +30,7 @@ SHORTENING = 0.7  # of the budget, after a check that found more than √eps/10 
 
 
 def lyapunov_exponents(
-    jacobians: jax.Array,
+    jacobians: jax.Array | StructuredJacobians,
     *,
     k: int | None = None,
     warm_up: int | None = None,
@@ -39,7 +40,7 @@ def lyapunov_exponents(
     """λ_i = 1/T' Σ_t ln r_ii(t) over the T' = T − warm_up steps after the warm-up, J_t Q_{t−1} = Q_t R_t.
 
     Args:
-      jacobians: [T, N, N], [t−1] is J_t, float.
+      jacobians: [T, N, N], [t−1] is J_t, float; or structured: then one at a time is put together, memory T·N.
       k: how many of the largest exponents, static; None: all N.
       warm_up: steps in which Q only turns to the chain's directions, not counted; None: T // 10.
       interval: steps between QRs, static; None: chosen by the chain. A fixed one that costs more than √eps nats per
@@ -54,6 +55,11 @@ def lyapunov_exponents(
       TypeError, ValueError: arguments not as stated; outside jit, NaN or inf with its first step, and a fixed interval
         that is too long.
     """
+    if isinstance(jacobians, StructuredJacobians):
+        one = jax.eval_shape(jacobians.dense, jax.tree.map(lambda leaf: leaf[0], jacobians.factors))
+        options = _require_options(k, warm_up, interval, blocks, len(jacobians), one.shape[0])
+        form = lambda state, factors: (state, jacobians.dense(factors))  # noqa: E731
+        return _run(form, (), jacobians.factors, None, one.dtype, len(jacobians), one.shape[0], *options)
     checks.require_jacobians(jacobians)
     if jacobians.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"jacobians: got {jacobians.dtype}, expected float32 or float64")

@@ -10,7 +10,8 @@ import numpy as np
 from jaxbptt import checks
 from jaxbptt.cells.derivation import norms as leaf_norms
 from jaxbptt.cells.derivation import sum_over_steps
-from jaxbptt.gradients import pull_params, run_forward, state_pullback
+from jaxbptt.gradients.adjoint import pull_params, state_pullback
+from jaxbptt.gradients.forward import run_forward
 from jaxbptt.models import Model
 from jaxbptt.truncation.replay import replayed_gradient, sliding_blocks
 

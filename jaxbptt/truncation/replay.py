@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbptt.gradients import add_initial, parameter_gradient, state_pullback
+from jaxbptt.gradients.adjoint import add_initial, parameter_gradient, state_pullback
 from jaxbptt.models import Model
 
 

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxbptt import checks
-from jaxbptt.gradients import run_forward, state_pullback
+from jaxbptt.gradients.adjoint import state_pullback
+from jaxbptt.gradients.forward import run_forward
 from jaxbptt.models import Model
 from jaxbptt.trajectories import require_call
 from jaxbptt.truncation.cuts import draw_cuts

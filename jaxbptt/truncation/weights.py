@@ -12,7 +12,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import checks
-from jaxbptt.gradients import add_initial, flatten_steps, run_forward, scan_terms
+from jaxbptt.gradients.adjoint import add_initial
+from jaxbptt.gradients.exact import scan_terms
+from jaxbptt.gradients.forward import flatten_steps, run_forward
 from jaxbptt.jacobians import step_jacobians
 from jaxbptt.models import Model
 

@@ -1,10 +1,4 @@
-"""dC/dθ by four exact routes, each its own algorithm, all (model, params, inputs, targets) -> (loss, grads).
-
-autodiff             reverse mode through the scan
-bptt                 λ_t by a reverse scan, then (∂⁺h_t/∂⁺θ)ᵀ λ_t over all steps at once; uses the hand derivation
-forward_sensitivity  A_t = dh_t/dθ carried forward
-double_sum           every term (∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂L_t/∂h_t on its own
-"""
+"""The routes without a hand derivation: reverse mode through the scan, sensitivities forward, every (t, k) term."""
 
 from typing import Any
 
@@ -13,7 +7,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import checks
-from jaxbptt.cells.derivation import FactoredPullback, sum_over_steps
+from jaxbptt.gradients.adjoint import add_initial
+from jaxbptt.gradients.forward import flatten_steps, run_forward
 from jaxbptt.jacobians import step_jacobians
 from jaxbptt.models import Model, reduction_weight, step_losses
 from jaxbptt.trajectories import Trajectory, require_call, unroll
@@ -47,34 +42,6 @@ def autodiff(model: Model, params: Any, inputs: Any, targets: Any, *, initial: A
     (loss, losses), grads = jax.value_and_grad(total, has_aux=True)(params)
     checks.require_finite_steps("losses", losses)
     return loss, grads
-
-
-def bptt(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None):
-    """dC/dθ = Σ_t [(∂⁺h_t/∂⁺θ)ᵀ λ_t + (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t] + (∂h_0/∂θ)ᵀ J_1ᵀ λ_1, with λ_t from one reverse scan.
-
-    Only the adjoint is carried through the scan; the parameter gradient of all steps follows at once, as one matrix
-    product per weight for the built-in cells. A cell without derivation gets a vjp of its step instead.
-
-    Args:
-      model: as `autodiff`; its `derivation` is used when there is one.
-      params: θ.
-      inputs: x_1 … x_T.
-      targets: y_1 … y_T.
-      initial: h_0, then a constant.
-
-    Returns:
-      (C scalar, dC/dθ shaped like params).
-
-    Raises:
-      TypeError, ValueError: as `autodiff`.
-
-    Reference: Werbos (1990), Proc. IEEE 78; S1.10, S2.28.
-    """
-    trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
-    adjoint, initial_adjoint = _adjoint_scan(model, params, trajectory, local)
-    recurrent = parameter_gradient(model, params, trajectory, adjoint)
-    grads = jax.tree.map(jnp.add, direct, recurrent)
-    return loss, add_initial(model, params, grads, initial_adjoint) if initial is None else grads
 
 
 def forward_sensitivity(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None):
@@ -164,43 +131,6 @@ def double_sum(model: Model, params: Any, inputs: Any, targets: Any, *, initial:
     return loss, add_initial(model, params, grads, initial_adjoint) if initial is None else grads
 
 
-def adjoints(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None) -> jax.Array:
-    """λ_t = dC/dh_t = (∂⁺o_t/∂⁺h_t)ᵀ ∂C/∂o_t + J_{t+1}ᵀ λ_{t+1},  λ_{T+1} = 0.
-
-    Args:
-      model: as `autodiff`.
-      params: θ.
-      inputs: x_1 … x_T.
-      targets: y_1 … y_T.
-      initial: h_0.
-
-    Returns:
-      [T, N] on the flattened state; [t−1] is λ_t.
-
-    Raises:
-      TypeError, ValueError: as `autodiff`.
-
-    Reference: S1.10.
-    """
-    trajectory, _, local, _ = run_forward(model, params, inputs, targets, initial)
-    return flatten_steps(_adjoint_scan(model, params, trajectory, local)[0])
-
-
-def run_forward(model: Model, params: Any, inputs: Any, targets: Any, initial: Any):
-    """(trajectory, C, ∂C/∂h_t through o_t alone with leading T, Σ_t (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t): all that λ and θ need."""
-    trajectory = unroll(model, params, inputs, initial=initial)
-    length = checks.require_time_axis("inputs", inputs)
-    checks.require_time_axis("targets", targets, length)
-
-    def total(params, states):
-        losses = step_losses(model, params, states, targets)
-        return jnp.sum(losses) * reduction_weight(model, length, losses.dtype), losses
-
-    (loss, losses), (direct, local) = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(params, trajectory.states)
-    checks.require_finite_steps("losses", losses)
-    return trajectory, loss, local, direct
-
-
 def scan_terms(visit: Any, carry: Any, trajectory: Trajectory, jacobians: jax.Array, local: jax.Array):
     """For k = T … 1, `visit(carry, h_{k−1}, x_k, V_k)`, V_k [T, N] with row t = (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t.
 
@@ -219,66 +149,3 @@ def scan_terms(visit: Any, carry: Any, trajectory: Trajectory, jacobians: jax.Ar
     steps = (jnp.arange(len(local)), trajectory.previous, trajectory.inputs, jacobians, local)
     (carry, cotangents), results = jax.lax.scan(body, (carry, jnp.zeros_like(local)), steps, reverse=True)
     return carry, results, cotangents
-
-
-def flatten_steps(tree: Any) -> jax.Array:
-    """A state-shaped pytree with leading T as [T, N]."""
-    return jax.vmap(lambda leaf: ravel_pytree(leaf)[0])(tree)
-
-
-def _adjoint_scan(model, params, trajectory, local):
-    """(λ_1 … λ_T, J_1ᵀ λ_1), shaped like states and like one state: μ_{t−1} = J_tᵀ (∂C/∂h_t|o_t + μ_t)."""
-    factors, pull_state = state_pullback(model, params, trajectory)
-
-    def body(from_later, step):
-        factors, local = step
-        adjoint = jax.tree.map(jnp.add, local, from_later)
-        return pull_state(factors, adjoint), adjoint
-
-    start = jax.tree.map(jnp.zeros_like, trajectory.initial)
-    initial_adjoint, adjoint = jax.lax.scan(body, start, (factors, local), reverse=True)
-    return adjoint, initial_adjoint
-
-
-def state_pullback(model, params, trajectory):
-    """(what the reverse scan reads at each step, its map (that, λ_t) -> J_tᵀ λ_t), by the best the model knows."""
-    steps = (trajectory.previous, trajectory.inputs)
-    if model.derivation is None:
-
-        def by_vjp(step, cotangent):
-            state, x = step
-            return jax.vjp(lambda state: model.step(params, state, x), state)[1](cotangent)[0]
-
-        return steps, by_vjp
-    pullback = model.derivation.pullback
-    if not isinstance(pullback, FactoredPullback):
-        return steps, lambda step, cotangent: pullback(params, *step, cotangent)[1]
-    factors = jax.vmap(lambda state, x: pullback.factors(params, state, x))(*steps)
-    return factors, lambda factors, cotangent: pullback.state(params, factors, cotangent)
-
-
-def parameter_gradient(model, params, trajectory, adjoint):
-    """Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t over all steps at once."""
-    steps = (trajectory.previous, trajectory.inputs)
-    if model.derivation is None:
-        all_steps = lambda params: jax.vmap(lambda state, x: model.step(params, state, x))(*steps)  # noqa: E731
-        return jax.vjp(all_steps, params)[1](adjoint)[0]
-    pull = pull_params(model.derivation.pullback)
-    return sum_over_steps(jax.vmap(lambda *step: pull(params, *step))(*steps, adjoint))
-
-
-def pull_params(pullback: Any):
-    """(params, state, x, cotangent) -> the parameter cotangent of one step, rank-one where the pullback keeps it so."""
-    if not isinstance(pullback, FactoredPullback):
-        return lambda *arguments: pullback(*arguments)[0]
-
-    def pull(params, state, x, cotangent):
-        return pullback.params(params, state, x, pullback.factors(params, state, x), cotangent)
-
-    return pull
-
-
-def add_initial(model, params, grads, initial_adjoint):
-    """grads + (∂h_0/∂θ)ᵀ dC/dh_0."""
-    pull = jax.vjp(model.initial_state, params)[1]
-    return jax.tree.map(jnp.add, grads, pull(initial_adjoint)[0])

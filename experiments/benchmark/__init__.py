@@ -1,0 +1,91 @@
+"""The toolkit against its peers, side by side: time, memory, and how near the machine's own speed."""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments import harness
+from experiments.benchmark import cases, exponents, figure, machine, online, report, suites
+from jaxbptt.checks import require_size
+
+SUITES = ("gradients", "jacobians", "terms", "spectra", "online", "scaling")
+QUICK = {"lengths": (256,), "sizes": (32, 128), "seconds": 0.2}
+
+
+class _Flag(argparse.Action):
+    """An option without a value."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, True)
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """ "1,32" as numbers."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+@dataclass(frozen=True)
+class Config:
+    suite: str = field(default="all", metadata={"choices": ("all", *SUITES), "help": "what to measure"})
+    cells: tuple = field(
+        default=("tanh", "lstm", "gru"), metadata={"type": names, "shown": "tanh,lstm,gru", "help": "cells"}
+    )
+    lengths: tuple = field(
+        default=(128, 1024, 8192), metadata={"type": integers, "shown": "128,1024,8192", "help": "steps T"}
+    )
+    sizes: tuple = field(
+        default=(32, 64, 128, 256), metadata={"type": integers, "shown": "32,64,128,256", "help": "units N"}
+    )
+    batches: tuple = field(default=(1, 32), metadata={"type": integers, "shown": "1,32", "help": "sequences B"})
+    seconds: float = field(default=2.0, metadata={"help": "time for a case's rounds, of which there are 5 at least"})
+    quick: bool = field(
+        default=False, metadata={"action": _Flag, "nargs": 0, "help": "T 256, N 32 and 128, 0.2 s a case"}
+    )
+    out: str = field(default="results/benchmark", metadata={"help": "folder of the results"})
+
+
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
+    """{"environment": machine, versions and rooflines, "config": …, "rows": one for each contestant of each case}."""
+    config = dataclasses.replace(config, **QUICK) if config.quick else config
+    for name in ("lengths", "sizes", "batches"):
+        for value in getattr(config, name):
+            require_size(name, value)
+    for cell in config.cells:
+        if cell not in cases.MAKERS:
+            raise ValueError(f"cells: got {cell!r}, expected some of {', '.join(cases.MAKERS)}")
+    progress("roofline")
+    rooflines = machine.measure_rooflines()
+    measure = {
+        "gradients": suites.gradient_rows,
+        "jacobians": suites.jacobian_rows,
+        "terms": suites.term_rows,
+        "spectra": exponents.spectrum_rows,
+        "online": online.online_rows,
+        "scaling": suites.scaling_rows,
+    }
+    chosen = SUITES if config.suite == "all" else (config.suite,)
+    rows = [row for name in chosen for row in measure[name](config, progress)]
+    environment = {**machine.describe(), "roofline": rooflines}
+    return {"environment": environment, "config": dataclasses.asdict(config), "rows": rows}
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    figure.plot(results, path)
+
+
+def main(arguments: list[str]) -> int:
+    config = harness.parse(Config, arguments, "python -m experiments benchmark", __doc__)
+    out, progress = Path(config.out), harness.Progress()
+    results = run(config, progress)
+    harness.write_json(out / "benchmark.json", results)
+    print(report.render(results))
+    progress("figure")
+    plot(results, out / "figure.png")
+    progress(f"wrote benchmark.json and figure.png to {out}")
+    return 0

@@ -1,0 +1,131 @@
+"""Gradients, step Jacobians, terms and pairs, and the growth of time with T, N and B: float32 throughout."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from jax.flatten_util import ravel_pytree
+
+from experiments.benchmark import machine, peers
+from experiments.benchmark.cases import Case, grid, make_case
+from experiments.benchmark.timing import Contestant, fit_exponent, race
+from jaxbptt import jacobians, spectra, terms
+from jaxbptt.trajectories import unroll
+
+TOLERANCE = 1e-3  # relative, worst leaf: float32 over T ≤ 65,536 steps
+PARALLEL = 256  # B·N up to which the two ways to the adjoint are compared, on an accelerator
+JACOBIAN_STEPS = 128
+TERM_STEPS, TERM_UNITS = 512, 64
+SCALING = {"T": (128, 512, 2048, 8192), "N": (32, 64, 128, 256, 512), "B": (1, 4, 16, 64)}
+SCALING_AT = {"T": 256, "N": 64, "B": 1}  # what the other two are
+
+
+def gradient_rows(config: Any, progress: Callable) -> Iterator[dict]:
+    """dC/dθ over the grid, by `gradients.bptt` and every peer."""
+    for cell, length, units, batch in grid(config.cells, config.lengths, config.sizes, config.batches):
+        progress(f"gradients: {cell}, T {length}, N {units}, B {batch}")
+        case = make_case(cell, length, units, batch)
+        makers = [("jaxbptt", partial(peers.ours, case))]
+        makers += [("jaxbptt, step only", partial(peers.ours, without_derivation(case)))]
+        if jax.default_backend() != "cpu" and units * batch <= PARALLEL:
+            for adjoint in ("sequential", "parallel"):
+                makers += [(f"jaxbptt, {adjoint}", partial(peers.ours, case, adjoint=adjoint))]
+        makers += [(name, partial(make, case)) for name, make in peers.PEERS.items()]
+        rows = race(makers, seconds=config.seconds, tolerance=TOLERANCE, flops=case.flops())
+        yield from _labelled(rows, "gradients", case)
+
+
+def without_derivation(case: Case) -> Case:
+    """The same recurrence known by its step alone, as `cells.from_step` makes it."""
+    return case._replace(model=case.model._replace(derivation=None))
+
+
+def jacobian_rows(config: Any, progress: Callable) -> Iterator[dict]:
+    """J_t of every step: closed form against `vmap(jacfwd)`."""
+    for cell in config.cells:
+        for units in config.sizes:
+            case = make_case(cell, min(JACOBIAN_STEPS, max(config.lengths)), units)
+            progress(f"jacobians: {cell}, T {case.length}, N {units}")
+            trajectory = jax.jit(lambda params, inputs, model=case.model: unroll(model, params, inputs))(
+                case.params, case.inputs
+            )
+            makers = [(name, partial(make, case, trajectory)) for name, make in JACOBIANS.items()]
+            yield from _labelled(race(makers, seconds=config.seconds, tolerance=TOLERANCE), "jacobians", case)
+
+
+def _closed(case, trajectory):
+    function = lambda params, trajectory: jacobians.step_jacobians(case.model, params, trajectory)  # noqa: E731
+    return Contestant(function, (case.params, trajectory), note="step_jacobians, auto")
+
+
+def _jacfwd(case, trajectory):
+    def function(params, trajectory):
+        def step(state, x):
+            flat, unravel = ravel_pytree(state)
+            following = lambda h: ravel_pytree(case.model.step(params, unravel(h), x))[0]  # noqa: E731
+            return jax.jacfwd(following)(flat)
+
+        return jax.vmap(step)(trajectory.previous, trajectory.inputs)
+
+    return Contestant(function, (case.params, trajectory), note="the same step")
+
+
+JACOBIANS = {"jaxbptt": _closed, "vmap(jacfwd)": _jacfwd}
+
+
+def term_rows(config: Any, progress: Callable) -> Iterator[dict]:
+    """`gradient_terms` and all-pairs norms against their products' flops in one large product, made in turns."""
+    length, units = min(TERM_STEPS, max(config.lengths)), min(TERM_UNITS, max(config.sizes))
+    case = make_case("tanh", length, units)
+    steps = jax.jit(
+        lambda params, inputs: jacobians.step_jacobians(case.model, params, unroll(case.model, params, inputs))
+    )(case.params, case.inputs)
+
+    def table(params, inputs, targets):
+        return terms.gradient_terms(case.model, params, inputs, targets).norms
+
+    def pairs(steps):
+        return spectra.pair_norms(steps, spectral=False).log_frobenius
+
+    entries = {
+        "gradient_terms": (Contestant(table, (case.params, case.inputs, case.targets)), 2 * units**2 * length**2),
+        "pair_norms": (Contestant(pairs, (steps,), note="Frobenius"), units**3 * length**2),
+    }
+    for name, (contestant, flops) in entries.items():
+        progress(f"terms: {name}, T {length}, N {units}")
+        makers = [(name, lambda made=contestant: made), ("large product", machine.large_product)]
+        rows = race(makers, seconds=config.seconds, tolerance=TOLERANCE)
+        rows[0].update(flops=flops, gflops=flops / rows[0]["seconds"] / 1e9)
+        size = machine.roofline_size()
+        rows[0]["times_roofline"] = 2 * size**3 / flops / rows[1]["ratio"]
+        yield from _labelled(rows, "terms", case)
+
+
+def scaling_rows(config: Any, progress: Callable) -> Iterator[dict]:
+    """Time of ours and of autodiff over one size, the others fixed, for tanh; each with its fitted exponent."""
+    limits = {"T": max(config.lengths), "N": 2 * max(config.sizes), "B": 2 * max(config.batches)}
+    for axis, values in SCALING.items():
+        found: list[dict] = []
+        swept = [value for value in values if value <= limits[axis]]
+        for value in swept:
+            size = {**SCALING_AT, axis: value}
+            progress(f"scaling: {axis} {value}")
+            case = make_case("tanh", size["T"], size["N"], size["B"])
+            makers = [("jaxbptt", partial(peers.ours, case)), ("autodiff", partial(peers.autodiff, case))]
+            rows = race(makers, seconds=config.seconds / 2, tolerance=TOLERANCE, flops=case.flops())
+            found += _labelled(rows, "scaling", case)
+        for row in found:
+            yield {**row, "axis": axis, **_exponent(found, row["contestant"], axis)}
+
+
+def _exponent(rows: Sequence[dict], contestant: str, axis: str) -> dict:
+    points = [(row[axis], row["seconds"]) for row in rows if row["contestant"] == contestant and "seconds" in row]
+    if len(points) < 2:
+        return {"exponent": None, "fitted": None}
+    sizes, seconds = zip(*points, strict=True)
+    return {"exponent": fit_exponent(sizes, seconds), "fitted": [sizes[0], sizes[-1]]}
+
+
+def _labelled(rows: Sequence[dict], suite: str, case: Case) -> list[dict]:
+    return [{"suite": suite, **case.label(), **row} for row in rows]

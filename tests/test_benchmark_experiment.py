@@ -1,0 +1,211 @@
+import json
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import benchmark
+from experiments.benchmark import cases, exponents, figure, machine, peers, report, suites, timing
+from experiments.benchmark.timing import Contestant, Unavailable
+
+PACKAGES = ("flax", "equinox", "torch", "clvlib", "lyapax", "chaotax", "braintrace", "brainstate")
+TINY = {"cells": ("tanh",), "lengths": (8,), "sizes": (4,), "batches": (1,), "seconds": 0.0}
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """No peer can be imported, and nothing large is measured."""
+    for name in PACKAGES:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(machine.ROOFLINE_SIZE, "cpu", 16)
+    monkeypatch.setitem(machine.ROOFLINE_RACE, "seconds", 0.0)
+    monkeypatch.setattr(suites, "SCALING", {"T": (4, 8), "N": (2, 4)})
+    monkeypatch.setattr(suites, "SCALING_AT", {"T": 4, "N": 4, "B": 1})
+
+
+def test_a_tiny_run_without_peers_is_whole(alone, tmp_path, capsys):
+    options = ["--cells", "tanh", "--lengths", "8", "--sizes", "4", "--batches", "1,2", "--seconds", "0"]
+    assert benchmark.main([*options, "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "benchmark.json").read_text())
+    environment = results["environment"]
+    assert environment["roofline"]["float32"] > 0
+    assert {"date", "cpu", "cores", "versions", "default_matmul_precision", "device"} <= set(environment)
+    assert environment["versions"]["jax"] == jax.__version__
+    rows = results["rows"]
+    assert {row["suite"] for row in rows} == {
+        *("gradients", "jacobians", "terms", "exponents", "singular values", "online", "scaling")
+    }
+    gradients = {(row["contestant"], row["B"]): row for row in rows if row["suite"] == "gradients"}
+    assert {row["dtype"] for row in gradients.values()} == {"float32"}
+    assert {row["dtype"] for row in rows if row["suite"] == "exponents"} == {"float64"}
+    for batch in (1, 2):
+        assert {name for name, b in gradients if b == batch} == {"jaxbptt", "jaxbptt, step only", *peers.PEERS}
+        assert gradients["autodiff", batch]["status"] == "ok"
+        assert gradients["autodiff", batch]["difference"] < 1e-5
+        assert gradients["autodiff", batch]["rounds"] == timing.LEAST_ROUNDS
+        assert gradients["jaxbptt", batch]["gflops"] > 0
+        assert gradients["jaxbptt", batch]["temp_bytes"] > 0
+        for name in ("flax", "equinox", "torch"):
+            assert gradients[name, batch]["status"] == "missing"
+        assert gradients["cudnn", batch]["status"] == "skipped"
+    printed = capsys.readouterr()
+    assert "flax missing (import of flax halted" in printed.out
+    assert "gradients: tanh, T 8, N 4, B 2" in printed.err
+    assert max(map(len, printed.out.splitlines())) <= 120
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_plain_scan_of_every_cell_gives_our_gradient(cell, batch):
+    case = cases.make_case(cell, 6, 3, batch, dtype=jnp.float64)
+    ours, plain = peers.ours(case), peers.autodiff(case)
+    expected, actual = (jax.jit(made.function)(*made.arguments) for made in (ours, plain))
+    assert timing.relative_difference(jax.tree.leaves(expected), jax.tree.leaves(actual)) < 1e-12
+    assert all(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(expected))
+
+
+def make(function, **options):
+    return lambda: Contestant(function, (jnp.arange(1.0, 4.0),), **options)
+
+
+def test_a_result_that_differs_is_not_timed():
+    makers = [("ours", make(jnp.sin)), ("wrong", make(lambda x: jnp.sin(x) * 1.01)), ("right", make(jnp.sin))]
+    ours, wrong, right = timing.race(makers, seconds=0.0, tolerance=1e-3)
+    assert wrong["status"] == "differs"
+    assert wrong["difference"] == pytest.approx(0.01, rel=1e-6)
+    assert "seconds" not in wrong
+    assert (ours["ratio"], right["status"]) == (1, "ok")
+    assert right["seconds"] > 0
+    nan = timing.race([("ours", make(jnp.sin)), ("nan", make(lambda x: x * jnp.nan))], seconds=0.0, tolerance=1e-3)
+    assert nan[1]["status"] == "differs"
+
+
+def test_a_peer_that_fails_is_a_row_and_ours_an_error():
+    def fails():
+        raise RuntimeError("no such\n  thing")
+
+    def stays_out():
+        raise Unavailable("elsewhere")
+
+    rows = timing.race([("ours", make(jnp.sin)), ("a", fails), ("b", stays_out)], seconds=0.0, tolerance=0.0)
+    assert [(row["status"], row["note"]) for row in rows[1:]] == [("failed", "no such thing"), ("skipped", "elsewhere")]
+    with pytest.raises(RuntimeError, match="no such"):
+        timing.race([("ours", fails)], seconds=0.0, tolerance=0.0)
+
+
+def test_what_is_no_peer_is_timed_and_not_compared():
+    rows = timing.race([("ours", make(jnp.sin)), ("bound", make(jnp.cos, convert=None))], seconds=0.0, tolerance=0.0)
+    assert rows[1]["status"] == "ok"
+    assert "difference" not in rows[1]
+
+
+def test_turns_rotate_and_ratios_are_of_pairs(monkeypatch):
+    monkeypatch.setattr(timing, "SHORT", 0.0)
+    clock, order = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def call(name, seconds):
+        order.append(name)
+        clock[0] += seconds
+
+    taken = timing.take_turns([partial(call, "a", 1.0), partial(call, "b", 3.0)], 30.0)
+    np.testing.assert_allclose(taken, [[1.0] * 8, [3.0] * 8])
+    assert order[:4] == ["a", "b", "b", "a"]
+    assert timing.take_turns([partial(call, "a", 1.0)], 0.0).shape == (1, timing.LEAST_ROUNDS)
+
+
+def test_a_ratio_above_one_means_ours_is_faster(monkeypatch):
+    taken = np.array([[1.0, 2.0, 4.0, 1.0, 1.0], [3.0, 6.0, 4.0, 2.0, 5.0]])
+    monkeypatch.setattr(timing, "take_turns", lambda calls, seconds: taken)
+    makers = [("ours", make(jnp.sin)), ("theirs", make(jnp.sin))]
+    _, theirs = timing.race(makers, seconds=0.0, tolerance=0.0, flops=8e9)
+    assert theirs["ratio"] == 3.0  # of the pairs 3, 3, 1, 2, 5; the ratio of the medians is 4
+    assert theirs["ratio_quartiles"] == [2.0, 3.0]
+    assert (theirs["seconds"], theirs["gflops"]) == (4.0, 2.0)
+
+
+def test_fitted_exponent_of_a_power_law():
+    sizes = np.array([32, 64, 128, 256])
+    assert timing.fit_exponent(sizes, 3e-5 * sizes**1.7) == pytest.approx(1.7, abs=1e-12)
+
+
+@pytest.mark.parametrize("worst", [[np.zeros(2)], [np.zeros(3), np.ones(3)], [np.full(3, np.nan)]])
+def test_another_shape_or_count_never_agrees(worst):
+    assert timing.relative_difference([np.ones(3)], worst) >= 1 - 1e-15
+
+
+def test_flops_are_three_products():
+    case = cases.make_case("lstm", 5, 3, 2)
+    assert case.flops() == 3 * 2 * (4 * 3 * (3 + 3) + cases.OUTPUTS * 3) * 5 * 2
+
+
+def test_the_grid_leaves_out_its_largest_corner():
+    kept = list(cases.grid(("gru",), (1024, 8192), (128, 256), (1, 32)))
+    assert len(kept) == 7
+    assert ("gru", 8192, 256, 32) not in kept
+
+
+def test_exponents_that_are_off_differ(monkeypatch, alone):
+    stored = exponents.EXPONENTS["jaxbptt"]
+
+    def shifted(*arguments, by):
+        return stored(*arguments)._replace(convert=lambda found: found - by / 8)
+
+    by_what = {"jaxbptt": 0.0, "too far": exponents.FRAMES + 1, "near": exponents.FRAMES - 1}
+    monkeypatch.setattr(exponents, "EXPONENTS", {name: partial(shifted, by=by) for name, by in by_what.items()})
+    monkeypatch.setattr(exponents, "SINGULAR_VALUES", {"bare QR scan": lambda chain: make(jnp.sin)()})
+    rows = list(exponents.spectrum_rows(benchmark.Config(**TINY), lambda message: None))
+    assert [row["status"] for row in rows if row["suite"] == "exponents"] == ["ok", "differs", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--cells", "rnn"], "cells: got 'rnn'"), (["--lengths", "0"], "lengths"), (["--batches", "1,0"], "batches")],
+)
+def test_wrong_options_are_named(options, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        benchmark.main([*options, "--out", str(tmp_path)])
+
+
+def fake(suite, contestant, **values):
+    row = {"suite": suite, "cell": "tanh", "T": 128, "N": 32, "B": 1, "dtype": "float32", "contestant": contestant}
+    row |= {"status": "ok", "note": "", "seconds": 1e-3, "ratio": 1.5, "ratio_quartiles": [1.2, 1.7], "rounds": 5}
+    return row | {"compile_seconds": 0.5, "temp_bytes": 2**20, "gflops": 9.0} | values
+
+
+def fake_results():
+    rows = [
+        fake("gradients", name, cell=cell, N=size, B=batch)
+        for name in ("jaxbptt", "autodiff", "torch")
+        for cell in ("tanh", "lstm")
+        for size in (32, 64)
+        for batch in (1, 32)
+    ]
+    rows += [
+        fake("scaling", name, axis=axis, exponent=1.25, fitted=[128, 512], **{axis: value})
+        for name in ("jaxbptt", "autodiff")
+        for axis in "TNB"
+        for value in (128, 512)
+    ]
+    rows.append(fake("gradients", "flax", status="differs", difference=0.2))
+    del rows[-1]["seconds"]
+    environment = machine.describe() | {"roofline": {"float32": 1e11, "float64": 5e10}}
+    return {"environment": environment, "config": {}, "rows": rows}
+
+
+def test_plot_takes_rows_alone(tmp_path):
+    figure.plot(fake_results(), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 30_000
+
+
+def test_the_table_ranks_nothing_that_differs():
+    lines = report.render(fake_results()).splitlines()
+    (differing,) = (line for line in lines if "flax  " in line and "tanh" in line)
+    assert "differs" in differing
+    assert "not ranked" in differing
+    assert "1.50" not in differing
+    assert any("T^1.25" in line for line in lines)
