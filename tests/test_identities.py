@@ -12,7 +12,7 @@ from experiments import identities
 from experiments.identities import instances, page
 from experiments.identities.identity import Claim, Identity, judge
 from jaxbptt import cells, gradients, jacobians, models
-from tests.mutation import mutate
+from tests.mutation import mutate, mutate_package
 
 ROWS = identities.load()
 
@@ -52,9 +52,15 @@ def test_a_false_row_says_what_is_right_and_where_it_fails(id):
 
 
 MUTANTS = [
-    (gradients, "bptt", "jax.tree.map(jnp.add, local, from_later)", "local", ["S0.10", "S1.20", "S2.28", "S4.9"]),
-    (jacobians, "product", "(jacobian @ total, None)", "(total @ jacobian, None)", ["S0.17", "S4.7", "S4.9"]),
-    (jacobians, "product", "jacobians[start:stop]", "jacobians[start + 1 : stop]", ["S0.17", "S4.7"]),
+    (
+        gradients,
+        "bptt",
+        "pull(factors, jax.tree.map(jnp.add, local, from_later))",
+        "pull(factors, local)",
+        ["S0.10", "S1.20", "S2.28", "S4.9"],
+    ),
+    (jacobians, "product", "(multiply(step, total), None)", "(multiply(total, step), None)", ["S0.17", "S4.7", "S4.9"]),
+    (jacobians, "product", "leaf[start:stop]", "leaf[start + 1 : stop]", ["S0.17", "S4.7"]),
     (
         jacobians,
         "step_jacobians",
@@ -71,7 +77,8 @@ def test_breaking_the_toolkit_changes_verdicts(module, name, old, new, ids, monk
         instances._route.cache_clear()
         instances._call.clear_cache()
 
-    monkeypatch.setattr(module, name, getattr(mutate(module, old, new), name))
+    mutant = (mutate_package if hasattr(module, "__path__") else mutate)(module, old, new)
+    monkeypatch.setattr(module, name, getattr(mutant, name))
     forget()
     try:
         assert any(judge(ROWS[id]).verdict != ROWS[id].expected for id in ids)
