@@ -59,6 +59,13 @@ def _closed(case, trajectory):
     return Contestant(function, (case.params, trajectory), note="step_jacobians, auto")
 
 
+def _structured(case, trajectory):
+    function = lambda params, trajectory: jacobians.structured_jacobians(case.model, params, trajectory)  # noqa: E731
+    return Contestant(
+        function, (case.params, trajectory), convert=lambda chain: chain.assemble(), note="diagonals and blocks"
+    )
+
+
 def _jacfwd(case, trajectory):
     def function(params, trajectory):
         def step(state, x):
@@ -71,7 +78,7 @@ def _jacfwd(case, trajectory):
     return Contestant(function, (case.params, trajectory), note="the same step")
 
 
-JACOBIANS = {"jaxbptt": _closed, "vmap(jacfwd)": _jacfwd}
+JACOBIANS = {"jaxbptt": _closed, "jaxbptt, structured": _structured, "vmap(jacfwd)": _jacfwd}
 
 
 def term_rows(config: Any, progress: Callable) -> Iterator[dict]:

@@ -17,6 +17,7 @@ from jaxbptt.trajectories import require_call, unroll
 WHOLE_BYTES = 4 * 2**20  # what all steps keep, up to which they are one block
 BLOCK_BYTES = 3 * 2**18  # what the steps of one block keep, beyond that: with what is made from it, in cache
 KEPT_BYTES = 2**28  # what all steps keep, beyond which blocks are run again instead
+WRITTEN_BYTES = 48 * 2**20, 4 * 2**20  # in place of the first two for a step alone: all that it writes
 METHODS = ("auto", "sequential", "parallel")
 
 
@@ -153,7 +154,8 @@ def _plan(run: Runner, state: Any, inputs: Any, length: int, block: int | None) 
         program = jax.make_jaxpr(run.skip)(state, one).jaxpr
         kept = [v.aval for e in program.eqns for v in e.params.get("jaxpr", program).eqns for v in e.outvars]
     per_step = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)))
-    longest = length if length * per_step <= WHOLE_BYTES else max(16, BLOCK_BYTES // per_step)
+    whole, one_block = (WHOLE_BYTES, BLOCK_BYTES) if run.keeps else WRITTEN_BYTES
+    longest = length if length * per_step <= whole else max(16, one_block // per_step)
     block = math.ceil(length / math.ceil(length / longest))
     return _Plan(block, -(-length // block) - 1, keep=run.keeps and length * per_step <= KEPT_BYTES)
 
