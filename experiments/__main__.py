@@ -12,7 +12,7 @@ EXPERIMENTS = {
     "chaos": "random networks through the transition to chaos, against the mean field and across sizes",
     "precision": "digits of each singular value kept by the assembled product and by the graded method",
     "truncation": "what truncated gradients keep, their bias and spread at equal cost, and training by each on text",
-    "benchmark": "speed and memory beside Flax, Equinox, PyTorch, clvlib, lyapax, chaotax, as far as they are installed",
+    "benchmark": "speed and memory beside Flax, Equinox, PyTorch, clvlib, lyapax and chaotax, if installed",
     "online": "gradients forward in time on four tasks: cosine to the exact one, final loss and cost",
 }
 MAIN_JOB = "xray"

@@ -1,5 +1,6 @@
 """The (t, k) table: how much step k's direct use of θ contributes to the gradient of the loss at step t."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,10 @@ from jaxbptt.gradients.exact import scan_terms
 from jaxbptt.gradients.forward import flatten_steps, run_forward
 from jaxbptt.jacobians import step_jacobians
 from jaxbptt.models import Model
+from jaxbptt.trajectories import Trajectory
+
+STRETCHES = 4  # of k: (1 + 1/4) / 2 of the products' flops are left
+LEAST_STEPS = 32  # below, one stretch: compilation is dearer
 
 
 class GradientTerms(NamedTuple):
@@ -69,8 +74,9 @@ def gradient_terms(model: Model, params: Any, inputs: Any, targets: Any, *, init
     """‖(∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t‖ for every k ≤ t, in total and per parameter leaf.
 
     The terms sum to dC/dθ less two parts that are not in the table: the readout's direct part, and the terms of an
-    h_0 that depends on θ. The weight ∂C/∂L_t (1/T for the mean) is in them. All t of one k at once, 2N²T² flops for the
-    cotangents; a weight matrix's term is rank one in the built-in cells and its norm is had from the two vectors.
+    h_0 that depends on θ. The weight ∂C/∂L_t (1/T for the mean) is in them. All t ≥ k of one k at once, N²T² flops for
+    the cotangents (a quarter more for moving them in stretches of k); a weight matrix's term is rank one in the
+    built-in cells and its norm is had from the two vectors.
 
     Args:
       model: f, g, L and the reduction.
@@ -98,7 +104,20 @@ def gradient_terms(model: Model, params: Any, inputs: Any, targets: Any, *, init
         return carry, leaf_norms(jax.vmap(lambda v: pull(params, state, x, unravel(v)))(cotangents))
 
     jacobians = step_jacobians(model, params, trajectory)
-    _, by_leaf, _ = scan_terms(visit, None, trajectory, jacobians, flatten_steps(local))
-    by_leaf = jax.tree.map(jnp.transpose, by_leaf)
+    by_leaf = _scan_in_stretches(visit, trajectory, jacobians, flatten_steps(local))
     squares = [leaf * leaf for leaf in jax.tree.leaves(by_leaf)]
     return GradientTerms(jnp.sqrt(sum(squares[1:], squares[0])), by_leaf)
+
+
+def _scan_in_stretches(visit, trajectory, jacobians, local):
+    """The results of `visit` by [t, k]: for late k there are few t, so that the last steps need not move all T rows."""
+    length = len(local)
+    bounds = [length * i // STRETCHES for i in range(STRETCHES + 1)] if length >= LEAST_STEPS else [0, length]
+    previous, later, tables = trajectory.previous, None, []
+    for first, stop in reversed(list(itertools.pairwise(bounds))):
+        part = lambda tree, first=first, stop=stop: jax.tree.map(lambda leaf: leaf[first:stop], tree)  # noqa: E731
+        start = jax.tree.map(lambda leaf, first=first: leaf[first], previous)
+        steps = Trajectory(start, part(trajectory.inputs), part(trajectory.states))
+        _, rows, later = scan_terms(visit, None, steps, part(jacobians), part(local), later)
+        tables.append(jax.tree.map(lambda leaf, first=first: jnp.pad(leaf, ((0, 0), (first, 0))), rows))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves).T, *reversed(tables))

@@ -44,7 +44,7 @@ def test_hand_derivation_equals_automatic(name, gain):
         ("elman", "slope[:, None] * params.w_hh", "slope[None, :] * params.w_hh"),
         ("lstm", "return cotangent.cell + factors.output * cotangent.hidden", "return cotangent.cell"),
         ("lstm", "g * i * (1 - i)", "g * i"),
-        ("lstm", "zip(scales, (i, f, g, o), strict=True)", "zip(scales, (i, g, f, o), strict=True)"),
+        ("lstm", "zip(scales, jnp.split(", "zip(scales[::-1], jnp.split("),
         ("gru", "through_n), through_n * r)", "through_n), through_n)"),
         ("gru", "(state - n) * z * (1 - z)", "(n - state) * z * (1 - z)"),
         ("gru", "return factors.carry, r + z + n", "return factors.carry, z + n"),

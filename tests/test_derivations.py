@@ -349,6 +349,14 @@ def test_correct_in_float32_a_nested_state_and_no_inputs():
     assert check(cells.elman(0, N), cells.elman(0, N).derivation, key=key).ok
 
 
+def test_a_factored_pullback_that_advances_otherwise_than_its_step_is_seen():
+    cell = make("lstm")
+    right = cell.derivation.pullback
+    wrong = right._replace(advance=lambda params, state, drive: right.advance(params, state, 1.01 * drive))
+    report = check(cell, cell.derivation._replace(pullback=wrong), key=jax.random.key(0))
+    assert "advance" in [finding.piece for finding in report.findings]
+
+
 def test_a_correct_gradient_is_not_blamed():
     model = models.sequence_model(make("elman"), O, reduction="mean")
     random = np.random.default_rng(0)

@@ -103,7 +103,7 @@ def test_what_is_lost_exactly_is_minus_infinity(chain, expected):
 
 
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom"])
-def test_streaming_is_the_same(name):
+def test_streaming_and_structured_jacobians_give_the_same(name):
     cell = CELLS[name]
     params, inputs, _, initial = instance(models.sequence_model(cell, 1), jax.random.key(3), length=60)
     params = params.cell
@@ -115,8 +115,12 @@ def test_streaming_is_the_same(name):
     def stream(params, inputs, initial):
         return spectra.stream_exponents(cell, params, inputs, initial=initial, transient=10, k=2, interval=1)
 
-    actual = jax.jit(stream)(params, inputs, initial)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), actual, expected)
+    def compare(actual):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), actual, expected)
+
+    compare(jax.jit(stream)(params, inputs, initial))
+    if cell.derivation is not None:
+        compare(exponents(jacobians.structured_jacobians(cell, params, rest), k=2, interval=1))
 
 
 def test_intervals_of_time_cover_what_they_claim():

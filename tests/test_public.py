@@ -29,9 +29,9 @@ from jaxbptt import (
 ROOT = Path(__file__).parents[1]
 NAMES = {
     cells: "Cell from_step linear elman lstm gru gaussian orthogonal identity LSTMState",
-    models: "Model SequenceParams Readout sequence_model squared_error softmax_cross_entropy",
+    models: "Model SequenceParams Readout sequence_model batched squared_error softmax_cross_entropy",
     trajectories: "Trajectory unroll",
-    jacobians: "step_jacobians product prefix_products",
+    jacobians: "step_jacobians structured_jacobians StructuredJacobians product prefix_products",
     spectra: "log_singular_values singular_decomposition lyapunov_exponents stream_exponents pool_exponents"
     " kaplan_yorke_dimension entropy_rate log_growth leading_singular_values pair_norms bounds",
     fixed_points: "find_fixed_points unique",

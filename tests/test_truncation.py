@@ -51,6 +51,18 @@ def combine(f, *trees):
     return jax.tree.map(f, *trees)
 
 
+def test_a_batch_is_the_sum_of_its_sequences():
+    model, keys = model_of("gru", "sum"), jax.random.split(KEY, 2)
+    drawn = [cases.instance(model, key) for key in keys]
+    inputs, targets = (jnp.stack([one[i] for one in drawn], axis=1) for i in (1, 2))
+    options = {"windowed": {"length": 2}, "adaptive": {"tolerance": 0.9, "lags": 3}}
+    for name, option in options.items():
+        _, actual = of(models.batched(model, 2), name, True, **option)(drawn[0][0], inputs, targets, None)
+        if name == "windowed":  # the lag of a batch is chosen by the norms of its sum
+            each = [of(model, name, True, **option)(drawn[0][0], *one[1:])[1] for one in drawn]
+            assert compare(combine(jnp.add, *each), actual).relative < 1e-12
+
+
 # The table and the cheap ways
 
 

@@ -36,7 +36,10 @@ class Cell(NamedTuple):
 def from_step(step: Step, initial_state: InitialState, *, init: Init | None = None, num_inputs: int | None = None):
     """Make a cell of any pure `(params, state, x) -> state`.
 
-    Every function of the toolkit works on it; without a hand derivation the gradient routes take a vjp of one step.
+    Every function of the toolkit works on it. `gradients.bptt` finds the step's products with weights in its program
+    and takes those weights' gradients out of the loop: 0.8 to 2 times the speed of automatic differentiation through
+    the scan. A derivation, `cell._replace(derivation=...)`, gains 1.3 to 2.7 times over it with a `FactoredPullback`
+    (see `cells.elman`), and closed-form Jacobians; one with a plain pullback serves proofs, not speed.
 
     Args:
       step: h_t = f(θ, h_{t−1}, x_t); keeps structure, shapes and dtypes of the state.

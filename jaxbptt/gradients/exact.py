@@ -131,10 +131,13 @@ def double_sum(model: Model, params: Any, inputs: Any, targets: Any, *, initial:
     return loss, add_initial(model, params, grads, initial_adjoint) if initial is None else grads
 
 
-def scan_terms(visit: Any, carry: Any, trajectory: Trajectory, jacobians: jax.Array, local: jax.Array):
+def scan_terms(
+    visit: Any, carry: Any, trajectory: Trajectory, jacobians: jax.Array, local: jax.Array, later: Any = None
+):
     """For k = T … 1, `visit(carry, h_{k−1}, x_k, V_k)`, V_k [T, N] with row t = (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t.
 
-    Rows t < k are zero. One [T, N] @ [N, N] product a step moves every row one step back: V_{k−1} = V_k J_k.
+    Rows t < k are zero. One [T, N] @ [N, N] product a step moves every row one step back: V_{k−1} = V_k J_k. `later`
+    [L, N]: V_T of the L steps after these, whose rows come behind these ones'.
 
     Returns (carry, the second results of visit [T, ...], V_0).
     """
@@ -147,5 +150,6 @@ def scan_terms(visit: Any, carry: Any, trajectory: Trajectory, jacobians: jax.Ar
         return (carry, cotangents @ jacobian), result
 
     steps = (jnp.arange(len(local)), trajectory.previous, trajectory.inputs, jacobians, local)
-    (carry, cotangents), results = jax.lax.scan(body, (carry, jnp.zeros_like(local)), steps, reverse=True)
+    rows = jnp.zeros_like(local) if later is None else jnp.concatenate((jnp.zeros_like(local), later))
+    (carry, cotangents), results = jax.lax.scan(body, (carry, rows), steps, reverse=True)
     return carry, results, cotangents

@@ -76,6 +76,8 @@ def evaluate(form: Preactivations, model: Model, params: Any, hidden: Any, x: An
 
 def find(model: Model, params: Any, x: Any) -> Preactivations | str:
     """The form of a model's step, or in words why it has none. `params` and `x` give shapes and dtypes only."""
+    if model.batch is not None:
+        return "it is a batch of sequences"
     if model.derivation is None:
         return "this cell is known by its step alone"
     if not isinstance(model.derivation.pullback, FactoredPullback):
