@@ -9,7 +9,7 @@ Tried and lost, as the speed relative to what is here (float32, T = 1024, two co
   weights' gradient as a product that contracts both leading axes, without the barrier in `Outer.matrix`   0.6 to 1
   the drive as W @ x mapped over steps      its result comes out transposed and is copied: 0.8 (LSTM, N = 64)
   of a step alone, over automatic differentiation: its vjp in the reverse scan 0.6 to 1; a kick to the state, then
-  one vjp for the parameters 0.6 to 1.3; automatic differentiation within blocks 0.7 to 1.4; as here 0.8 to 2
+  one vjp for the parameters 0.6 to 1.3; automatic differentiation within blocks 0.7 to 1.4; as here 0.7 to 1.8
   a recurrent weight transposed beforehand  its product 10 to 17 % faster at B = 32, slower at B = 1: left out
 """
 
