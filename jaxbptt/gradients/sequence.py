@@ -63,9 +63,8 @@ def _factored(pullback, params, adjoint):
         previous = Trajectory(saved.initial, inputs, saved.states).previous
         factors = jax.vmap(pullback.expand)(previous, saved.states, saved.kept)
         deltas, earlier = adjoint(pull, factors, local, later)
-        return sum_over_steps(
-            jax.vmap(pullback.params, in_axes=(None, 0, 0, 0))(params, previous, inputs, deltas)
-        ), earlier
+        cotangents = jax.vmap(pullback.params, in_axes=(None, 0, 0, 0))(params, previous, inputs, deltas)
+        return sum_over_steps(cotangents), earlier
 
     return Runner(lambda *steps: forward(*steps, keep=False)[0], forward, backward, keeps=True)
 
