@@ -560,3 +560,15 @@ def test_inputs_of_any_form():
     assert online.rtrl().cost(model, params).state_floats == cases.N + cases.N * 3 * cases.N**2
     with pytest.raises(TypeError, match="x: got int"):
         online.snap(1).init(model, params, KEY, x=x)
+
+
+def test_a_batch_is_exact_by_rtrl_and_refused_where_it_has_no_such_form():
+    model = models.sequence_model(cases.CELLS["gru"], cases.O)
+    drawn = [cases.instance(model, jax.random.key(i)) for i in range(2)]
+    inputs, targets = (jnp.stack([one[i] for one in drawn], axis=1) for i in (1, 2))
+    batch = models.batched(model, 2)
+    expected = jax.jit(functools.partial(gradients.bptt, batch))(drawn[0][0], inputs, targets)[1]
+    actual = jax.jit(functools.partial(online.run, online.rtrl(), batch))(drawn[0][0], inputs, targets)[1]
+    assert compare(expected, actual).relative < 1e-12
+    with pytest.raises(ValueError, match="it is a batch of sequences"):
+        online.run(online.kf_rtrl(), batch, drawn[0][0], inputs, targets, key=jax.random.key(0))

@@ -1,16 +1,18 @@
 """Back-propagation through time by hand: the adjoint alone in the reverse scan, in blocks that fit the cache.
 
-Tried and lost, as the speed relative to what is here (float32, T = 1024, two cores, November 2026):
+Tried and lost, as the speed relative to what is here (float32, T = 1024, B = 32, two cores, November 2026):
 
-  all steps in one block, B = 32            0.5 to 0.9 (memory beyond the cache; 0.9 to 1.1 at B = 1)
-  every block run again, B = 32             0.7 to 0.9 at N = 256; 0.9 to 1.1 at N ≤ 64, in a twelfth of the memory
+  all steps in one block                    0.55 to 0.9 at N ≥ 64, in twice the memory or more; 1.1 for tanh, N = 32
+  every block run again                     0.65 to 0.95 at N = 256, 0.8 to 1.1 at N = 64, in a tenth to a third of it
   `vmap` of this function over 32 examples  0.4 to 0.7 (a weight gradient for each)
-  λ from the scan, δ = factors · λ after it 0.92 to 0.95
-  weights' gradient as a product that contracts both leading axes, without the barrier in `Outer.matrix`   0.6 to 1
-  the drive as W @ x mapped over steps      its result comes out transposed and is copied: 0.8 (LSTM, N = 64)
-  of a step alone, over automatic differentiation: its vjp in the reverse scan 0.6 to 1; a kick to the state, then
-  one vjp for the parameters 0.6 to 1.3; automatic differentiation within blocks 0.7 to 1.4; as here 0.7 to 1.8
-  a recurrent weight transposed beforehand  its product 10 to 17 % faster at B = 32, slower at B = 1: left out
+  λ from the scan, δ = factors · λ after it 0.94 to 0.98 (LSTM, N = 256)
+  a weight's gradient as a product that contracts both leading axes, without the barrier in `Outer.matrix`: that product
+  takes 0.95 to 1.65 times as long
+  the drive as W @ x mapped over steps      comes out transposed, and each block is copied (not timed by itself)
+  a recurrent weight transposed beforehand  its product 6 to 20 % faster, up to 15 % slower at B = 1: left out
+
+Of a step alone, over automatic differentiation: its vjp in the reverse scan 0.6 to 1; a kick to the state, then one vjp
+for the parameters, 0.6 to 1.3; automatic differentiation within blocks 0.7 to 1.4; as here 0.7 to 1.8.
 """
 
 import functools
