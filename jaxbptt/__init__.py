@@ -1,28 +1,65 @@
-"""Recurrent gradients proved, and shown where they go.
+"""Gradients through time: prove that they are right, and see where they vanish or explode.
 
-Dimensions: T steps, N entries of the flattened state (H hidden units; an LSTM has N = 2H), M inputs, O outputs. Time is
-axis 0 and step t stands at index t−1. Functions take one sequence; a batch is a `jax.vmap` by the caller. J_t =
-dh_t/dh_{t−1}
-is [N, N], row = output; products have the latest factor on the left. Logs are natural, rates per step.
+Dimensions: T steps, N state entries (flattened; with H hidden units an LSTM has N = 2H), M inputs, O outputs, B batch.
+Time is axis 0 and step t stands at index t-1. Functions take one sequence; for a batch the caller uses `jax.vmap`.
+J_t = dh_t/dh_{t-1} is [N, N], row = output, column = input. dh_t/dh_k = J_t J_{t-1} ... J_{k+1}, the latest factor on
+the left. ∂⁺ is the direct partial of one function with its other arguments fixed; ∂C/∂h_t|o_t is the part of dC/dh_t
+through the output o_t alone. Logarithms are natural, rates are per step.
 
-`jaxbptt.plotting` is imported on its own, because it needs matplotlib.
+Data flows one way: from `cells` and `models` to `trajectories`, `partials`, `jacobians` and `spectra`; beside these to
+`gradients`, then to `terms`, `truncation` and `online`, then to `comparison` and `assessment`. `derivations` checks
+what people derive by hand. Import `jaxbptt.plotting` by itself: it needs matplotlib.
 """
 
-from jaxbptt import (
-    assessment,
-    cells,
-    comparison,
-    derivations,
-    fixed_points,
-    gradients,
-    jacobians,
-    models,
-    online,
-    spectra,
-    terms,
-    trajectories,
-    truncation,
-)
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # else imported when first used: a script pays for the modules it needs
+    from jaxbptt import (
+        assessment as assessment,
+    )
+    from jaxbptt import (
+        cells as cells,
+    )
+    from jaxbptt import (
+        comparison as comparison,
+    )
+    from jaxbptt import (
+        derivations as derivations,
+    )
+    from jaxbptt import (
+        fixed_points as fixed_points,
+    )
+    from jaxbptt import (
+        gradients as gradients,
+    )
+    from jaxbptt import (
+        jacobians as jacobians,
+    )
+    from jaxbptt import (
+        models as models,
+    )
+    from jaxbptt import (
+        online as online,
+    )
+    from jaxbptt import (
+        partials as partials,
+    )
+    from jaxbptt import (
+        spectra as spectra,
+    )
+    from jaxbptt import (
+        terms as terms,
+    )
+    from jaxbptt import (
+        trajectories as trajectories,
+    )
+    from jaxbptt import (
+        truncation as truncation,
+    )
+
+__version__ = "0.2.0"
 
 __all__ = [
     "assessment",
@@ -34,8 +71,20 @@ __all__ = [
     "jacobians",
     "models",
     "online",
+    "partials",
     "spectra",
     "terms",
     "trajectories",
     "truncation",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A public module, imported at its first use."""
+    if name in __all__:
+        return importlib.import_module(f"jaxbptt.{name}")
+    raise AttributeError(f"module 'jaxbptt' has no attribute {name!r}; its modules: {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

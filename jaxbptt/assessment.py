@@ -1,70 +1,81 @@
-"""What an estimate of the gradient is worth: bias with its error, spread, cosine, what it keeps of a lag, its price."""
+"""How good a gradient estimator is: bias with its error, spread, cosine, what it keeps of each lag, and its cost."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
-from jaxbptt import checks
-from jaxbptt.gradients import bptt
+from jaxbptt import _validation
+from jaxbptt._jaxprs.operations import Operations, count_operations
+from jaxbptt.gradients.backpropagation import bptt
 from jaxbptt.gradients.forward import run_forward
-from jaxbptt.operations import Operations, count_operations
-from jaxbptt.truncation import weighted_gradient
+from jaxbptt.models.model import Model
+from jaxbptt.truncation.weights import weighted_gradient
+from jaxbptt.types import Estimator, Inputs, Key, Params, Scalar, State, Targets
 
-AT_ONCE = 32  # keys side by side
+__all__ = ["Assessment", "Operations", "Quality", "alignment", "assess", "cost_per_step"]
+
+AT_ONCE = 32  # keys evaluated side by side
 
 
 class Quality(NamedTuple):
-    """An estimate ĝ of one leaf's gradient g (or of all of it) over K keys; scalars. NaN where g = 0."""
+    """The quality of an estimate ĝ of the gradient g, of one leaf or of all, over K keys; scalars, NaN where g = 0."""
 
-    projection: jax.Array  # mean of ⟨ĝ, g⟩ / ‖g‖²; 1 for an unbiased estimate
-    standard_error: jax.Array  # of that mean; 0 for K = 1
-    z_score: jax.Array  # (projection − 1) / standard_error; NaN for K = 1
-    bias: jax.Array  # ‖mean ĝ − g‖ / ‖g‖; about spread / √K for an unbiased estimate
-    spread: jax.Array  # √(E ‖ĝ − mean ĝ‖²) / ‖g‖, from the K keys; 0 for K = 1
-    cosine: jax.Array  # mean of ⟨ĝ, g⟩ / (‖ĝ‖ ‖g‖)
+    projection: Scalar  # mean of ⟨ĝ, g⟩ / ‖g‖²; 1 for an unbiased estimate
+    standard_error: Scalar  # of that mean; 0 for K = 1
+    z_score: Scalar  # (projection − 1) / standard_error; NaN for K = 1
+    bias: Scalar  # ‖mean ĝ − g‖ / ‖g‖; about spread / √K for an unbiased estimate
+    spread: Scalar  # √(E ‖ĝ − mean ĝ‖²) / ‖g‖, from the K keys; 0 for K = 1
+    cosine: Scalar  # mean of ⟨ĝ, g⟩ / (‖ĝ‖ ‖g‖)
 
-    def interval(self) -> tuple[jax.Array, jax.Array]:
-        """The 95 % interval of projection − 1, the relative bias along g (normal; K ≥ 30 or so)."""
+    def interval(self) -> tuple[Scalar, Scalar]:
+        """The 95 % confidence interval of projection − 1, the relative bias along g (if normal: K ≥ 30 or so)."""
         half = 1.96 * self.standard_error
         return self.projection - 1 - half, self.projection - 1 + half
 
 
 class Assessment(NamedTuple):
+    """An estimator against the exact gradient: as a whole, by leaf and by lag."""
+
     whole: Quality  # of all of θ as one vector
-    by_leaf: Any  # shaped like params, a Quality in the place of each leaf
-    by_lag: jax.Array | None  # [R] share of each lag's part of g that the mean estimate keeps; None unless asked for
+    by_leaf: Params  # shaped like params, with a Quality in place of each leaf
+    by_lag: (
+        Float[Array, " lags"] | None
+    )  # share of each lag's part of g that the mean estimate keeps; None without num_lags
 
 
 def assess(
-    model: Any,
-    estimator: Any,
-    params: Any,
-    inputs: Any,
-    targets: Any,
+    model: Model,
+    estimator: Estimator,
+    params: Params,
+    inputs: Inputs,
+    targets: Targets,
     *,
-    keys: jax.Array | None = None,
-    initial: Any = None,
-    lags: int | None = None,
+    keys: Key | None = None,
+    initial: State | None = None,
+    num_lags: int | None = None,
 ) -> Assessment:
     """Compare an estimator of dC/dθ with the exact gradient, over many keys if it is random.
 
     Args:
       model: f, g, L and the reduction.
-      estimator: (model, params, inputs, targets, *, initial) -> (loss, grads), with `key` too when keys are given:
-        `truncation.windowed` and its like with their options bound, or `online.run` with its rule bound.
-      params, inputs, targets, initial: as of `gradients.bptt`, which gives g.
+      estimator: (model, params, inputs, targets, *, initial) -> (loss, grads); with keys it also takes `key`. For
+        example `truncation.windowed` with its options bound, or `online.run` with its rule bound.
+      params, inputs, targets, initial: as in `gradients.bptt`, which gives g.
       keys: [K] typed keys, for a random estimator.
-      lags: R, static: also fit mean ĝ = Σ_ℓ a_ℓ g_ℓ + rest by least squares, g_ℓ the part of g with t − k = ℓ < R, all
-        further lags as one more part; a_ℓ is 1 for a lag that is kept, 0 for one that is not, and unsettled for parts
-        that are (nearly) multiples of each other. O(R) double sums: for short sequences.
+      num_lags: R, static: also fit mean ĝ = Σ_ℓ a_ℓ g_ℓ + rest by least squares, where g_ℓ is the part of g with
+        t − k = ℓ < R and all further lags are one more part. a_ℓ is 1 for a lag that is kept, 0 for one that is not,
+        and undetermined where parts are (nearly) multiples of each other. O(R) double sums: for short sequences.
 
     Returns:
       Assessment of the dtype of params.
 
     Raises:
-      TypeError, ValueError: as `bptt` and the estimator; keys no vector of typed keys; lags outside 1 … T.
+      TypeError, ValueError: as `bptt` and the estimator; keys that are not a vector of typed keys; num_lags outside
+        1 … T.
     """
     if keys is not None and (not jnp.issubdtype(jnp.result_type(keys), jax.dtypes.prng_key) or jnp.ndim(keys) != 1):
         raise TypeError(f"keys: got {jnp.result_type(keys)}{list(jnp.shape(keys))}, expected typed keys [K]")
@@ -97,24 +108,30 @@ def assess(
     norms = jax.tree.map(lambda leaf: jnp.vdot(leaf, leaf), exact)
     errors = jax.tree.map(lambda a, b: jnp.vdot(a - b, a - b), mean, exact)
     means = jax.tree.map(lambda leaf: jnp.vdot(leaf, leaf), mean)
-    add = lambda tree: sum(jax.tree.leaves(tree)[1:], jax.tree.leaves(tree)[0])  # noqa: E731
+    add = lambda tree: sum(jax.tree.leaves(tree)[1:], jax.tree.leaves(tree)[0])
     whole = _quality(*map(add, (products, norms, errors, means)))
     by_leaf = jax.tree.map(_quality, products, norms, errors, means)
-    by_lag = None if lags is None else _kept_of_lags(model, params, inputs, targets, initial, mean, lags)
+    by_lag = None if num_lags is None else _kept_of_lags(model, params, inputs, targets, initial, mean, num_lags)
     return Assessment(whole, by_leaf, by_lag)
 
 
-def cost_per_step(estimator: Any, model: Any, params: Any, inputs: Any, targets: Any, *, key: Any = None) -> Operations:
-    """`count_operations` of one whole estimate, divided by T.
+def cost_per_step(
+    model: Model, estimator: Estimator, params: Params, inputs: Inputs, targets: Targets, *, key: Key | None = None
+) -> Operations:
+    """The operations of one whole estimate, counted in its traced program, divided by T.
 
     Args:
-      estimator, model, params, inputs, targets: as of `assess`.
-      key: for a random estimator.
+      model, estimator, params, inputs, targets: as in `assess`.
+      key: typed key, for a random estimator.
 
     Returns:
-      Operations per step (rounded down).
+      Operations(flops, bytes, exact), per step, rounded down.
+
+    Raises:
+      TypeError, ValueError: model and estimator in the wrong order; as the estimator.
     """
-    length = checks.require_time_axis("inputs", inputs)
+    _validation.require_type("model", model, Model, "a Model: cost_per_step(model, estimator, params, …)")
+    length = _validation.require_time_axis("inputs", inputs)
     options = {} if key is None else {"key": key}
     count = count_operations(
         lambda params, inputs, targets: estimator(model, params, inputs, targets, initial=None, **options),
@@ -125,11 +142,11 @@ def cost_per_step(estimator: Any, model: Any, params: Any, inputs: Any, targets:
     return Operations(count.flops // length, count.bytes // length, count.exact)
 
 
-def alignment(gradients: Any) -> jax.Array:
+def alignment(gradients: Mapping[str, Params] | Iterable[Params]) -> Float[Array, "gradients gradients"]:
     """The cosine between every two gradients of a collection.
 
     Args:
-      gradients: a sequence, or a dict in its own order, of pytrees of one structure.
+      gradients: K pytrees of one structure, or a mapping with such values, taken in its order.
 
     Returns:
       [K, K], 1 on the diagonal; NaN for a zero gradient.
@@ -137,11 +154,11 @@ def alignment(gradients: Any) -> jax.Array:
     Raises:
       ValueError: pytrees of different structure or shapes; none at all.
     """
-    trees = list(gradients.values()) if isinstance(gradients, dict) else list(gradients)
+    trees = list(gradients.values()) if isinstance(gradients, Mapping) else list(gradients)
     if not trees:
         raise ValueError("gradients: got none, expected at least one pytree")
     for tree in trees[1:]:
-        checks.require_same("gradients", tree, jax.eval_shape(lambda: trees[0]), dtypes=False)
+        _validation.require_same("gradients", tree, jax.eval_shape(lambda: trees[0]), dtypes=False)
     rows = jnp.stack([ravel_pytree(tree)[0] for tree in trees])
     rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
     return rows @ rows.T
@@ -161,23 +178,23 @@ def _quality(products, norm, error, mean):
     return Quality(average, standard_error, z_score, jnp.sqrt(error / norm), spread, cosine)
 
 
-def _kept_of_lags(model, params, inputs, targets, initial, mean, lags):
-    length = checks.require_time_axis("inputs", inputs)
-    checks.require_size("lags", lags, most=length)
-    direct = run_forward(model, params, inputs, targets, initial)[3]
+def _kept_of_lags(model, params, inputs, targets, initial, mean, num_lags):
+    length = _validation.require_time_axis("inputs", inputs)
+    _validation.require_size("num_lags", num_lags, most=length)
+    direct = run_forward(model, params, inputs, targets, initial).direct
     steps = jnp.arange(length)
     lag = steps[:, None] - steps[None, :]
-    dtype = checks.require_params(params)
+    dtype = _validation.require_params(params)
 
     def part(chosen):
-        """The gradient of the chosen terms alone; h_0's stand with those of step 1."""
+        """The gradient of the chosen terms alone; the terms of h_0 count with those of step 1."""
         weights = jnp.concatenate((chosen[:, :1], chosen), axis=1).astype(dtype)
         grads = weighted_gradient(model, params, inputs, targets, weights, initial=initial)[1]
         return ravel_pytree(jax.tree.map(jnp.subtract, grads, direct))[0]
 
-    parts = jax.lax.map(lambda wanted: part(lag == wanted), jnp.arange(lags))
-    columns = jnp.concatenate((parts, part(lag >= lags)[None]))
+    parts = jax.lax.map(lambda wanted: part(lag == wanted), jnp.arange(num_lags))
+    columns = jnp.concatenate((parts, part(lag >= num_lags)[None]))
     norms = jnp.linalg.norm(columns, axis=1)
     scale = jnp.where(norms > 0, norms, 1)
     target = ravel_pytree(jax.tree.map(jnp.subtract, mean, direct))[0]
-    return (jnp.linalg.lstsq((columns / scale[:, None]).T, target)[0] / scale)[:lags]
+    return (jnp.linalg.lstsq((columns / scale[:, None]).T, target)[0] / scale)[:num_lags]

@@ -1,14 +1,18 @@
-"""Two gradients side by side, leaf by leaf."""
+"""Compare two gradients, leaf by leaf."""
 
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxbptt import checks
+from jaxbptt import _validation
+
+__all__ = ["Comparison", "LeafComparison", "compare"]
 
 
 class LeafComparison(NamedTuple):
+    """One leaf of two gradients, `expected` and `actual`."""
+
     path: str  # e.g. "cell.w_hh"
     max_abs: float  # max |actual − expected|
     relative: float  # ‖actual − expected‖ / max(‖expected‖, tiny)
@@ -36,7 +40,7 @@ class Comparison(NamedTuple):
 
 
 def compare(expected: Any, actual: Any) -> Comparison:
-    """Compare two pytrees of arrays: per leaf the largest difference, the relative one and the cosine.
+    """Compare two pytrees of arrays leaf by leaf: largest difference, relative error and cosine.
 
     relative = ‖actual − expected‖ / max(‖expected‖, tiny), in float64 whatever the dtype of the leaves.
 
@@ -48,14 +52,16 @@ def compare(expected: Any, actual: Any) -> Comparison:
       Comparison(leaves), in the order of the pytree.
 
     Raises:
-      TypeError, ValueError: structures or shapes differ; arrays of numbers that are not there yet (under jit).
+      TypeError, ValueError: structures or shapes differ; traced arrays (under jit).
     """
     expected_leaves = jax.tree_util.tree_leaves_with_path(expected)
-    checks.require_same("actual", actual, jax.eval_shape(lambda: expected), dtypes=False)
-    if not all(map(checks.is_concrete, jax.tree.leaves((expected, actual)))):
+    _validation.require_same("actual", actual, jax.eval_shape(lambda: expected), dtypes=False)
+    if not all(map(_validation.is_concrete, jax.tree.leaves((expected, actual)))):
         raise TypeError("expected, actual: got traced values, expected numbers (compare outside of jit)")
     pairs = zip(expected_leaves, jax.tree.leaves(actual), strict=True)
-    return Comparison(tuple(_compare_leaf(checks.leaf_name("", path), leaf, other) for (path, leaf), other in pairs))
+    return Comparison(
+        tuple(_compare_leaf(_validation.leaf_name("", path), leaf, other) for (path, leaf), other in pairs)
+    )
 
 
 def _compare_leaf(path, expected, actual):
@@ -63,7 +69,7 @@ def _compare_leaf(path, expected, actual):
     difference = actual - expected
     norm, actual_norm, error = _norm(expected), _norm(actual), _norm(difference)
     tiny = np.finfo(np.float64).tiny
-    with np.errstate(over="ignore"):  # an error beside an expected zero may be infinitely many times it
+    with np.errstate(over="ignore"):  # relative to an expected zero, an error may overflow
         relative = error / max(norm, tiny)
     cosine = (expected / norm) @ (actual / actual_norm) if norm and actual_norm else np.nan
     largest = np.max(np.abs(difference), initial=0)

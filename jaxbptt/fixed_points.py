@@ -1,65 +1,70 @@
-"""Fixed and slow points of a cell at a held input, h = f(h, x, θ), and the eigenvalues of its Jacobian there."""
+"""Fixed and slow points of a cell at a constant input, h = f(h, x, θ), and the eigenvalues of its Jacobian there."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Complex, Float
 
-from jaxbptt import checks
+from jaxbptt import _validation
+from jaxbptt.partials import step_partials, vjp
+from jaxbptt.types import Input, Optimizer, Params, Recurrence, Scalar, State
+
+__all__ = ["FixedPoints", "UniquePoints", "find_fixed_points", "merge_points"]
 
 LEARNING_RATE = 0.03  # of the default optimizer, at its first step
-ROUNDING = 100  # a residual of this many eps per entry of the state is called zero
+ROUNDING = 100  # a residual of this many eps per entry of the state counts as zero
 STUCK = 1e12  # damping at which polishing gives up: steps below a millionth of the state's size no longer help
 
 
 class FixedPoints(NamedTuple):
-    """What each of K candidates came to; rows in the candidates' order."""
+    """The result from each of K candidates; rows in the candidates' order."""
 
-    points: Any  # h*, pytree [K, ...] like the state
-    speed: jax.Array  # [K] q(h*) = ½‖f(h*, x, θ) − h*‖²
-    is_fixed: jax.Array  # [K] bool, q(h*) ≤ tolerance; the others are slow points at best
-    eigenvalues: jax.Array  # [K, N] complex, of ∂⁺f/∂⁺h at h*, by decreasing modulus
-    distance: jax.Array  # [K] ‖h* − candidate‖
-    polish_distance: jax.Array  # [K] how much of it polishing did: ‖h* − where the optimizer ended‖
+    points: State  # h*, pytree [K, ...] like the state
+    speed: Float[Array, " points"]  # [K] q(h*) = ½‖f(h*, x, θ) − h*‖²
+    is_fixed: Bool[Array, " points"]  # [K], q(h*) ≤ tolerance; the others are slow points at best
+    eigenvalues: Complex[Array, "points state"]  # [K, N], of ∂⁺f/∂⁺h at h*, by decreasing modulus
+    distance: Float[Array, " points"]  # [K] ‖h* − candidate‖
+    polish_distance: Float[Array, " points"]  # [K] ‖h* − the optimizer's result‖, how much of it the polishing did
 
 
 class UniquePoints(NamedTuple):
-    """R different points out of K: fixed before slow, each kind by decreasing multiplicity."""
+    """R different points out of K: fixed before slow ones, each kind by decreasing multiplicity."""
 
     found: FixedPoints  # leading axis R
-    multiplicity: np.ndarray  # [R] candidates that came to it, adding up to K
-    index: np.ndarray  # [R] its row in what was merged
+    multiplicity: np.ndarray  # [R] number of candidates merged into the point; they add up to K
+    rows: np.ndarray  # [R] the point's row among the K that were merged
 
 
 def find_fixed_points(
-    cell: Any,
-    params: Any,
-    x: Any,
-    states: Any,
+    cell: Recurrence,
+    params: Params,
+    states: State,
+    x: Input,
     *,
-    optimizer: Any = None,
+    optimizer: Optimizer | None = None,
     num_steps: int = 1000,
     polish_steps: int = 200,
-    tolerance: Any = None,
+    tolerance: float | Scalar | None = None,
 ) -> FixedPoints:
-    """Minimise q(h) = ½‖f(h, x, θ) − h‖² from every candidate: q = 0 at a fixed point, small where the state is slow.
+    """Minimise q(h) = ½‖f(h, x, θ) − h‖² from every candidate: q = 0 at a fixed point, small at a slow point.
 
-    First `num_steps` of the optimizer, each candidate by itself, of which the slowest state visited counts; then up to
-    `polish_steps` damped Newton steps on r(h) = f(h, x, θ) − h = 0,
+    The optimizer takes `num_steps` steps from each candidate by itself; of the states it visits, the one with the least
+    q counts. Up to `polish_steps` damped Newton steps on r(h) = f(h, x, θ) − h = 0 follow,
 
         d = −(AᵀA + μI)⁻¹ Aᵀ r,   A = ∂⁺f/∂⁺h − I,   μ = ν ‖r‖² / max(1, mean h²),   ν ≥ 1,
 
-    each taken only if the speed falls (ν then falls threefold, else it grows tenfold). So q never ends above where it
-    began, no polishing step is longer than ½ √max(1, mean h²), and a local minimum of q stays where it is.
+    each taken only if q decreases (ν is then divided by 3, else multiplied by 10). So q never ends above its initial
+    value, no polishing step is longer than ½ √max(1, mean h²), and a local minimum of q stays where it is.
 
     Args:
       cell: Cell or Model.
       params: θ, float leaves of one dtype.
-      x: the held input of one step, [M] or a pytree.
-      states: candidates, pytree [K, ...] like the state: visited states, as `trajectory.states`, work best.
-      optimizer: an optax GradientTransformation; None: adam, its learning rate from 0.03 to 0 on a cosine.
+      states: candidates, pytree [K, ...] like the state. Visited states, such as `trajectory.states`, work best.
+      x: the constant input of one step, [M] or a pytree.
+      optimizer: an optax GradientTransformation; None: Adam, its learning rate from 0.03 to 0 on a cosine.
       num_steps: static, ≥ 0.
       polish_steps: static, ≥ 0.
       tolerance: on q, a scalar ≥ 0; None: ½ N (100 eps)² max(1, mean h*²).
@@ -73,24 +78,29 @@ def find_fixed_points(
 
     Reference: Sussillo & Barak (2013), Neural Computation 25; the damping: Yamashita & Fukushima (2001), Computing 15.
     """
-    dtype = checks.require_params(params)
-    checks.require_like_init(params, cell.init)
-    checks.require_input(x, cell.num_inputs, dtype)
+    dtype = _validation.require_params(params)
+    _validation.require_like_init(params, cell.init)
+    _validation.require_input(x, cell.num_inputs, dtype)
     own = jax.eval_shape(cell.initial_state, params)
-    checks.require_candidates("states", states, own)
-    checks.require_same("step's new state", jax.eval_shape(cell.step, params, own, x), own)
-    checks.require_size("num_steps", num_steps, least=0)
-    checks.require_size("polish_steps", polish_steps, least=0)
+    _validation.require_candidates("states", states, own)
+    _validation.require_same("step's new state", jax.eval_shape(cell.step, params, own, x), own)
+    _validation.require_size("num_steps", num_steps, least=0)
+    _validation.require_size("polish_steps", polish_steps, least=0)
     if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected an optax GradientTransformation")
-    if tolerance is not None and checks.is_concrete(tolerance) and not (np.ndim(tolerance) == 0 and tolerance >= 0):
+    if (
+        tolerance is not None
+        and _validation.is_concrete(tolerance)
+        and not (np.ndim(tolerance) == 0 and tolerance >= 0)
+    ):
         raise ValueError(f"tolerance: got {tolerance}, expected a scalar ≥ 0")
 
     unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), own))[1]
     start = jax.vmap(lambda state: ravel_pytree(state)[0])(states)
-    residual = lambda h: ravel_pytree(cell.step(params, unravel(h), x))[0] - h  # noqa: E731
-    jacobian = _state_jacobian(cell, params, x, unravel)
-    checks.require_finite_candidates("the step from states", jax.vmap(residual)(start))
+    residual = lambda h: ravel_pytree(cell.step(params, unravel(h), x))[0] - h
+    partials = step_partials(cell)
+    jacobian = lambda h: partials.jacobian(params, unravel(h), x)
+    _validation.require_finite_candidates("the step from states", jax.vmap(residual)(start))
 
     optimised = start
     if num_steps:
@@ -117,47 +127,40 @@ def find_fixed_points(
     )
 
 
-def unique(found: FixedPoints, *, distance: float = 1e-3) -> UniquePoints:
-    """Merge the points within `distance` of a slower one; the slowest of each group stands for it.
+def merge_points(found: FixedPoints, *, distance: float = 1e-3) -> UniquePoints:
+    """Merge the points within `distance` of a slower one; the slowest of each group represents it.
 
-    The slowest point of all takes every point within `distance` of it, the slowest of those left takes its own, and so
-    on. On a line of fixed points that leaves one about every `distance`. Eager, in NumPy.
+    The slowest point of all takes every point within `distance` of it, the slowest of the remaining points does the
+    same, and so on. On a line of fixed points that leaves about one per `distance`. Runs in NumPy, not under jit.
 
     Args:
       found: from `find_fixed_points`, outside jit.
-      distance: Euclidean, between flattened states, ≥ 0.
+      distance: Euclidean distance between flattened states, ≥ 0.
 
     Returns:
       UniquePoints.
 
     Raises:
-      TypeError, ValueError: traced or non-finite points; a distance that is no number ≥ 0.
+      TypeError, ValueError: traced or non-finite points; a distance that is not a number ≥ 0.
     """
-    if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves(found)):
-        raise TypeError("found: got traced arrays, expected concrete ones (call unique outside jit)")
-    checks.require_finite_candidates("found.points", found.points)
+    if not all(_validation.is_concrete(leaf) for leaf in jax.tree.leaves(found)):
+        raise TypeError("found: got traced arrays, expected concrete ones (call merge_points outside jit)")
+    _validation.require_finite_candidates("found.points", found.points)
     if not (np.ndim(distance) == 0 and distance >= 0):
         raise ValueError(f"distance: got {distance}, expected a number ≥ 0")
     flat = np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(found.points)], axis=1)
     speed, left = np.asarray(found.speed), np.ones(len(flat), bool)
-    index, multiplicity = [], []
+    slowest, counts = [], []
     for i in np.argsort(speed, kind="stable"):
         if left[i]:
             near = left & (np.linalg.norm(flat - flat[i], axis=1) <= distance)
             left &= ~near
-            index.append(i)
-            multiplicity.append(near.sum())
-    index, multiplicity = np.array(index), np.array(multiplicity)
-    order = np.lexsort((index, -multiplicity, ~np.asarray(found.is_fixed)[index]))
-    index, multiplicity = index[order], multiplicity[order]
-    return UniquePoints(jax.tree.map(lambda leaf: leaf[index], found), multiplicity, index)
-
-
-def _state_jacobian(cell, params, x, unravel):
-    """h [N] -> ∂⁺f/∂⁺h [N, N]: the closed form if the cell has one."""
-    if cell.derivation is not None:
-        return lambda h: cell.derivation.state_jacobian(params, unravel(h), x)
-    return jax.jacfwd(lambda h: ravel_pytree(cell.step(params, unravel(h), x))[0])
+            slowest.append(i)
+            counts.append(near.sum())
+    rows, multiplicity = np.array(slowest), np.array(counts)
+    order = np.lexsort((rows, -multiplicity, ~np.asarray(found.is_fixed)[rows]))
+    rows, multiplicity = rows[order], multiplicity[order]
+    return UniquePoints(jax.tree.map(lambda leaf: leaf[rows], found), multiplicity, rows)
 
 
 def _default_optimizer(num_steps):
@@ -167,8 +170,8 @@ def _default_optimizer(num_steps):
 
 
 def _minimise(residual, start, optimizer, num_steps):
-    """The slowest of the states that the optimizer visits from `start`, itself included."""
-    value = lambda h: _speed(residual(h))  # noqa: E731
+    """The slowest of the states that the optimizer visits from `start`, `start` included."""
+    value = lambda h: _speed(residual(h))
 
     def slower(h, q, best):
         better = q < best[1]
@@ -176,8 +179,8 @@ def _minimise(residual, start, optimizer, num_steps):
 
     def body(carry, _):
         h, optimizer_state, best = carry
-        q, gradient = jax.value_and_grad(value)(h)
-        best = slower(h, q, best)
+        r, pull = vjp(residual, h)
+        best, gradient = slower(h, _speed(r), best), pull(r)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, h)
         return (h + updates.astype(h.dtype), optimizer_state, best), None
@@ -190,7 +193,7 @@ def _minimise(residual, start, optimizer, num_steps):
 
 
 def _polish(residual, jacobian, h, tolerance, max_steps):
-    """Damped Newton steps until a fixed point no longer improves, or a slow point lies still."""
+    """Damped Newton steps until a fixed point no longer improves or a slow point no longer moves."""
 
     def unfinished(state):
         _, r, damping, accepted, count = state
@@ -218,6 +221,6 @@ def _speed(r):
 
 
 def _tolerance(h):
-    """½ N (ROUNDING eps)² max(1, mean h²): what rounding in h and f leaves of the speed, with room."""
+    """½ N (ROUNDING eps)² max(1, mean h²): what rounding in h and f leaves of the speed, with a margin."""
     per_entry = (ROUNDING * jnp.finfo(h.dtype).eps) ** 2 * jnp.maximum(1, jnp.mean(h * h, axis=-1))
     return h.shape[-1] * per_entry / 2

@@ -1,25 +1,31 @@
-"""Pictures of arrays on given Axes. The only importer of matplotlib; nothing here knows a cell."""
+"""Draw arrays on given matplotlib Axes. Only this module imports matplotlib; it knows no cell."""
 
 from collections.abc import Mapping
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
+
+__all__ = ["lag_profile", "singular_values", "terms_table"]
 
 LN10 = np.log(10)
 
 
-def singular_values(ax: Axes, steps, log_values, *, epsilon: float | None = None) -> None:
-    """Every ln σ_i(dh_t/dh_0) over t as log10, largest to smallest from dark to light.
+def singular_values(ax: Axes, steps: npt.ArrayLike, log_values: npt.ArrayLike, *, epsilon: float | None = None) -> None:
+    """Draw every σ_i(dh_t/dh_0) over t as log10, from the largest (dark) to the smallest (light).
 
     Args:
       ax: where to draw.
       steps: [R] t of each record.
       log_values: [R, N] natural logs, descending; −inf is left out.
-      epsilon: of a float format; what lies below epsilon · σ_1, rounding noise in an assembled product, is shaded.
+      epsilon: eps of a float format: the range below epsilon · σ_1, rounding noise in an assembled product, is shaded.
+
+    Returns:
+      None.
     """
-    log10 = np.asarray(log_values, float) / LN10
+    steps, log10 = np.asarray(steps), np.asarray(log_values, float) / LN10
     log10 = np.where(np.isfinite(log10), log10, np.nan)
     colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, log10.shape[1]))
     for i in reversed(range(log10.shape[1])):
@@ -29,21 +35,22 @@ def singular_values(ax: Axes, steps, log_values, *, epsilon: float | None = None
     if epsilon is not None:
         bottom, _ = ax.get_ylim()
         floor = log10[:, 0] + np.log10(epsilon)
-        style = {"color": "crimson", "alpha": 0.1, "linewidth": 0, "label": "noise in an assembled product"}
-        ax.fill_between(steps, bottom, floor, where=floor > bottom, **style)
+        label = "noise in an assembled product"
+        below = floor > bottom
+        ax.fill_between(steps, bottom, floor, where=below, color="crimson", alpha=0.1, linewidth=0, label=label)
         ax.set_ylim(bottom=bottom)
         ax.legend(frameon=False, loc="lower left", fontsize="small")
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def terms_table(ax: Axes, norms, *, reach: int | None = None, decades: float = 12.0) -> AxesImage:
-    """The (t, k) table as log10 ‖term‖, t downward, k to the right, over the top `decades` decades.
+def terms_table(ax: Axes, norms: npt.ArrayLike, *, reach: int | None = None, decades: float = 12.0) -> AxesImage:
+    """Draw the (t, k) table as log10 ‖term‖, t downward, k to the right, over the top `decades` decades.
 
     Args:
       ax: where to draw.
       norms: [T, T], row t−1, column k−1; zeros are left blank.
       reach: a lag to mark by a line along t − k = reach.
-      decades: what is smaller than the largest term by more takes the palest colour.
+      decades: terms that are smaller than the largest by more than this take the palest colour.
 
     Returns:
       The image, for a colour bar.
@@ -73,13 +80,16 @@ def terms_table(ax: Axes, norms, *, reach: int | None = None, decades: float = 1
     return image
 
 
-def lag_profile(ax: Axes, profile, reach: Mapping[float, int]) -> None:
-    """Σ_t ‖term (t, t−ℓ)‖ over the lag ℓ, as a share of the whole, with the reach marked.
+def lag_profile(ax: Axes, profile: npt.ArrayLike, reach: Mapping[float, int]) -> None:
+    """Draw Σ_t ‖term (t, t−ℓ)‖ over the lag ℓ, as a share of the whole, with the reach marked.
 
     Args:
       ax: where to draw.
       profile: [T] by lag.
       reach: quantile -> lag, e.g. {0.5: 1, 0.9: 4}.
+
+    Returns:
+      None.
     """
     profile = np.asarray(profile, float)
     share = profile / max(profile.sum(), np.finfo(float).tiny)

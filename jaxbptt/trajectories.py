@@ -1,41 +1,46 @@
-"""The forward pass: one scan, every state kept."""
+"""The forward pass: one scan that keeps every state."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
-from jaxbptt import checks
+from jaxbptt import _validation
+from jaxbptt.types import Inputs, Params, Recurrence, State, States
+
+__all__ = ["Trajectory", "flatten_steps", "unroll"]
 
 
 class Trajectory(NamedTuple):
-    """h_0 … h_T and the inputs that drove them."""
+    """The states h_0 … h_T and the inputs x_1 … x_T."""
 
-    initial: Any  # h_0, pytree [...]
-    inputs: Any  # x_1 … x_T, pytree [T, ...]
-    states: Any  # h_1 … h_T, pytree [T, ...]
+    initial: State  # h_0, pytree [...]
+    inputs: Inputs  # x_1 … x_T, pytree [T, ...]
+    states: States  # h_1 … h_T, pytree [T, ...]
 
     @property
-    def previous(self) -> Any:
-        """h_0 … h_{T−1}, pytree [T, ...]: what each step started from."""
+    def previous(self) -> States:
+        """h_0 … h_{T−1}, pytree [T, ...]: the state before each step."""
         return jax.tree.map(lambda first, rest: jnp.concatenate((first[None], rest[:-1])), self.initial, self.states)
 
 
-def unroll(cell: Any, params: Any, inputs: Any, *, initial: Any = None) -> Trajectory:
-    """h_t = f(θ, h_{t−1}, x_t) for t = 1 … T, by one `lax.scan`.
+def unroll(cell: Recurrence, params: Params, inputs: Inputs, *, initial: State | None = None) -> Trajectory:
+    """h_t = f(h_{t−1}, x_t, θ) for t = 1 … T, by one `lax.scan`.
 
     Args:
       cell: Cell or Model.
-      params: as its `init` draws them; float leaves of one dtype.
-      inputs: [T, M] for a cell that knows M, of the dtype of params; else any pytree with leading T.
-      initial: h_0, shaped like `cell.initial_state(params)`, which it replaces.
+      params: θ, with the structure that `cell.init` draws; float leaves of one dtype.
+      inputs: x_1 … x_T, [T, M] of the dtype of params for a cell with known M; else any pytree with leading T.
+      initial: h_0, shaped like `cell.initial_state(params)`; None: that state.
 
     Returns:
       Trajectory(initial, inputs, states [T, ...]).
 
     Raises:
       TypeError, ValueError: params, inputs or initial of wrong structure, shape or dtype; T = 0; a step that changes
-        its state's structure, shapes or dtypes; outside jit, a state that is not finite, with its step.
+        the structure, shapes or dtypes of the state; outside jit, NaN or inf in a state, with its first step.
     """
     require_call(cell, params, inputs, initial)
     initial = cell.initial_state(params) if initial is None else initial
@@ -46,18 +51,30 @@ def unroll(cell: Any, params: Any, inputs: Any, *, initial: Any = None) -> Traje
         return state, state
 
     _, states = jax.lax.scan(body, initial, inputs)
-    checks.require_finite_steps("states", states)
+    _validation.require_finite_steps("states", states)
     return Trajectory(initial, inputs, states)
 
 
-def require_call(cell: Any, params: Any, inputs: Any, initial: Any) -> int:
+def flatten_steps(states: States) -> Float[Array, "time state"]:
+    """The flattened states of all steps as rows; an LSTM's C comes first, then h.
+
+    Args:
+      states: pytree with leading T, such as `Trajectory.states`.
+
+    Returns:
+      [T, N], of the dtype of states.
+    """
+    return jax.vmap(lambda state: ravel_pytree(state)[0])(states)
+
+
+def require_call(cell: Recurrence, params: Params, inputs: Inputs, initial: State | None) -> int:
     """Raise unless (params, inputs, initial) fit the cell; return T."""
-    dtype = checks.require_params(params)
-    checks.require_like_init(params, cell.init)
-    length = checks.require_inputs(inputs, cell.num_inputs, dtype)
+    dtype = _validation.require_params(params)
+    _validation.require_like_init(params, cell.init)
+    length = _validation.require_inputs(inputs, cell.num_inputs, dtype)
     own = jax.eval_shape(cell.initial_state, params)
-    checks.require_state("initial_state(params)", own, own)
+    _validation.require_state("initial_state(params)", own, own)
     if initial is not None:
-        checks.require_state("initial", initial, own)
-    checks.require_step(cell.step, params, own, inputs)
+        _validation.require_state("initial", initial, own)
+    _validation.require_step(cell.step, params, own, inputs)
     return length

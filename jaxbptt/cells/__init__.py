@@ -1,19 +1,26 @@
-"""f: cells, each a pure step with its hand derivation, and the schemes that draw recurrent weights."""
+"""Cells: the recurrence f as a pure step with its hand derivation, and schemes that draw recurrent weights."""
 
+from jaxbptt.cells._elman import ElmanParams, elman, linear
+from jaxbptt.cells._gru import GRUParams, gru
+from jaxbptt.cells._lstm import LSTMParams, LSTMState, gates, lstm
 from jaxbptt.cells.cell import Cell, from_step
-from jaxbptt.cells.elman import ElmanParams, elman, linear
-from jaxbptt.cells.gru import GRUParams, gru
-from jaxbptt.cells.lstm import LSTMParams, LSTMState, lstm
-from jaxbptt.cells.schemes import gaussian, identity, orthogonal
+from jaxbptt.cells.derivation import Derivation, JacobianParts
+from jaxbptt.cells.factored import FactoredPullback, Outer
+from jaxbptt.cells.initializers import gaussian, identity, orthogonal
 
 __all__ = [
     "Cell",
+    "Derivation",
     "ElmanParams",
+    "FactoredPullback",
     "GRUParams",
+    "JacobianParts",
     "LSTMParams",
     "LSTMState",
+    "Outer",
     "elman",
     "from_step",
+    "gates",
     "gaussian",
     "gru",
     "identity",

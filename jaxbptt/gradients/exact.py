@@ -1,61 +1,73 @@
-"""The routes without a hand derivation: reverse mode through the scan, sensitivities forward, every (t, k) term."""
+"""The routes without a hand derivation: reverse mode through the scan, forward sensitivities, every (t, k) term."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
-from jaxbptt import checks
+from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import add_initial
-from jaxbptt.gradients.forward import flatten_steps, run_forward
-from jaxbptt.jacobians import step_jacobians
-from jaxbptt.models import Model, reduction_weight, step_losses
-from jaxbptt.trajectories import Trajectory, require_call, unroll
+from jaxbptt.gradients.forward import run_forward
+from jaxbptt.models.model import Model, reduction_weight, step_losses
+from jaxbptt.partials import MISSING_RULE, jacobian, step_partials
+from jaxbptt.trajectories import Trajectory, flatten_steps, require_call, unroll
+from jaxbptt.types import Inputs, LossAndGrads, Params, State, Targets
 
 
-def autodiff(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None):
-    """dC/dθ by reverse-mode differentiation of the whole unrolled computation: the reference of the other routes.
+def autodiff(
+    model: Model, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
+) -> LossAndGrads:
+    """dC/dθ by reverse-mode differentiation of the whole unrolled computation: the reference for the other routes.
 
     Args:
       model: f, g, L and the reduction.
       params: θ, float leaves of one dtype.
       inputs: x_1 … x_T, [T, M] or a pytree with leading T.
       targets: y_1 … y_T, leading T.
-      initial: h_0, then a constant; None: `model.initial_state(params)`, whose gradient is part of dC/dθ.
+      initial: h_0 as a constant; None: `model.initial_state(params)`, whose gradient is part of dC/dθ.
 
     Returns:
       (C scalar, dC/dθ shaped like params).
 
     Raises:
-      TypeError, ValueError: an argument of wrong structure, shape or dtype; outside jit, a state or loss that is not
-        finite, with its step.
+      TypeError, ValueError: an argument of wrong structure, shape or dtype; outside jit, NaN or inf in a state or loss,
+        with its first step.
     """
     length = require_call(model, params, inputs, initial)
-    checks.require_time_axis("targets", targets, length)
+    _validation.require_time_axis("targets", targets, length)
 
     def total(params):
         states = unroll(model, params, inputs, initial=initial).states
         losses = step_losses(model, params, states, targets)
         return jnp.sum(losses) * reduction_weight(model, length, losses.dtype), losses
 
-    (loss, losses), grads = jax.value_and_grad(total, has_aux=True)(params)
-    checks.require_finite_steps("losses", losses)
+    try:
+        (loss, losses), grads = jax.value_and_grad(total, has_aux=True)(params)
+    except MISSING_RULE:  # there is no reverse mode; any other error is raised again
+        flat, unravel = ravel_pytree(params)
+        gradient, losses = jax.jacfwd(lambda flat: total(unravel(flat)), has_aux=True)(flat)
+        loss, grads = jnp.sum(losses) * reduction_weight(model, length, losses.dtype), unravel(gradient)
+    _validation.require_finite_steps("losses", losses)
     return loss, grads
 
 
-def forward_sensitivity(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None):
+def forward_sensitivity(
+    model: Model, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
+) -> LossAndGrads:
     """dC/dθ = Σ_t [A_tᵀ (∂⁺o_t/∂⁺h_t)ᵀ ∂C/∂o_t + (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t],  A_t = ∂⁺h_t/∂⁺θ + J_t A_{t−1},  A_0 = ∂h_0/∂θ.
 
-    Carries A [N, |θ|] forward in time: 2N²|θ| flops a step and no memory in T. Both partials by automatic
-    differentiation of one step, never by the hand derivation.
+    A [N, |θ|] is carried forward in time: 2N²|θ| flops per step, and memory that does not grow with T. Both partials
+    come from automatic differentiation of one step, never from the hand derivation.
 
     Args:
-      model: as `autodiff`.
+      model: as in `autodiff`.
       params: θ.
       inputs: x_1 … x_T.
       targets: y_1 … y_T.
-      initial: h_0, then a constant (A_0 = 0).
+      initial: h_0, as in `autodiff` (if given, A_0 = 0).
 
     Returns:
       (C scalar, dC/dθ shaped like params).
@@ -63,10 +75,10 @@ def forward_sensitivity(model: Model, params: Any, inputs: Any, targets: Any, *,
     Raises:
       TypeError, ValueError: as `autodiff`.
 
-    Reference: Williams & Zipser (1989), Neural Computation 1; S3.4.
+    Reference: Williams & Zipser (1989), Neural Computation 1; S3.4 (A_t).
     """
     length = require_call(model, params, inputs, initial)
-    checks.require_time_axis("targets", targets, length)
+    _validation.require_time_axis("targets", targets, length)
     theta, unravel_params = ravel_pytree(params)
     flat_state, unravel_state = ravel_pytree(model.initial_state(params) if initial is None else initial)
     weight = reduction_weight(model, length, theta.dtype)
@@ -81,8 +93,8 @@ def forward_sensitivity(model: Model, params: Any, inputs: Any, targets: Any, *,
     def body(carry, x_and_target):
         h, sensitivity, gradient = carry
         x, target = x_and_target
-        direct, jacobian = jax.jacrev(step, argnums=(0, 1))(theta, h, x)
-        h, sensitivity = step(theta, h, x), direct + jacobian @ sensitivity
+        direct, transition = jacobian(step, theta, h, x, argnums=(0, 1), prefer="reverse")
+        h, sensitivity = step(theta, h, x), direct + transition @ sensitivity
         loss, (readout_gradient, local) = jax.value_and_grad(step_loss, argnums=(0, 1))(theta, h, target)
         return (h, sensitivity, gradient + readout_gradient + local @ sensitivity), loss
 
@@ -92,22 +104,24 @@ def forward_sensitivity(model: Model, params: Any, inputs: Any, targets: Any, *,
         sensitivity = jnp.zeros((flat_state.size, theta.size), theta.dtype)
     carry = (flat_state, sensitivity, jnp.zeros_like(theta))
     (_, _, gradient), losses = jax.lax.scan(body, carry, (inputs, targets))
-    checks.require_finite_steps("losses", losses)
+    _validation.require_finite_steps("losses", losses)
     return jnp.sum(losses), unravel_params(gradient)
 
 
-def double_sum(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None):
-    """dC/dθ = Σ_t Σ_{k≤t} (∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C_t/∂h_t + the readout's direct part + the terms of h_0.
+def double_sum(
+    model: Model, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
+) -> LossAndGrads:
+    """dC/dθ = Σ_t Σ_{k≤t} (∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t + the readout's direct part + the terms of h_0.
 
-    Every (t, k) term is formed before it is added: T²|θ|/2 numbers, T|θ| of them at a time. The Jacobians by jacrev,
-    the direct partials by a vjp of one step, never by the hand derivation.
+    Every (t, k) term is formed before it is added: T²|θ|/2 numbers, T|θ| of them at a time. The Jacobians come from
+    jacrev and the direct partials from a vjp of one step, never from the hand derivation.
 
     Args:
-      model: as `autodiff`.
+      model: as in `autodiff`.
       params: θ.
       inputs: x_1 … x_T.
       targets: y_1 … y_T.
-      initial: h_0, then a constant.
+      initial: h_0, as in `autodiff`.
 
     Returns:
       (C scalar, dC/dθ shaped like params).
@@ -120,24 +134,40 @@ def double_sum(model: Model, params: Any, inputs: Any, targets: Any, *, initial:
     trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
     unravel = ravel_pytree(trajectory.initial)[1]
 
+    partials = step_partials(model, source="automatic")
+
     def add_terms(gradient, state, x, cotangents):
-        pull = jax.vjp(lambda params: model.step(params, state, x), params)[1]
-        terms = jax.vmap(lambda cotangent: pull(unravel(cotangent))[0])(cotangents)
+        terms = jax.vmap(lambda row: partials.pull_params(params, state, x, unravel(row)))(cotangents)
         return jax.tree.map(lambda total, term: total + jnp.sum(term, axis=0), gradient, terms), None
 
-    jacobians = step_jacobians(model, params, trajectory, method="reverse")
+    jacobians = automatic_jacobians(model, params, trajectory)
     grads, _, carried = scan_terms(add_terms, direct, trajectory, jacobians, flatten_steps(local))
     initial_adjoint = unravel(jnp.sum(carried, axis=0))
     return loss, add_initial(model, params, grads, initial_adjoint) if initial is None else grads
 
 
+def automatic_jacobians(model: Model, params: Params, trajectory: Trajectory) -> Float[Array, "time state state"]:
+    """J_t of every step by jacrev (or jacfwd, where there is no reverse rule), never by the hand derivation."""
+
+    def at(state, x):
+        flat, unravel = ravel_pytree(state)
+        return jacobian(lambda h: ravel_pytree(model.step(params, unravel(h), x))[0], flat, prefer="reverse")
+
+    return jax.vmap(at)(trajectory.previous, trajectory.inputs)
+
+
 def scan_terms(
-    visit: Any, carry: Any, trajectory: Trajectory, jacobians: jax.Array, local: jax.Array, later: Any = None
-):
+    visit: Callable[..., tuple[Any, Any]],
+    carry: Any,
+    trajectory: Trajectory,
+    jacobians: Float[Array, "time state state"],
+    local: Float[Array, "time state"],
+    later: Float[Array, "steps state"] | None = None,
+) -> tuple[Any, Any, Float[Array, "rows state"]]:
     """For k = T … 1, `visit(carry, h_{k−1}, x_k, V_k)`, V_k [T, N] with row t = (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t.
 
-    Rows t < k are zero. One [T, N] @ [N, N] product a step moves every row one step back: V_{k−1} = V_k J_k. `later`
-    [L, N]: V_T of the L steps after these, whose rows come behind these ones'.
+    Rows t < k are zero. One product [T, N] @ [N, N] per step moves every row one step back: V_{k−1} = V_k J_k. `later`
+    [L, N] is V_T of the L steps after these; its rows follow those of these steps.
 
     Returns (carry, the second results of visit [T, ...], V_0).
     """

@@ -1,28 +1,48 @@
 """The forward pass of a gradient: trajectory, loss, and what the readout passes back."""
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
-from jaxbptt import checks
-from jaxbptt.models import Model, reduction_weight, step_losses
-from jaxbptt.trajectories import unroll
+from jaxbptt import _validation
+from jaxbptt.models.model import Model, reduction_weight, step_losses
+from jaxbptt.trajectories import Trajectory, unroll
+from jaxbptt.types import Inputs, Params, Scalar, State, States, Targets
 
 
-def run_forward(model: Model, params: Any, inputs: Any, targets: Any, initial: Any):
-    """(trajectory, C, ∂C/∂h_t through o_t alone with leading T, Σ_t (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t): all that λ and θ need."""
+class ForwardPass(NamedTuple):
+    """All that λ and the gradient of θ need from it."""
+
+    trajectory: Trajectory
+    loss: Scalar  # C
+    local: States  # ∂C/∂h_t through o_t alone, pytree [T, ...]
+    direct: Params  # Σ_t (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t
+
+
+class ReadOut(NamedTuple):
+    """The losses of K steps and what their readouts pass back."""
+
+    losses: Float[Array, " steps"]  # ∂C/∂L_t · L_t
+    local: States  # ∂C/∂h_t|o_t, pytree [K, ...]
+    direct: Params  # Σ_t (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t over the K steps
+
+
+def run_forward(
+    model: Model, params: Params, inputs: Inputs, targets: Targets, initial: State | None = None
+) -> ForwardPass:
+    """Unroll, read out, and differentiate the readout."""
     trajectory = unroll(model, params, inputs, initial=initial)
-    length = checks.require_time_axis("inputs", inputs)
-    checks.require_time_axis("targets", targets, length)
-    losses, direct, local = read_out(model, params, trajectory.states, targets, length)
-    checks.require_finite_steps("losses", losses)
-    return trajectory, jnp.sum(losses), local, direct
+    length = _validation.require_time_axis("inputs", inputs)
+    _validation.require_time_axis("targets", targets, length)
+    losses, local, direct = read_out(model, params, trajectory.states, targets, length)
+    _validation.require_finite_steps("losses", losses)
+    return ForwardPass(trajectory, jnp.sum(losses), local, direct)
 
 
-def read_out(model: Model, params: Any, states: Any, targets: Any, length: int):
-    """(∂C/∂L_t L_t [K], Σ_t (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t, ∂C/∂h_t|o_t) of K of the T = `length` steps."""
+def read_out(model: Model, params: Params, states: States, targets: Targets, length: int) -> ReadOut:
+    """The losses of K of the T = `length` steps, and what their readouts pass back."""
 
     def total(params, states):
         losses = step_losses(model, params, states, targets)
@@ -30,9 +50,4 @@ def read_out(model: Model, params: Any, states: Any, targets: Any, length: int):
         return jnp.sum(losses), losses
 
     (_, losses), (direct, local) = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(params, states)
-    return losses, direct, local
-
-
-def flatten_steps(tree: Any) -> jax.Array:
-    """A state-shaped pytree with leading T as [T, N]."""
-    return jax.vmap(lambda leaf: ravel_pytree(leaf)[0])(tree)
+    return ReadOut(losses, local, direct)

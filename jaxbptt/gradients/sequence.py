@@ -1,85 +1,132 @@
-"""A stretch of steps and its pullback, by the best the model knows of its own derivative."""
+"""The forward and backward pass over a stretch of steps, by the most specific source of the step's partials."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from jaxbptt.cells.derivation import FactoredPullback, sum_over_steps
-from jaxbptt.gradients.adjoint import parallel_adjoint, parameter_gradient, sequential_adjoint, state_pullback
+from jaxbptt._jaxprs.program import Unreadable
+from jaxbptt.cells.factored import FactoredPullback, sum_over_steps
+from jaxbptt.gradients.adjoint import Adjoint, parallel_adjoint, sequential_adjoint
 from jaxbptt.gradients.deferred import run_deferred
-from jaxbptt.models import Model
+from jaxbptt.models.model import Model
+from jaxbptt.partials import MISSING_RULE, Partials, step_partials
 from jaxbptt.trajectories import Trajectory
+from jaxbptt.types import Inputs, Params, State, States, Step
 
 
 class Saved(NamedTuple):
-    """What the way back needs of a stretch of K steps, besides its inputs."""
+    """What the backward pass needs from a stretch of K steps, besides its inputs."""
 
-    initial: Any  # the state it began from
-    states: Any  # pytree [K, ...]
+    initial: State  # the state before its first step
+    states: States  # pytree [K, ...]
     kept: Any
+
+    def steps(self, inputs: Inputs) -> Trajectory:
+        """The stretch as a trajectory."""
+        return Trajectory(self.initial, inputs, self.states)
+
+
+class Skip(Protocol):
+    def __call__(self, state: State, inputs: Inputs, /) -> State:
+        """The last state."""
+        ...
+
+
+class Forward(Protocol):
+    def __call__(self, state: State, inputs: Inputs, /) -> tuple[State, Saved]:
+        """The last state, and what the backward pass needs."""
+        ...
+
+
+class Backward(Protocol):
+    def __call__(self, saved: Saved, inputs: Inputs, local: States, later: State, /) -> tuple[Params, State]:
+        """(Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t, μ_0) from ∂C/∂h_t|o_t and μ_K, where μ_t = J_{t+1}ᵀ λ_{t+1}."""
+        ...
 
 
 class Runner(NamedTuple):
-    """Both ways through a stretch of steps, θ held."""
+    """The forward and backward pass over a stretch of steps, at fixed θ."""
 
-    skip: Any  # (state, inputs) -> last state
-    forward: Any  # (state, inputs) -> (last state, Saved)
-    backward: Any  # (Saved, inputs, ∂C/∂h_t|o_t, μ_K) -> (Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t, μ_0),  μ_t = J_{t+1}ᵀ λ_{t+1}
-    keeps: bool  # Saved holds arrays alone: a scan may return it
+    skip: Skip
+    forward: Forward
+    backward: Backward
+    keeps: bool  # whether Saved holds only arrays, so that a scan may return it
 
 
-def make_runner(model: Model, params: Any, *, parallel: bool = False) -> Runner:
-    """By a factored derivation; by a plain one; by the products with weights found in the step's own program."""
+def make_runner(model: Model, params: Params, *, parallel: bool = False) -> Runner:
+    """The runner by a factored derivation, else by a plain one, else by the products with weights in the program."""
     adjoint = functools.partial(parallel_adjoint, batch=model.batch) if parallel else sequential_adjoint
-    if model.derivation is not None and isinstance(model.derivation.pullback, FactoredPullback):
-        return _factored(model.derivation.pullback, params, adjoint)
-    skip = lambda state, inputs: jax.lax.scan(lambda state, x: (model.step(params, state, x), None), state, inputs)[0]  # noqa: E731
-    if model.derivation is not None or parallel:
-        return _plain(model, params, adjoint, skip)
+    partials = step_partials(model)
+    if partials.factored is not None:
+        return _factored(partials.factored, params, adjoint)
+    plain = _plain(model.step, partials, params, adjoint)
+    return plain if partials.source == "plain" or parallel else _deferred(model.step, params, plain)
+
+
+def _factored(pullback: FactoredPullback, params: Params, adjoint: Adjoint) -> Runner:
+    def scan(body, state, inputs):
+        return jax.lax.scan(body, state, jax.vmap(pullback.drive, in_axes=(None, 0))(params, inputs))
+
+    def skip(state, inputs):
+        return scan(lambda state, drive: (pullback.advance(params, state, drive)[0], None), state, inputs)[0]
 
     def forward(state, inputs):
-        states, pull = run_deferred(model.step, params, state, inputs)
-        return jax.tree.map(lambda leaf: leaf[-1], states), Saved(state, states, pull)
-
-    return Runner(skip, forward, lambda saved, inputs, local, later: saved.kept(local, later), keeps=False)
-
-
-def _factored(pullback, params, adjoint):
-    def forward(state, inputs, keep=True):
         def body(state, drive):
             new, kept = pullback.advance(params, state, drive)
-            return new, (new, kept) if keep else None
+            return new, (new, kept)
 
-        drives = jax.vmap(pullback.drive, in_axes=(None, 0))(params, inputs)
-        last, saved = jax.lax.scan(body, state, drives)
-        return last, Saved(state, *saved) if keep else None
+        last, (states, kept) = scan(body, state, inputs)
+        return last, Saved(state, states, kept)
 
     def pull(factors, cotangent):
         delta = pullback.delta(factors, cotangent)
         return pullback.state(params, factors, cotangent, delta), delta
 
     def backward(saved, inputs, local, later):
-        previous = Trajectory(saved.initial, inputs, saved.states).previous
+        previous = saved.steps(inputs).previous
         factors = jax.vmap(pullback.expand)(previous, saved.states, saved.kept)
         deltas, earlier = adjoint(pull, factors, local, later)
         cotangents = jax.vmap(pullback.params, in_axes=(None, 0, 0, 0))(params, previous, inputs, deltas)
         return sum_over_steps(cotangents), earlier
 
-    return Runner(lambda *steps: forward(*steps, keep=False)[0], forward, backward, keeps=True)
+    return Runner(skip, forward, backward, keeps=True)
 
 
-def _plain(model, params, adjoint, skip):
-    """By the derivation's own pullback, or the step's vjp, once a step in the scan and once more for the parameters."""
+def _plain(step: Step, partials: Partials, params: Params, adjoint: Adjoint) -> Runner:
+    """One pullback of the state per step in the scan, and one pullback of params for all steps."""
+
+    def skip(state, inputs):
+        return jax.lax.scan(lambda state, x: (step(params, state, x), None), state, inputs)[0]
 
     def forward(state, inputs):
-        last, states = jax.lax.scan(lambda state, x: (model.step(params, state, x),) * 2, state, inputs)
+        last, states = jax.lax.scan(lambda state, x: (step(params, state, x),) * 2, state, inputs)
         return last, Saved(state, states, None)
 
     def backward(saved, inputs, local, later):
-        trajectory = Trajectory(saved.initial, inputs, saved.states)
-        factors, pull_state = state_pullback(model, params, trajectory)
-        adjoints, earlier = adjoint(lambda factors, one: (pull_state(factors, one), one), factors, local, later)
-        return parameter_gradient(model, params, trajectory, adjoints), earlier
+        steps = saved.steps(inputs)
+        residuals, pull = partials.pull_over(params, steps)
+        adjoints, earlier = adjoint(lambda at, cotangent: (pull(at, cotangent), cotangent), residuals, local, later)
+        return partials.sum_params(params, steps.previous, inputs, adjoints), earlier
 
     return Runner(skip, forward, backward, keeps=True)
+
+
+def _deferred(step: Step, params: Params, plain: Runner) -> Runner:
+    """Weight gradients formed outside the loop; `plain` where the program cannot be read or has no reverse rule."""
+
+    def forward(state, inputs):
+        run = run_deferred(step, params, state, inputs)
+        if isinstance(run, Unreadable):
+            return plain.forward(state, inputs)
+        return jax.tree.map(lambda leaf: leaf[-1], run.states), Saved(state, run.states, run.pull)
+
+    def backward(saved, inputs, local, later):
+        if saved.kept is None:
+            return plain.backward(saved, inputs, local, later)
+        try:
+            return saved.kept(local, later)
+        except MISSING_RULE:
+            return plain.backward(saved, inputs, local, later)
+
+    return Runner(plain.skip, forward, backward, keeps=False)

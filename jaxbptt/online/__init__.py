@@ -1,11 +1,35 @@
-"""dC/dθ estimated forward in time: each rule a pair init(model, params, key), update(state, params, x, target)."""
+"""dC/dθ estimated forward in time. A rule has init(model, params, key=) and update(params, state, x, target).
 
+| rule | what it keeps of dh_t/dθ |
+|---|---|
+| `rtrl()` | all of it: exact real-time recurrent learning |
+| `snap(n)` | the entries that n steps can reach (SnAp-n) |
+| `uoro()` | a rank-one product, unbiased |
+| `kf_rtrl()` | a Kronecker product, unbiased |
+| `rflo()` | without the paths through the recurrent weights: RFLO, e-prop |
+
+`run` scans a rule over a sequence at fixed params and returns (loss, grads) like the exact routes; `staleness` measures
+the error that changing params cause.
+
+>>> import jax, jax.numpy as jnp
+>>> from jaxbptt import cells, comparison, gradients, models, online
+>>> model = models.sequence_model(cells.gru(2, 4), 1)
+>>> params, inputs, targets = model.init(jax.random.key(0)), jnp.ones((12, 2)), jnp.ones((12, 1))
+>>> loss, grads = online.run(online.rtrl(), model, params, inputs, targets)
+>>> _, expected = gradients.bptt(model, params, inputs, targets)
+>>> bool(comparison.compare(expected, grads).relative < 1e-5)
+True
+>>> rule = online.uoro()
+>>> state = rule.init(model, params, key=jax.random.key(1))
+>>> state, loss, grads = rule.update(params, state, inputs[0], targets[0])
+"""
+
+from jaxbptt.online._staleness import Staleness, staleness
 from jaxbptt.online.exact import rtrl
 from jaxbptt.online.kronecker import kf_rtrl
 from jaxbptt.online.rank_one import uoro
 from jaxbptt.online.rule import Cost, OnlineState, Rule, run
 from jaxbptt.online.sparse import rflo, snap
-from jaxbptt.online.staleness import Staleness, staleness
 
 __all__ = [
     "Cost",

@@ -1,35 +1,38 @@
-"""The parameters that a step reads: no sensitivity is carried for the others (a readout's, say)."""
+"""The params that a step reads: no sensitivity is carried for the others (such as a readout's)."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxbptt.models import Model
+from jaxbptt._jaxprs.dependence import leaves_read
+from jaxbptt.models.model import Model
+from jaxbptt.types import Input, Params
 
 
 class Active(NamedTuple):
-    """Which leaves of params count, in flattened order."""
+    """Which leaves of params count, that is, are read by the step; in flattened order."""
 
     flags: tuple[bool, ...]
     shapes: tuple[tuple[int, ...], ...]
 
     @property
     def size(self) -> int:
-        """Entries of the counted leaves."""
-        return sum(_size(shape) for flag, shape in zip(self.flags, self.shapes, strict=True) if flag)
+        """The number of entries of the counted leaves, P."""
+        return sum(math.prod(shape) for flag, shape in zip(self.flags, self.shapes, strict=True) if flag)
 
-    def ravel(self, params: Any) -> jax.Array:
+    def ravel(self, params: Params) -> jax.Array:
         """The counted leaves as one vector [P]."""
         leaves = jax.tree.leaves(params)
         parts = [jnp.ravel(leaf) for flag, leaf in zip(self.flags, leaves, strict=True) if flag]
         return jnp.concatenate(parts) if parts else jnp.zeros(0, leaves[0].dtype)
 
-    def unravel(self, params: Any, vector: jax.Array) -> Any:
+    def unravel(self, params: Params, vector: jax.Array) -> Any:
         """`params` with the counted leaves taken from the vector [P]."""
         return self._fill(params, vector, lambda leaf: leaf)
 
-    def expand(self, params: Any, vector: jax.Array) -> Any:
+    def expand(self, params: Params, vector: jax.Array) -> Any:
         """Shaped like params: the vector [P] where a leaf counts, else zero."""
         return self._fill(params, vector, jnp.zeros_like)
 
@@ -42,37 +45,21 @@ class Active(NamedTuple):
                 start += leaf.size
             else:
                 filled.append(otherwise(leaf))
-        return structure.unflatten(filled)
+        return jax.tree.unflatten(structure, filled)
 
 
-def active_leaves(model: Model, params: Any, x: Any, constant_start: bool) -> Active:
-    """The leaves that `step` reads, and `initial_state` unless h_0 is given; all of them where x is not known."""
+def active_leaves(model: Model, params: Params, x: Input, constant_start: bool) -> Active:
+    """The leaves that `step` reads (and `initial_state`, unless h_0 is given); all leaves where x is not known."""
     shapes = tuple(leaf.shape for leaf in jax.tree.leaves(params))
     if x is None:
         return Active((True,) * len(shapes), shapes)
-    hidden = jax.eval_shape(model.initial_state, params)
-    flags = _reads(model.step, params, hidden, x)
+    state = jax.eval_shape(model.initial_state, params)
+    flags = leaves_read(model.step, params, state, x)
     if not constant_start:
         flags = tuple(a or b for a, b in zip(flags, reads_at_start(model, params), strict=True))
     return Active(flags, shapes)
 
 
-def reads_at_start(model: Model, params: Any) -> tuple[bool, ...]:
+def reads_at_start(model: Model, params: Params) -> tuple[bool, ...]:
     """Per leaf of params: whether the numbers of h_0 come from it."""
-    return _reads(model.initial_state, params)
-
-
-def _reads(function, params, *rest):
-    jaxpr = jax.make_jaxpr(function)(params, *rest).jaxpr
-    needed = {id(variable) for variable in jaxpr.outvars}
-    for equation in reversed(jaxpr.eqns):
-        if any(id(variable) in needed for variable in equation.outvars):
-            needed |= {id(variable) for variable in equation.invars}
-    return tuple(id(variable) in needed for variable in jaxpr.invars[: len(jax.tree.leaves(params))])
-
-
-def _size(shape):
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+    return leaves_read(model.initial_state, params)

@@ -15,5 +15,5 @@ def colour_rows(pattern: np.ndarray) -> np.ndarray:
 
 
 def seeds(colours: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """[colours, N]: one in the rows of each colour."""
+    """[colours, N]: 1 in the rows of each colour, else 0."""
     return (np.arange(colours.max() + 1)[:, None] == colours[None, :]).astype(dtype)

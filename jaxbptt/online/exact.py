@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxbptt.models import Model
+from jaxbptt.models.model import Model
 from jaxbptt.online import preactivations
 from jaxbptt.online.active import Active, active_leaves, reads_at_start
-from jaxbptt.online.preactivations import Preactivations
+from jaxbptt.online.preactivations import NotFactored, Preactivations
 from jaxbptt.online.rule import Method, Rule, make_rule
+from jaxbptt.partials import jacobian, step_partials
+from jaxbptt.types import Input, Params
 
 
 class Block(NamedTuple):
@@ -22,14 +24,14 @@ class Block(NamedTuple):
 
 
 class BlockPlan(NamedTuple):
-    """A [N, P] whose direct term is a few runs of columns in each row."""
+    """A [N, P] whose direct term fills a few runs of columns in each row."""
 
     form: Preactivations
     blocks: tuple[Block, ...]
 
 
 class DensePlan(NamedTuple):
-    """A [N, P] for a step of which nothing is known."""
+    """A [N, P] for a step whose structure is not known."""
 
     active: Active
     num_state: int
@@ -38,24 +40,24 @@ class DensePlan(NamedTuple):
 def rtrl() -> Rule:
     """A_t = J_t A_{t−1} + ∂⁺h_t/∂⁺θ,  A_0 = ∂h_0/∂θ,  g_t = A_tᵀ ∂L_t/∂h_t: exact real-time recurrent learning.
 
-    State: A [N, P], P the number of params that the step reads; 2N²P flops a step, one matrix product. Where the cell's
-    derivation is factored (all built-in cells) the direct term touches only its own entries, N·(N+M+1) of an Elman net;
-    any other cell, and an h_0 that depends on params, adds a dense [N, P]. The key is not used.
+    State: A [N, P], where P counts the entries of params that the step reads. Cost: 2N²P flops per step, one matrix
+    product. With a factored derivation (all built-in cells) the direct term touches only its own entries, N·(N+M+1) for
+    an Elman net; any other cell, or an h_0 that depends on params, adds a dense [N, P]. The key is not used.
 
     Returns:
       Rule; at fixed params its summed gradient equals `gradients.bptt`.
 
-    Reference: Williams & Zipser (1989), Neural Computation 1; S3.4.
+    Reference: Williams & Zipser (1989), Neural Computation 1; S3.4 (A_t).
     """
     return make_rule(METHOD, make_plan)
 
 
-def make_plan(model: Model, params: Any, x: Any, constant_start: bool) -> BlockPlan | DensePlan:
-    """Runs of columns where the step allows it, else dense."""
-    hidden = jax.eval_shape(model.initial_state, params)
+def make_plan(model: Model, params: Params, x: Input, constant_start: bool) -> BlockPlan | DensePlan:
+    """A BlockPlan where the step allows it, else a DensePlan."""
+    state = jax.eval_shape(model.initial_state, params)
     form = preactivations.find(model, params, x)
-    if isinstance(form, str) or (any(reads_at_start(model, params)) and not constant_start):
-        return DensePlan(active_leaves(model, params, x, constant_start), sum(s.size for s in jax.tree.leaves(hidden)))
+    if isinstance(form, NotFactored) or (any(reads_at_start(model, params)) and not constant_start):
+        return DensePlan(active_leaves(model, params, x, constant_start), sum(s.size for s in jax.tree.leaves(state)))
     readers = [form.readers(segment) for segment in range(len(form.lengths))]
     rows = dict.fromkeys(readers)
     blocks = (Block(r, tuple(s for s, readers_of_s in enumerate(readers) if readers_of_s == r)) for r in rows)
@@ -66,27 +68,30 @@ def _start(plan, initial_state, params, signs):
     theta = plan.active.ravel(params) if isinstance(plan, DensePlan) else jax.tree.leaves(params)[0]
     if isinstance(plan, BlockPlan):
         return jnp.zeros((plan.form.num_state, _num_columns(plan)), theta.dtype)
-    return jax.jacrev(lambda theta: ravel_pytree(initial_state(plan.active.unravel(params, theta)))[0])(theta)
+    return jacobian(
+        lambda theta: ravel_pytree(initial_state(plan.active.unravel(params, theta)))[0], theta, prefer="reverse"
+    )
 
 
-def _advance(plan, model, params, hidden, x, sensitivity, signs):
-    flat, unravel = ravel_pytree(hidden)
+def _advance(plan, model, params, state, x, sensitivity, signs):
+    flat, unravel = ravel_pytree(state)
     if isinstance(plan, DensePlan):
 
         def step(theta, flat):
             return ravel_pytree(model.step(plan.active.unravel(params, theta), unravel(flat), x))[0]
 
         theta = plan.active.ravel(params)
-        direct, jacobian = jax.jacrev(step, argnums=(0, 1))(theta, flat)
-        return unravel(step(theta, flat)), jacobian @ sensitivity + direct
-    local = preactivations.evaluate(plan.form, model, params, hidden, x)
-    sensitivity = model.derivation.state_jacobian(params, hidden, x) @ sensitivity
+        direct, transition = jacobian(step, theta, flat, argnums=(0, 1), prefer="reverse")
+        return unravel(step(theta, flat)), transition @ sensitivity + direct
+    local = preactivations.evaluate(plan.form, model, params, state, x)
+    new, transition = step_partials(model).value_and_jacobian(params, state, x)
+    sensitivity = transition @ sensitivity
     start = 0
     for block in plan.blocks:
         v = jnp.concatenate([local.right[s] for s in block.segments])
         sensitivity = _add_runs(plan.form, block, sensitivity, local.left, v, start)
         start += len(block.rows) * v.size
-    return model.step(params, hidden, x), sensitivity
+    return new, sensitivity
 
 
 def _add_runs(form, block, sensitivity, left, v, start):
@@ -109,7 +114,8 @@ def _contract(plan, params, sensitivity, local):
     gradient = local @ sensitivity
     if isinstance(plan, DensePlan):
         return plan.active.expand(params, gradient)
-    start, pieces = 0, {}
+    start = 0
+    pieces: dict[int, Any] = {}
     for block in plan.blocks:
         ends = np.cumsum([plan.form.lengths[s] for s in block.segments])
         size = len(block.rows) * int(ends[-1])

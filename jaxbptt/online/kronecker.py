@@ -8,9 +8,10 @@ import numpy as np
 
 from jaxbptt.online import preactivations
 from jaxbptt.online.active import reads_at_start
-from jaxbptt.online.preactivations import Preactivations
+from jaxbptt.online.preactivations import NotFactored
 from jaxbptt.online.rule import Method, Rule, make_rule
 from jaxbptt.online.scales import balance
+from jaxbptt.partials import step_partials
 
 
 class Kronecker(NamedTuple):
@@ -23,16 +24,16 @@ class Kronecker(NamedTuple):
 def kf_rtrl() -> Rule:
     """u_t = c₁ p₁ u_{t−1} + c₂ p₂ v_t,  A_t = c₁/p₁ J_t A_{t−1} + c₂/p₂ D_t,  E[A_t ⊗ u_t] = dh_t/dΘ.
 
-    Here z = Θ v, v = (x, h_{t−1}, 1), D = ∂⁺h/∂⁺z [N, Z], c₁ and c₂ fair signs, p₁ = √(‖J A‖/‖u‖), p₂ = √(‖D‖/‖v‖), and
-    A = u = 0 at a given or constant h_0. The gradient is (Aᵀ ∂L/∂h) uᵀ on Θ. A product that is zero is dropped.
-    Z = N for Elman and linear, 4H for the LSTM (A is [2H, 4H]) and for the GRU, whose n is split in its x and h part.
+    Here z = Θ v, v = (x, h_{t−1}, 1), D = ∂⁺h/∂⁺z [N, Z], c₁ and c₂ are random signs, p₁ = √(‖J A‖/‖u‖) and
+    p₂ = √(‖D‖/‖v‖). A = u = 0 at h_0. The gradient for Θ is (Aᵀ ∂L/∂h) uᵀ. A product that is zero is dropped. Z = N for
+    Elman and linear, 4H for the LSTM (A is [2H, 4H]) and for the GRU, whose n is split into an x part and an h part.
 
-    State: A [N, Z], u [V], a key; 2N²Z flops a step. Defined where θ enters through z = Θ v: the built-in cells
-    and any with a factored derivation.
+    State: A [N, Z], u [V] and a key. Cost: 2N²Z flops per step. Works where θ enters through z = Θ v: for the built-in
+    cells and any with a factored derivation.
 
     Returns:
       Rule. Unbiased at fixed params. `init` raises ValueError for a cell known only by its step, and for an h_0 that
-      depends on params (∂h_0/∂θ is no Kronecker product).
+      depends on params (∂h_0/∂θ is not a Kronecker product).
 
     Reference: Mujika, Meier & Steger (2018), arXiv:1805.10842.
     """
@@ -41,29 +42,32 @@ def kf_rtrl() -> Rule:
 
 def _plan(model, params, x, constant_start):
     form = preactivations.find(model, params, x)
-    if isinstance(form, str):
-        raise ValueError(f"kf_rtrl: got a model without z = Θ (x, h, 1) ({form}), expected a factored derivation")
+    if isinstance(form, NotFactored):
+        raise ValueError(
+            f"kf_rtrl: got a model without z = Θ (x, h, 1) ({form.reason}), expected a factored derivation"
+        )
     if not constant_start and any(reads_at_start(model, params)):
         raise ValueError("kf_rtrl: got an h_0 that depends on params, expected a constant one (or pass initial)")
     return form
 
 
-def _start(form: Preactivations, initial_state, params, signs):
-    zeros = lambda *shape: jnp.zeros(shape, signs.dtype)  # noqa: E731
+def _start(form, initial_state, params, signs):
+    zeros = lambda *shape: jnp.zeros(shape, signs.dtype)
     return Kronecker(zeros(sum(form.lengths)), zeros(form.num_state, form.num_rows))
 
 
-def _advance(form, model, params, hidden, x, sensitivity, signs):
-    local = preactivations.evaluate(form, model, params, hidden, x)
+def _advance(form, model, params, state, x, sensitivity, signs):
+    local = preactivations.evaluate(form, model, params, state, x)
     n, z = np.array(form.entries).T
     direct = jnp.zeros_like(sensitivity.matrix).at[n, z].set(local.left)
     v = jnp.concatenate(local.right)
-    carried = model.derivation.state_jacobian(params, hidden, x) @ sensitivity.matrix
+    new, transition = step_partials(model).value_and_jacobian(params, state, x)
+    carried = transition @ sensitivity.matrix
     p_1, inverse_1 = balance(carried, sensitivity.vector)
     p_2, inverse_2 = balance(direct, v)
     vector = signs[0] * p_1 * sensitivity.vector + signs[1] * p_2 * v
     matrix = signs[0] * inverse_1 * carried + signs[1] * inverse_2 * direct
-    return model.step(params, hidden, x), Kronecker(vector, matrix)
+    return new, Kronecker(vector, matrix)
 
 
 def _contract(form, params, sensitivity, local):

@@ -1,22 +1,24 @@
-"""Which entries of dh_t/dθ can differ from zero: read at random points, then closed under a number of steps."""
+"""Which entries of dh_t/dθ can differ from zero: read at random points, then extended over a number of steps."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxbptt import checks
-from jaxbptt.models import Model
+from jaxbptt import _validation
+from jaxbptt.models.model import Model
 from jaxbptt.online.active import Active
 from jaxbptt.online.points import random_points
+from jaxbptt.partials import jacobian
+from jaxbptt.types import Input, Params
 
 
 class Constant:
-    """An array of a plan, hashed and compared by its numbers."""
+    """An array of a plan, which is hashed and compared by its numbers."""
 
     def __init__(self, array: np.ndarray):
         self.array = array
@@ -31,19 +33,19 @@ class Constant:
 
 
 class Patterns(NamedTuple):
-    transition: np.ndarray  # [N, N] bool, of J_t or what stands for it
+    transition: np.ndarray  # [N, N] bool, of J_t or of the matrix that replaces it
     direct: np.ndarray  # [N, P] bool, of ∂⁺h_t/∂⁺θ
     start: np.ndarray  # [N, P] bool, of ∂h_0/∂θ (no entry where h_0 is given)
 
 
 def find_patterns(
-    model: Model, params: Any, x: Any, active: Active, transition: Callable, constant_start: bool
+    model: Model, params: Params, x: Input, active: Active, transition: Callable, constant_start: bool
 ) -> Patterns:
-    """Nonzero entries at random points: normal states, inputs and params, but zero where `params` are zero.
+    """Entries that are not zero at random points: normal states, inputs and params, but zero where `params` are zero.
 
     So a connection is absent if its weight is exactly zero in `params`, or if the step masks it.
     """
-    if not all(map(checks.is_concrete, jax.tree.leaves(params))):
+    if not all(map(_validation.is_concrete, jax.tree.leaves(params))):
         raise TypeError(
             "params: got tracers, expected numbers (the pattern is read from their zeros; init outside jit)"
         )
@@ -62,24 +64,24 @@ def find_patterns(
 
 @functools.lru_cache(maxsize=64)
 def _draw_patterns(model, structure, occupied, dtype, inputs_structure, shapes, active, transition):
-    mask = structure.unflatten([leaf.array.astype(dtype) for leaf in occupied])
-    x = inputs_structure.unflatten([jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    mask = jax.tree.unflatten(structure, [leaf.array.astype(dtype) for leaf in occupied])
+    x = jax.tree.unflatten(inputs_structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
 
     def read(point):
-        drawn, hidden, step_x = point
+        drawn, state, step_x = point
         drawn = jax.tree.map(jnp.multiply, mask, drawn)
         theta = active.ravel(drawn)
 
         def step(theta):
-            return ravel_pytree(model.step(active.unravel(drawn, theta), hidden, step_x))[0]
+            return ravel_pytree(model.step(active.unravel(drawn, theta), state, step_x))[0]
 
         def start(theta):
             return ravel_pytree(model.initial_state(active.unravel(drawn, theta)))[0]
 
         return (
-            transition(model, drawn, hidden, step_x) != 0,
-            jax.jacrev(step)(theta) != 0,
-            jax.jacrev(start)(theta) != 0,
+            transition(model, drawn, state, step_x) != 0,
+            jacobian(step, theta, prefer="reverse") != 0,
+            jacobian(start, theta, prefer="reverse") != 0,
         )
 
     with jax.ensure_compile_time_eval():
@@ -106,7 +108,7 @@ class Groups(NamedTuple):
 
 
 def group_columns(pattern: np.ndarray) -> Groups:
-    """Cut the sets of columns with equal rows to one size, the one that pads least."""
+    """Cut the sets of columns with equal rows to one size, the one with the lowest price."""
     distinct, inverse = np.unique(pattern, axis=1, return_inverse=True)
     inverse = inverse.reshape(-1)
     sets = [(np.flatnonzero(rows), np.flatnonzero(inverse == i)) for i, rows in enumerate(distinct.T) if rows.any()]
@@ -119,6 +121,6 @@ def group_columns(pattern: np.ndarray) -> Groups:
 
     width = min({columns.size for _, columns in sets}, key=price)
     pieces = [(rows, columns[i : i + width]) for rows, columns in sets for i in range(0, columns.size, width)]
-    pad = lambda part, size: np.pad(part, (0, size - part.size), constant_values=-1)  # noqa: E731
+    pad = lambda part, size: np.pad(part, (0, size - part.size), constant_values=-1)
     rows, columns = ([pad(piece[i], size) for piece in pieces] for i, size in ((0, height), (1, width)))
     return Groups(np.array(rows, np.int32), np.array(columns, np.int32))

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxbptt.online.active import Active, active_leaves
 from jaxbptt.online.rule import Method, Rule, make_rule
 from jaxbptt.online.scales import balance
+from jaxbptt.partials import step_partials, vjp
 
 
 class RankOne(NamedTuple):
@@ -26,14 +27,14 @@ class Plan(NamedTuple):
 def uoro() -> Rule:
     """h̃_t = ρ₀ J_t h̃_{t−1} + ρ₁ ν_t,  θ̃_t = θ̃_{t−1}/ρ₀ + (∂⁺h_t/∂⁺θ)ᵀ ν_t/ρ₁,  E[h̃_t ⊗ θ̃_t] = dh_t/dθ.
 
-    ν ∈ {−1, 1}^N, ρ₀ = √(‖θ̃‖/‖J h̃‖), ρ₁ = √(‖(∂⁺h/∂⁺θ)ᵀ ν‖/‖ν‖); the same draw at h_0 with (∂h_0/∂θ)ᵀ ν. The gradient
-    is ⟨∂L/∂h, h̃⟩ θ̃. A product that is zero is dropped.
+    ν ∈ {−1, 1}^N are random signs, ρ₀ = √(‖θ̃‖/‖J h̃‖), ρ₁ = √(‖(∂⁺h/∂⁺θ)ᵀ ν‖/‖ν‖). h_0 starts in the same way with
+    (∂h_0/∂θ)ᵀ ν. The gradient is ⟨∂L/∂h, h̃⟩ θ̃. A product that is zero is dropped.
 
-    State: h̃ [N], θ̃ [P], a key, P the number of params that the step reads; a jvp and a vjp of the step and about 9P
-    flops. Any cell.
+    State: h̃ [N], θ̃ [P] and a key, where P counts the entries of params that the step reads. Cost per step: a jvp, a
+    vjp and about 9P flops. Works for any cell.
 
     Returns:
-      Rule. Unbiased at fixed params; the variance grows with N and with the memory.
+      Rule. Unbiased at fixed params; the variance grows with N and with the length of the memory.
 
     Reference: Tallec & Ollivier (2017), arXiv:1702.05043.
     """
@@ -41,30 +42,28 @@ def uoro() -> Rule:
 
 
 def _plan(model, params, x, constant_start):
-    hidden = jax.eval_shape(model.initial_state, params)
-    return Plan(active_leaves(model, params, x, constant_start), sum(leaf.size for leaf in jax.tree.leaves(hidden)))
+    state = jax.eval_shape(model.initial_state, params)
+    return Plan(active_leaves(model, params, x, constant_start), sum(leaf.size for leaf in jax.tree.leaves(state)))
 
 
 def _start(plan, initial_state, params, signs):
-    hidden, pull = jax.vjp(lambda theta: initial_state(plan.active.unravel(params, theta)), plan.active.ravel(params))
-    theta = pull(ravel_pytree(hidden)[1](signs))[0]
+    state, pull = vjp(lambda theta: initial_state(plan.active.unravel(params, theta)), plan.active.ravel(params))
+    theta = pull(ravel_pytree(state)[1](signs))
     scale, inverse = balance(theta, signs)
     return RankOne(scale * signs, inverse * theta)
 
 
-def _advance(plan, model, params, hidden, x, sensitivity, signs):
-    unravel = ravel_pytree(hidden)[1]
+def _advance(plan, model, params, state, x, sensitivity, signs):
+    unravel = ravel_pytree(state)[1]
     tangent = unravel(sensitivity.state)
-    new, pushed = jax.jvp(lambda hidden: model.step(params, hidden, x), (hidden,), (tangent,))
-    through_theta = jax.vjp(
-        lambda theta: model.step(plan.active.unravel(params, theta), hidden, x), plan.active.ravel(params)
-    )[1]
-    carried, direct = ravel_pytree(pushed)[0], through_theta(unravel(signs))[0]
+    new, pushed = step_partials(model).push_state(params, state, x, tangent)
+    theta = plan.active.ravel(params)
+    pull = vjp(lambda theta: model.step(plan.active.unravel(params, theta), state, x), theta)[1]
+    carried, direct = ravel_pytree(pushed)[0], pull(unravel(signs))
     rho_0, inverse_0 = balance(sensitivity.theta, carried)
     rho_1, inverse_1 = balance(direct, signs)
-    state = rho_0 * carried + rho_1 * signs
     theta = inverse_0 * sensitivity.theta + inverse_1 * direct
-    return new, RankOne(state, theta)
+    return new, RankOne(rho_0 * carried + rho_1 * signs, theta)
 
 
 def _contract(plan, params, sensitivity, local):

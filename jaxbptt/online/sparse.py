@@ -2,24 +2,25 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxbptt import checks
-from jaxbptt.cells.derivation import FactoredPullback
-from jaxbptt.models import Model
+from jaxbptt import _validation
+from jaxbptt.models.model import Model
 from jaxbptt.online.active import Active, active_leaves
 from jaxbptt.online.colouring import colour_rows, seeds
 from jaxbptt.online.patterns import Constant, find_patterns, group_columns, reach
 from jaxbptt.online.rule import Method, Rule, make_rule
+from jaxbptt.partials import jacobian, step_partials, vjp
+from jaxbptt.types import Input, Params, State
 
 
 class Plan(NamedTuple):
-    """Where the kept entries sit; G groups of K rows and C columns."""
+    """The places of the kept entries, in G groups of K rows and C columns."""
 
     active: Active
     transition: Callable  # (model, params, state, x) -> [N, N]
@@ -32,15 +33,15 @@ class Plan(NamedTuple):
 def snap(order: int) -> Rule:
     """A_t = P_n ⊙ (J_t A_{t−1} + ∂⁺h_t/∂⁺θ): the sensitivities that n steps can reach, the others zero (SnAp-n).
 
-    P_1 is the pattern of ∂⁺h/∂⁺θ (and ∂h_0/∂θ), P_n what it reaches in n−1 further steps through the pattern of J.
-    Both are found at `init` from concrete params: entries that are zero at 16 random points where the zeros of
-    `params` stay, so that a weight that is zero is no connection (identity-initialised ones, too). Exact once n−1 is
-    the diameter, the longest of the shortest paths of J. For Elman, linear and GRU, SnAp-1 keeps each unit's own
+    P_1 is the pattern of ∂⁺h/∂⁺θ (and ∂h_0/∂θ); P_n is what P_1 reaches in n−1 further steps through the pattern of J.
+    Both are found at `init` from concrete params: an entry is left out if it is zero at 16 random points, where zeros
+    of `params` stay zero. So a weight of exactly zero is no connection (also in an identity initialisation). Exact once
+    n−1 is the diameter of J, the longest of its shortest paths. For Elman, linear and GRU, SnAp-1 keeps each unit's own
     diag(J); for the LSTM the 2 × 2 block of (C_i, h_i).
 
     State: the kept entries, in G groups of columns with the same K rows, G·K·C numbers (|θ| for SnAp-1 of a dense
-    Elman net, up to N|θ|); 2GK²C flops a step and N² for J. Any cell. The key is not used; a model without num_inputs
-    needs an example `x` at `init`.
+    Elman net, up to N|θ|). Cost: 2GK²C flops per step, and N² for J. Works for any cell. The key is not used; a model
+    without num_inputs needs an example `x` at `init`.
 
     Args:
       order: n ≥ 1.
@@ -49,34 +50,34 @@ def snap(order: int) -> Rule:
       Rule.
 
     Raises:
-      TypeError, ValueError: an order that is no int or too small.
+      TypeError, ValueError: an order that is not an int or is too small.
 
     Reference: Menick et al. (2020), arXiv:2006.07232.
     """
-    checks.require_size("order", order)
+    _validation.require_size("order", order)
     return make_rule(METHOD, functools.partial(_plan, _jacobian, order - 1))
 
 
 def rflo(*, leak: float | None = None) -> Rule:
     """A_t = K_t A_{t−1} + ∂⁺h_t/∂⁺θ, K_t = ∂⁺h_t/∂⁺h_{t−1} without any path through a recurrent weight matrix.
 
-    K keeps exactly: the LSTM's C_{t−1} → C_t (f) and C_{t−1} → C_t → h_t (o (1−tanh²C) f); the GRU's z ⊙ h_{t−1};
-    nothing for Elman and linear (they have no leak: their trace is the direct partial alone, a one-step truncation;
-    with each unit's own weight kept it is `snap(1)`). That is e-prop with the exact learning signal ∂L_t/∂h_t, and RFLO
-    with the transposed readout in the place of random feedback.
+    K keeps exactly, for the LSTM, C_{t−1} → C_t (f) and C_{t−1} → C_t → h_t (o (1−tanh²C) f); for the GRU, z ⊙ h_{t−1};
+    for Elman and linear, nothing. They have no leak, so their trace is the direct partial alone, a one-step truncation;
+    `snap(1)` also keeps each unit's own weight. The rule is e-prop with the exact learning signal ∂L_t/∂h_t, and RFLO
+    with the transposed readout in place of random feedback.
 
-    State: the entries of ∂⁺h/∂⁺θ that are not zero, G·K·C numbers (Elman |θ|, LSTM 2 per weight); 2GK²C flops a step
-    and N² for K. Cells with a factored derivation, and with `leak` any cell: K = leak · I, RFLO's 1 − 1/τ. Found as in
-    `snap`, from concrete params. The key is not used.
+    State: the entries of ∂⁺h/∂⁺θ that are not zero, G·K·C numbers (Elman |θ|, LSTM 2 per weight). Cost: 2GK²C flops per
+    step, and N² for K. Works for cells with a factored derivation, and with `leak` for any cell: K = leak · I (1 − 1/τ
+    in RFLO). The pattern is found as in `snap`, from concrete params. The key is not used.
 
     Args:
-      leak: for a leaky cell h_t = leak · h_{t−1} + …, its factor; None: read from the cell's derivation.
+      leak: the factor of a leaky cell h_t = leak · h_{t−1} + …; None: K is read from the cell's derivation.
 
     Returns:
       Rule. `init` raises ValueError for a cell known only by its step when no leak is given.
 
     Raises:
-      TypeError: a leak that is no number.
+      TypeError: a leak that is not a number.
 
     Reference: Murray (2019), eLife 8:e43299; Bellec et al. (2020), Nature Communications 11:3625.
     """
@@ -89,7 +90,7 @@ def rflo(*, leak: float | None = None) -> Rule:
 def _plan(transition, steps, model, params, x, constant_start):
     if x is None:
         raise ValueError("x: got None, expected an example input (this model's num_inputs is None)")
-    if transition is _carry and not (model.derivation and isinstance(model.derivation.pullback, FactoredPullback)):
+    if transition is _carry and step_partials(model).factored is None:
         raise ValueError("rflo: got a cell without factored derivation, expected one, or leak= (its K is not known)")
     active = active_leaves(model, params, x, constant_start)
     patterns = find_patterns(model, params, x, active, transition, constant_start)
@@ -108,21 +109,22 @@ def _valid(rows, columns):
 def _start(plan, initial_state, params, signs):
     rows, columns = plan.rows.array, plan.columns.array
     theta = plan.active.ravel(params)
-    dense = jax.jacrev(lambda theta: ravel_pytree(initial_state(plan.active.unravel(params, theta)))[0])(theta)
+    dense = jacobian(
+        lambda theta: ravel_pytree(initial_state(plan.active.unravel(params, theta)))[0], theta, prefer="reverse"
+    )
     return jnp.where(_valid(rows, columns), dense[rows[:, :, None], columns[:, None, :]], jnp.zeros_like(dense[0, 0]))
 
 
-def _advance(plan, model, params, hidden, x, sensitivity, signs):
+def _advance(plan, model, params, state, x, sensitivity, signs):
     rows, columns = plan.rows.array, plan.columns.array
-    unravel = ravel_pytree(hidden)[1]
-    new, pull = jax.vjp(
-        lambda theta: model.step(plan.active.unravel(params, theta), hidden, x), plan.active.ravel(params)
-    )
+    unravel = ravel_pytree(state)[1]
+    theta = plan.active.ravel(params)
+    new, pull = vjp(lambda theta: model.step(plan.active.unravel(params, theta), state, x), theta)
     colours = plan.colours.array
-    shared = jax.vmap(lambda seed: pull(unravel(seed))[0])(seeds(colours, sensitivity.dtype))  # [colours, P]
+    shared = jax.vmap(lambda seed: pull(unravel(seed)))(seeds(colours, sensitivity.dtype))  # [colours, P]
     zero = jnp.zeros_like(shared[0, 0])
     direct = jnp.where(plan.direct.array, shared[colours[rows][:, :, None], columns[:, None, :]], zero)
-    transition = plan.transition(model, params, hidden, x)
+    transition = plan.transition(model, params, state, x)
     pairs = (rows >= 0)[:, :, None] & (rows >= 0)[:, None, :]
     blocks = jnp.where(pairs, transition[rows[:, :, None], rows[:, None, :]], zero)  # [G, K, K]
     return new, blocks @ sensitivity + direct
@@ -142,21 +144,19 @@ def _flops(plan):
     return 2 * groups * height * plan.columns.array.shape[1] * (height + 1)
 
 
-def _jacobian(model: Model, params: Any, hidden: Any, x: Any) -> jax.Array:
+def _jacobian(model: Model, params: Params, state: State, x: Input) -> jax.Array:
     """J_t [N, N]."""
-    if model.derivation is not None:
-        return model.derivation.state_jacobian(params, hidden, x)
-    flat, unravel = ravel_pytree(hidden)
-    return jax.jacrev(lambda flat: ravel_pytree(model.step(params, unravel(flat), x))[0])(flat)
+    return step_partials(model).jacobian(params, state, x)
 
 
-def _carry(model: Model, params: Any, hidden: Any, x: Any) -> jax.Array:
-    """K_t [N, N]: the pullback of the state with every weight matrix zero but in the factors."""
-    pullback = model.derivation.pullback
-    factors = pullback.factors(params, hidden, x)
+def _carry(model: Model, params: Params, state: State, x: Input) -> jax.Array:
+    """K_t [N, N]: the pullback of the state with every weight matrix set to zero, except in the factors."""
+    pullback = step_partials(model).factored
+    assert pullback is not None  # checked by _plan
+    factors = pullback.factors(params, state, x)
     bare = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if leaf.ndim > 1 else leaf, params)
-    flat, unravel = ravel_pytree(hidden)
-    pull = lambda unit: ravel_pytree(pullback.pull_state(bare, factors, unravel(unit)))[0]  # noqa: E731
+    flat, unravel = ravel_pytree(state)
+    pull = lambda unit: ravel_pytree(pullback.pull_state(bare, factors, unravel(unit)))[0]
     return jax.vmap(pull)(jnp.eye(flat.size, dtype=flat.dtype))
 
 
@@ -165,8 +165,8 @@ class _Leak(NamedTuple):
 
     leak: float
 
-    def __call__(self, model, params, hidden, x):
-        flat = ravel_pytree(hidden)[0]
+    def __call__(self, model, params, state, x):
+        flat = ravel_pytree(state)[0]
         return jnp.asarray(self.leak, flat.dtype) * jnp.eye(flat.size, dtype=flat.dtype)
 
 

@@ -1,10 +1,39 @@
-"""Where the gradient goes: singular values, exponents, norms and bounds of Jacobian chains of any length."""
+"""Where the gradient goes: singular values, exponents, norms and bounds of Jacobian chains of any length.
 
-from jaxbptt.spectra.bounds import Bounds, bounds
+dh_t/dh_k = J_t J_{t-1} ... J_{k+1}, the latest factor on the left.
+
+| question | function |
+|---|---|
+| all singular values of dh_t/dh_k, recorded every few steps | `log_singular_values` |
+| the same with their directions | `singular_decomposition` |
+| Lyapunov exponents, their standard errors, Kaplan-Yorke dimension, entropy rate | `lyapunov_exponents` |
+| the same from a cell, any number of steps in constant memory | `stream_exponents` |
+| do sequences or initial states differ | `pool_exponents` |
+| the largest few, for a net whose Jacobians do not fit in memory | `leading_singular_values` (jvp and vjp only) |
+| Frobenius and spectral norms of dh_t/dh_k for all pairs | `pair_norms` |
+| what W alone, or the norms of single steps, say about vanishing, and what is true, in words | `bounds` |
+| an exponent as a training loss | `log_growth` |
+
+>>> import jax, jax.numpy as jnp
+>>> from jaxbptt import spectra
+>>> chain = jax.random.normal(jax.random.key(0), (200, 8, 8)) / 8**0.5                # J_1 … J_200
+>>> log_sigma = spectra.log_singular_values(chain, every=50)                          # ln σ_i(dh_t/dh_0), t = 50 … 200
+>>> growth = spectra.lyapunov_exponents(chain, k=3)                                   # nats per step
+>>> bool(jnp.all(jnp.abs(growth.exponents - log_sigma[-1, :3] / 200) < 0.1))
+True
+>>> found = spectra.singular_decomposition(chain, start=10, stop=50)                  # found.left[0], .right[0]
+>>> pairs = spectra.pair_norms(chain)                                                 # [t, k]
+>>> bool(jnp.abs(pairs.log_spectral[50, 10] - found.log_sigma[0, 0]) < 1e-3)
+True
+>>> spectra.bounds(chain).diagnosis()[0].split(":")[0]
+'The gradient vanished'
+"""
+
+from jaxbptt.spectra._bounds import Bounds, bounds
 from jaxbptt.spectra.exponents import lyapunov_exponents, stream_exponents
 from jaxbptt.spectra.growth import log_growth
-from jaxbptt.spectra.leading import Leading, leading_singular_values
-from jaxbptt.spectra.pairs import PairNorms, pair_norms
+from jaxbptt.spectra.matrix_free import LeadingSVD, leading_singular_values
+from jaxbptt.spectra.norms import PairNorms, pair_norms
 from jaxbptt.spectra.singular_values import LogSVD, log_singular_values, singular_decomposition
 from jaxbptt.spectra.statistics import (
     LyapunovExponents,
@@ -16,7 +45,7 @@ from jaxbptt.spectra.statistics import (
 
 __all__ = [
     "Bounds",
-    "Leading",
+    "LeadingSVD",
     "LogSVD",
     "LyapunovExponents",
     "PairNorms",

@@ -1,19 +1,21 @@
-"""The growth of volumes along a chain, step by step, as something to train on."""
+"""The growth of volumes along a chain, step by step, for use in a training loss."""
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from jaxbptt import checks
-from jaxbptt.spectra.graded import generic_orthogonal
+from jaxbptt import _validation
+from jaxbptt.spectra.products.graded import generic_orthogonal
+from jaxbptt.types import ArrayLike
 
 
-def log_growth(jacobians: jax.Array, *, k: int | None = None) -> jax.Array:
-    """ln|r_ii(t)|, J_t Q_{t−1} = Q_t R_t: the first i of them sum to what step t adds to the log of an i-volume.
+def log_growth(jacobians: Float[ArrayLike, "time state state"], *, k: int | None = None) -> Float[Array, "time k"]:
+    """ln|r_ii(t)| with J_t Q_{t−1} = Q_t R_t: the sum of the first i is what step t adds to the log of an i-volume.
 
-    Their mean over t is λ_i, and the sum over all i is ln|det J_t|. Differentiable in both modes through every step, so
-    that a loss can hold exponents near zero. The derivative is exact for this T, but the derivative of a finite-time
-    exponent of a chaotic chain grows like e^(λ_1 t): past the horizon of a few 1/λ_1 steps it says nothing about the
-    exponent in the limit. Train on windows shorter than that. A singular step has no derivative (NaN).
+    Their mean over t is λ_i, and the sum over all i is ln|det J_t|. They are differentiable in both modes through every
+    step, so that a loss can hold exponents near zero. The derivative is exact for this T, but the derivative of a
+    finite-time exponent of a chaotic chain grows like e^(λ_1 t): beyond a horizon of a few 1/λ_1 steps it says nothing
+    about the limit of the exponent. Train on windows shorter than that. A singular step has no derivative (NaN).
 
     Args:
       jacobians: [T, N, N], [t−1] is J_t, float.
@@ -23,15 +25,16 @@ def log_growth(jacobians: jax.Array, *, k: int | None = None) -> jax.Array:
       [T, k] in nats, of the dtype of jacobians; Q_0 is a fixed generic orthogonal matrix.
 
     Raises:
-      TypeError, ValueError: jacobians not as stated, k no int in 1 … N; outside jit, NaN or inf with its first step.
+      TypeError, ValueError: jacobians not as stated; k not an int in 1 … N; outside jit, NaN or inf, with its first
+        step.
 
     Reference: Engelken (2023), NeurIPS 36 (gradient flossing); Walter & Lehmann (2013), arXiv:1001.1654 (derivative of
     a QR factorisation).
     """
-    checks.require_jacobians(jacobians)
+    _validation.require_jacobians(jacobians)
     size = jacobians.shape[1]
     k = size if k is None else k
-    checks.require_size("k", k, most=size)
+    _validation.require_size("k", k, most=size)
 
     def body(q, jacobian):
         q, r = jnp.linalg.qr(jacobian @ q)

@@ -1,56 +1,58 @@
 """All log singular values of dh_t/dh_k = J_t … J_{k+1}, and their directions, at any length and any magnitude.
 
-An assembled product loses its small singular values after ln(1/eps)/(λ_1 − λ_n) steps. Here the product is carried as
+An assembled product loses its small singular values after ln(1/eps)/(λ_1 − λ_N) steps. Here the product is carried as
 
     J_t … J_{k+1} = Q diag(e^ℓ) T Q_0ᵀ        Q, Q_0 orthogonal, ℓ in logs, T well conditioned
 
-one or two Householder QR steps per Jacobian, and only diag(e^ℓ) T is brought to singular values, row by row in logs, so
-that nothing leaves the float range and every value keeps its own relative accuracy.
+by one or two Householder QR steps per Jacobian. Only diag(e^ℓ) T is decomposed, row by row in logs, so that nothing
+leaves the float range and every value keeps its own relative accuracy.
 
 References: Stewart (1997), ETNA 5 (graded products); Demmel et al. (1999), LAA 299, and Drmač & Veselić (2008), SIMAX
 29 (one-sided Jacobi); Bauer (2020), SciPost Phys. Core 2 (the U·D·T form and its column order).
 """
 
 import warnings
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from jaxbptt import checks
-from jaxbptt.spectra import graded
-from jaxbptt.spectra.jacobi import graded_svd
-from jaxbptt.spectra.parallel import prefix_factors
+from jaxbptt import _validation
+from jaxbptt.spectra.products import graded
+from jaxbptt.spectra.products.jacobi import graded_svd
+from jaxbptt.spectra.products.parallel import prefix_factors
+from jaxbptt.types import ArrayLike, ProductMethod
 
-SUSPECT = 2 / 3  # estimated errors above eps^SUSPECT (4e-11, 2e-5) have the transposed, reversed chain factored too
-METHODS = ("auto", "sequential", "parallel")
+SUSPECT = 2 / 3  # above an estimated error of eps^SUSPECT (4e-11, 2e-5) the transposed, reversed chain is factored too
+METHODS = get_args(ProductMethod)
 
 
 class LogSVD(NamedTuple):
     """dh_t/dh_start = left diag(e^log_sigma) rightᵀ at each of R records."""
 
-    log_sigma: jax.Array  # [R, N] descending; NaN where the chain is too ill-conditioned to tell
-    left: jax.Array  # [R, N, N] columns: directions at t
-    right: jax.Array  # [R, N, N] columns: directions at `start`
-    disagreement: jax.Array  # [R, N] nats between this and the transposed, reversed chain; 0 where none was needed
+    log_sigma: Float[Array, "records state"]  # descending; NaN where the chain is too ill-conditioned to tell
+    left: Float[Array, "records state columns"]  # columns: directions at t
+    right: Float[Array, "records state columns"]  # columns: directions at `start`
+    disagreement: Float[Array, "records state"]  # nats from the transposed, reversed chain's; 0 where it was not needed
 
 
 def log_singular_values(
-    jacobians: jax.Array,
+    jacobians: Float[ArrayLike, "time state state"],
     *,
     every: int | None = None,
     start: int = 0,
     stop: int | None = None,
-    method: str = "auto",
-) -> jax.Array:
+    method: ProductMethod = "auto",
+) -> Float[Array, "records state"]:
     """ln σ_i(dh_t/dh_start), i = 1 … N, dh_t/dh_start = J_t … J_{start+1}.
 
-    One `lax.scan` over time, about 5N³ flops a step, then a Jacobi finish per record. A direction that a zero row, a
-    zero column or an exactly zero pivot kills is −inf from then on, never NaN and never a clamp; other loss of rank may
-    stay finite at rounding level. A chain that undoes its own expansion (A³⁰ then A⁻³⁰) is ill-conditioned for any such
-    method: where the growth of rounding makes that possible, the transposed, reversed chain is factored as well, and
-    values on which the two differ by more than √eps · max(1, |ln σ|) are NaN, with a warning outside jit.
+    One `lax.scan` over time, about 5N³ flops per step, then a Jacobi SVD per record. Where a zero row, a zero column or
+    an exactly zero pivot removes a direction, its value is −inf from then on, never NaN and never clamped; any other
+    loss of rank may stay finite at rounding level. A chain that undoes its own expansion (A³⁰ then A⁻³⁰) is
+    ill-conditioned for any such method. Where rounding may have grown that much, the transposed, reversed chain is
+    factored too; values on which the two differ by more than √eps · max(1, |ln σ|) are NaN, with a warning outside jit.
     Not differentiable in reverse mode (see `log_growth`).
 
     Args:
@@ -66,27 +68,27 @@ def log_singular_values(
       throughout if any Jacobian is not finite.
 
     Raises:
-      TypeError, ValueError: jacobians not as stated, `every` no int ≥ 1, a span or method not as stated; outside jit,
-        NaN or inf, with its first step.
+      TypeError, ValueError: jacobians, span or method not as stated; `every` not an int ≥ 1; outside jit, NaN or inf,
+        with its first step.
     """
     return _decompose(jacobians, every, start, stop, method, directions=False).log_sigma
 
 
 def singular_decomposition(
-    jacobians: jax.Array,
+    jacobians: Float[ArrayLike, "time state state"],
     *,
     every: int | None = None,
     start: int = 0,
     stop: int | None = None,
-    method: str = "auto",
+    method: ProductMethod = "auto",
 ) -> LogSVD:
     """dh_t/dh_start = left diag(e^log_sigma) rightᵀ: `log_singular_values` with the directions.
 
-    right[:, i] is the change of h_start that log_sigma[i] stretches, left[:, i] where it points at t. Directions of
-    values closer than δ in log are determined to about eps/δ only.
+    A change of h_start along right[:, i] becomes a change of h_t along left[:, i], scaled by e^log_sigma[i]. Directions
+    of values closer than δ in log are determined only to about eps/δ.
 
     Args:
-      jacobians, every, start, stop, method: as of `log_singular_values`.
+      jacobians, every, start, stop, method: as in `log_singular_values`.
 
     Returns:
       LogSVD; left and right are orthogonal to rounding, also where a value is −inf.
@@ -97,16 +99,18 @@ def singular_decomposition(
     return _decompose(jacobians, every, start, stop, method, directions=True)
 
 
-def _decompose(jacobians, every, start, stop, method, directions):
-    checks.require_jacobians(jacobians)
+def _decompose(
+    jacobians: ArrayLike, every: int | None, start: int, stop: int | None, method: ProductMethod, directions: bool
+) -> LogSVD:
+    _validation.require_jacobians(jacobians)
     if jacobians.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"jacobians: got {jacobians.dtype}, expected float32 or float64")
-    checks.require_choice("method", method, METHODS)
-    start, stop = checks.require_span(start, stop, len(jacobians))
+    _validation.require_choice("method", method, METHODS)
+    start, stop = _validation.require_span(start, stop, len(jacobians))
     if start == stop:
         raise ValueError(f"start: got {start} = stop, expected start < stop")
     if every is not None:
-        checks.require_size("every", every)
+        _validation.require_size("every", every)
     every = stop - start if every is None else min(every, stop - start)
     if method == "auto":
         method = "sequential" if jax.default_backend() == "cpu" else "parallel"
@@ -117,7 +121,7 @@ def _decompose(jacobians, every, start, stop, method, directions):
     # One record after the other through one finish, which is compiled once.
     records = jax.tree.map(lambda *both: jnp.concatenate(both), _kept(factors, False), mirrored)
     wanted = jnp.concatenate((jnp.ones_like(suspicious), suspicious))
-    left, log_sigma, right = jax.lax.map(lambda record: _finish(*record, directions), (wanted, records))
+    left, log_sigma, right = jax.lax.map(lambda at: _finish(at[0], at[1], directions), (wanted, records))
     count = len(suspicious)
     left, right, log_sigma, mirrored = left[:count], right[:count], log_sigma[:count], log_sigma[count:]
     if directions:
@@ -176,16 +180,16 @@ def _mirrored_factors(chain, every, suspicious):
 
 
 def _finish(wanted, factors, directions):
-    """(U, ln σ, V) of diag(e^ℓ) T, the parts wanted at all."""
+    """(U, ln σ, V) of diag(e^ℓ) T, or placeholders of their shapes where not wanted."""
     scale, t = factors.log_scale + factors.log_carry, factors.t
     basis = jnp.zeros_like(t if directions else t[:, :0])
-    svd = lambda: graded_svd(scale, t, directions=directions)  # noqa: E731
+    svd = lambda: graded_svd(scale, t, directions=directions)
     return jax.lax.cond(wanted, svd, lambda: (basis, scale, basis))
 
 
 def _warn(disagreement, allowed, start, every, stop):
-    """Outside jit, say which record is ill-conditioned first, and by how much."""
-    if not (checks.is_concrete(disagreement) and checks.is_concrete(allowed)):
+    """Outside jit, warn which record is the first ill-conditioned one, and by how much."""
+    if not (_validation.is_concrete(disagreement) and _validation.is_concrete(allowed)):
         return
     bad = np.asarray(disagreement > allowed)
     if bad.any():

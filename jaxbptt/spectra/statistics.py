@@ -1,30 +1,32 @@
-"""What a spectrum of exponents says: its error bars, its dimension, its entropy rate, its spread over sequences."""
+"""Statistics of Lyapunov exponents: standard errors, dimension, entropy rate, spread over sequences."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxbptt.types import ArrayLike, Integer, Scalar
 
 
 class LyapunovExponents(NamedTuple):
     """k exponents, in nats per step, descending."""
 
-    exponents: jax.Array  # [k]
-    standard_error: (
-        jax.Array
-    )  # [k] from the block means: s / √blocks; for intervals take Student's t, blocks − 1 degrees
-    local: jax.Array  # [blocks, k] finite-time exponents: each block of time by itself
-    interval: jax.Array  # [] mean steps between QRs
-    interval_error: jax.Array  # [k] largest difference from QR at every step, per step, in the blocks checked
-    size: jax.Array  # [] N
+    exponents: Float[Array, " k"]
+    standard_error: Float[Array, " k"]  # s / √blocks; for intervals use Student's t with blocks − 1 degrees of freedom
+    local: Float[Array, "blocks k"]  # finite-time exponents of each block of time
+    interval: Scalar  # mean steps between QRs
+    interval_error: Float[Array, " k"]  # largest difference per step from QR at every step, in the checked blocks
+    size: Integer  # N
 
-    def kaplan_yorke_dimension(self) -> jax.Array:
-        """`kaplan_yorke_dimension` of these exponents; NaN where the k computed do not settle it."""
+    def kaplan_yorke_dimension(self) -> Scalar:
+        """`kaplan_yorke_dimension` of these exponents; NaN where the k computed ones do not determine it."""
         dimension = kaplan_yorke_dimension(self.exponents)
         return jnp.where((dimension < len(self.exponents)) | (len(self.exponents) == self.size), dimension, jnp.nan)
 
-    def entropy_rate(self) -> jax.Array:
-        """`entropy_rate` of these exponents; NaN where more than the k computed may be positive."""
+    def entropy_rate(self) -> Scalar:
+        """`entropy_rate` of these exponents; NaN where exponents beyond the k computed ones may be positive."""
         settled = (self.exponents[-1] <= 0) | (len(self.exponents) == self.size)
         return jnp.where(settled, entropy_rate(self.exponents), jnp.nan)
 
@@ -32,13 +34,13 @@ class LyapunovExponents(NamedTuple):
 class PooledExponents(NamedTuple):
     """k exponents over B sequences or initial states, in nats per step."""
 
-    exponents: jax.Array  # [k] mean
-    standard_error: jax.Array  # [k] of the mean, from the spread between: s / √B
-    spread: jax.Array  # [k] standard deviation between
-    within: jax.Array  # [k] root mean square of the single standard errors: what `spread` is if they are all alike
+    exponents: Float[Array, " k"]  # mean
+    standard_error: Float[Array, " k"]  # of the mean, from the spread between the B: s / √B
+    spread: Float[Array, " k"]  # standard deviation between the B
+    within: Float[Array, " k"]  # root mean square of the B standard errors: the size of `spread` if all B are alike
 
 
-def kaplan_yorke_dimension(exponents: jax.Array) -> jax.Array:
+def kaplan_yorke_dimension(exponents: Float[ArrayLike, " k"]) -> Scalar:
     """D = j + (λ_1 + … + λ_j) / |λ_{j+1}|, j the last index up to which the sum is not negative.
 
     Args:
@@ -49,6 +51,7 @@ def kaplan_yorke_dimension(exponents: jax.Array) -> jax.Array:
 
     Reference: Kaplan & Yorke (1979), Lecture Notes in Mathematics 730.
     """
+    exponents = jnp.asarray(exponents)
     sums = jnp.cumsum(exponents)
     j = jnp.sum(jnp.cumprod(sums >= 0))
     whole = jnp.where(j > 0, sums[jnp.maximum(j - 1, 0)], 0)
@@ -57,8 +60,8 @@ def kaplan_yorke_dimension(exponents: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(jnp.isnan(exponents)), jnp.nan, j.astype(exponents.dtype) + part)
 
 
-def entropy_rate(exponents: jax.Array) -> jax.Array:
-    """Σ of the positive exponents: the entropy rate of an attractor with a smooth measure, else an upper bound of it.
+def entropy_rate(exponents: Float[ArrayLike, " k"]) -> Scalar:
+    """Σ of the positive exponents: the entropy rate of an attractor with a smooth measure, else an upper bound on it.
 
     Args:
       exponents: [N], nats per step.
@@ -72,13 +75,13 @@ def entropy_rate(exponents: jax.Array) -> jax.Array:
 
 
 def pool_exponents(results: LyapunovExponents) -> PooledExponents:
-    """The mean over sequences or initial states, and whether they differ by more than their error bars.
+    """The mean over sequences or initial states, and whether they differ by more than their standard errors.
 
     Args:
       results: with a leading axis B ≥ 2 on every field, as `jax.lax.map` over sequences returns.
 
     Returns:
-      PooledExponents. spread well above within: the sequences, or the basins of the initial states, are not alike.
+      PooledExponents. `spread` well above `within`: the sequences, or the basins of the initial states, differ.
 
     Raises:
       ValueError: no leading axis, or B < 2.
@@ -91,14 +94,18 @@ def pool_exponents(results: LyapunovExponents) -> PooledExponents:
     return PooledExponents(mean, spread / jnp.sqrt(jnp.asarray(len(results.exponents), mean.dtype)), spread, within)
 
 
-def summarise(local, lengths, interval, interval_error, size):
+def summarise(
+    local: jax.Array, lengths: np.ndarray, interval: jax.Array, interval_error: jax.Array, size: int
+) -> LyapunovExponents:
     """LyapunovExponents from the block means [blocks, k] over `lengths` [blocks] steps."""
     weights = jnp.asarray(lengths / lengths.sum(), local.dtype)
     exponents = jnp.sum(weights[:, None] * local, axis=0)
     order = jnp.argsort(exponents, descending=True)
     error = _deviation(local, exponents) / jnp.sqrt(jnp.asarray(len(local), local.dtype))
-    interval, size = jnp.asarray(interval, local.dtype), jnp.asarray(size)
-    return LyapunovExponents(exponents[order], error[order], local[:, order], interval, interval_error[order], size)
+    interval = jnp.asarray(interval, local.dtype)
+    return LyapunovExponents(
+        exponents[order], error[order], local[:, order], interval, interval_error[order], jnp.asarray(size)
+    )
 
 
 def _deviation(values, mean):

@@ -1,15 +1,20 @@
-"""Where the chain of steps is cut at random: link t leads from h_{t−1} to h_t, t = 1 … T."""
+"""Random cuts of the chain of steps: link t leads from h_{t−1} to h_t, t = 1 … T."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-from jaxbptt import checks
+from jaxbptt import _validation
+from jaxbptt.types import ArrayLike, Key
+
+Keep: TypeAlias = float | Float[ArrayLike, ""] | Float[ArrayLike, " time"]  # π, the probability that a link is kept
 
 
-def draw_cuts(key: jax.Array, num_steps: int, keep: Any) -> jax.Array:
-    """Each link cut on its own, link t with probability 1 − π_t.
+def draw_cuts(key: Key, num_steps: int, keep: Keep) -> Bool[Array, " time"]:
+    """Cut every link independently, link t with probability 1 − π_t.
 
     Args:
       key: typed key.
@@ -22,16 +27,18 @@ def draw_cuts(key: jax.Array, num_steps: int, keep: Any) -> jax.Array:
     Raises:
       TypeError, ValueError: an argument not as stated.
     """
-    checks.require_key(key)
-    checks.require_size("num_steps", num_steps)
-    keep = checks.require_probability("keep", keep, num_steps)
+    _validation.require_key(key)
+    _validation.require_size("num_steps", num_steps)
+    keep = _validation.require_probability("keep", keep, num_steps)
     return ~jax.random.bernoulli(key, keep, (num_steps,))
 
 
-def renewal_cuts(key: jax.Array, num_steps: int, *, mean_length: float, exponent: float) -> tuple[jax.Array, jax.Array]:
-    """Cuts whose chance falls with the age of the window: 1 − π_t = (α − 1) / ((α − 2) ℓ_0 + δ_t).
+def renewal_cuts(
+    key: Key, num_steps: int, *, mean_length: float, exponent: float
+) -> tuple[Bool[Array, " time"], Float[Array, " time"]]:
+    """Cuts whose probability falls with the age of the window: 1 − π_t = (α − 1) / ((α − 2) ℓ_0 + δ_t).
 
-    δ_t is the number of steps since the last cut (h_0 counts as one). The windows have mean ℓ_0 exactly, and
+    δ_t is the number of steps since the last cut (h_0 counts as a cut). The mean length of a window is exactly ℓ_0, and
     P(longer than n) falls as n^{−(α−1)}: the weight of a kept term grows as a power of its lag, not exponentially.
 
     Args:
@@ -41,15 +48,15 @@ def renewal_cuts(key: jax.Array, num_steps: int, *, mean_length: float, exponent
       exponent: α > 2.
 
     Returns:
-      (cuts [T] booleans, π [T] of the default float dtype, the probabilities these cuts were drawn with).
+      (cuts [T] booleans, π [T] of the default float dtype, the probabilities to keep a link in this draw).
 
     Raises:
       TypeError, ValueError: an argument not as stated.
 
     Reference: Tallec & Ollivier (2017), arXiv:1705.08209.
     """
-    checks.require_key(key)
-    checks.require_size("num_steps", num_steps)
+    _validation.require_key(key)
+    _validation.require_size("num_steps", num_steps)
     hazard = _hazard(mean_length, exponent)
 
     def body(age, draw):
@@ -60,8 +67,8 @@ def renewal_cuts(key: jax.Array, num_steps: int, *, mean_length: float, exponent
     return jax.lax.scan(body, jnp.asarray(1), jax.random.uniform(key, (num_steps,)))[1]
 
 
-def renewal_keep(cuts: jax.Array, *, mean_length: float, exponent: float) -> jax.Array:
-    """π_t of `renewal_cuts` given the cuts before t: Π_t (π_t or 1 − π_t) is the probability of a pattern.
+def renewal_keep(cuts: Bool[ArrayLike, " time"], *, mean_length: float, exponent: float) -> Float[Array, " time"]:
+    """π_t of `renewal_cuts`, given the cuts before t. A pattern has probability Π_t (1 − π_t where cut, else π_t).
 
     Args:
       cuts: [T] booleans.
@@ -74,16 +81,16 @@ def renewal_keep(cuts: jax.Array, *, mean_length: float, exponent: float) -> jax
     Raises:
       TypeError, ValueError: an argument not as stated.
 
-    Reference: as `renewal_cuts`.
+    Reference: Tallec & Ollivier (2017), arXiv:1705.08209.
     """
-    checks.require_array("cuts", cuts, ("T",), jnp.bool_)
+    _validation.require_array("cuts", cuts, ("T",), jnp.bool_)
     hazard = _hazard(mean_length, exponent)
-    body = lambda age, cut: (jnp.where(cut, 1, age + 1), 1 - hazard(age))  # noqa: E731
+    body = lambda age, cut: (jnp.where(cut, 1, age + 1), 1 - hazard(age))
     return jax.lax.scan(body, jnp.asarray(1), cuts)[1]
 
 
-def _hazard(mean_length, exponent):
-    """Age of the window -> probability to cut; below 1 from age 1 on because ℓ_0 > 1."""
-    checks.require_above("mean_length", mean_length, 1)
-    checks.require_above("exponent", exponent, 2)
+def _hazard(mean_length: float, exponent: float) -> Callable[[jax.Array], jax.Array]:
+    """Age of the window -> probability of a cut; below 1 from age 1 on, because ℓ_0 > 1."""
+    _validation.require_above("mean_length", mean_length, 1)
+    _validation.require_above("exponent", exponent, 2)
     return lambda age: (exponent - 1) / ((exponent - 2) * mean_length + age.astype(jnp.result_type(float)))

@@ -1,76 +1,82 @@
-"""How many lags to keep for a tolerable bias: the measured norms by lag, and a geometric bound on the rest."""
+"""How many lags to keep for a given bias: the measured norms by lag, and a geometric bound on the rest."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from jaxbptt import checks
-from jaxbptt.cells.derivation import norms as leaf_norms
-from jaxbptt.cells.derivation import sum_over_steps
-from jaxbptt.gradients.adjoint import pull_params, state_pullback
-from jaxbptt.gradients.forward import run_forward
-from jaxbptt.models import Model
+from jaxbptt import _validation
+from jaxbptt.cells.factored import norms as leaf_norms
+from jaxbptt.cells.factored import sum_over_steps
+from jaxbptt.gradients.forward import ForwardPass, run_forward
+from jaxbptt.models.model import Model
+from jaxbptt.partials import step_partials
 from jaxbptt.truncation.replay import replayed_gradient, sliding_blocks
+from jaxbptt.types import ArrayLike, Inputs, Integer, LossAndGrads, Params, Scalar, State, Targets
 
 
 class LagProfile(NamedTuple):
     """The terms of dC/dθ by their lag t − k, without the readout's direct part; entry ℓ is lag ℓ."""
 
-    norms: jax.Array  # [R], Σ_t ‖term (t, t−ℓ)‖, with that of h_0 where t−ℓ = 1
-    kept: jax.Array  # [R], ‖Σ of all terms of lag ≤ ℓ‖
+    norms: Float[Array, " lags"]  # Σ_t ‖term (t, t−ℓ)‖, with that of h_0 where t−ℓ = 1
+    kept: Float[Array, " lags"]  # ‖Σ of all terms of lag ≤ ℓ‖
 
 
 class ChosenLag(NamedTuple):
     """The least number of lags whose bound is within the tolerance."""
 
-    lag: jax.Array  # integer scalar L in 1 … R: lags 0 … L−1 are kept; R where no bound is within the tolerance
-    decay: jax.Array  # scalar β, the fitted factor per lag; 1 or more: the tail has no bound
-    bound: jax.Array  # [R], entry L−1 bounds ‖ĝ_L − g‖ / ‖g‖; inf where nothing can be said
+    num_lags: Integer  # L in 1 … R: lags 0 … L−1 are kept; R where no bound is within the tolerance
+    decay: Scalar  # β, the fitted factor per lag; 1 or more: the tail has no bound
+    bound: Float[Array, " lags"]  # entry L−1 bounds ‖ĝ_L − g‖ / ‖g‖; inf where nothing can be said
 
 
-def lag_profile(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None, lags: int) -> LagProfile:
+def lag_profile(
+    model: Model, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None, num_lags: int
+) -> LagProfile:
     """Σ_t ‖(∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t‖ with k = t − ℓ, and the norm of their running sum, for ℓ < R.
 
-    One scan of R steps over all t at once: R times the backward pass of full BPTT, memory T·N + |θ| (T·|θ| for a cell
-    without factored derivation).
+    One scan of R steps over all t at once costs R times the backward pass of full BPTT; memory T·N + |θ| (T·|θ| for a
+    cell without a factored derivation).
 
     Args:
       model: f, g, L and the reduction.
       params: θ.
       inputs: x_1 … x_T.
       targets: y_1 … y_T.
-      initial: h_0, then a constant; None: its terms count with step 1.
-      lags: R in 1 … T, static.
+      initial: h_0 as a constant; None: `model.initial_state(params)`, whose terms count with step 1.
+      num_lags: R in 1 … T, static.
 
     Returns:
       LagProfile.
 
     Raises:
-      TypeError, ValueError: as `gradients.autodiff`; lags not as stated.
+      TypeError, ValueError: as `gradients.autodiff`; num_lags not as stated.
 
     Reference: Aicher, Foti & Fox (2019), arXiv:1905.07473; there the norms are those of ∂L_t/∂h_{t−ℓ}.
     """
-    checks.require_size("lags", lags, most=checks.require_time_axis("targets", targets))
-    return _measure(model, params, run_forward(model, params, inputs, targets, initial), initial, lags)
+    _validation.require_size("num_lags", num_lags, most=_validation.require_time_axis("targets", targets))
+    return _measure(model, params, run_forward(model, params, inputs, targets, initial), initial, num_lags)
 
 
-def choose_lag(norms: jax.Array, tolerance: float, *, kept: jax.Array | None = None) -> ChosenLag:
+def choose_lag(
+    norms: Float[ArrayLike, " lags"], tolerance: float, *, kept: Float[ArrayLike, " lags"] | None = None
+) -> ChosenLag:
     """The least L with E(L) / max_{L'} (‖ĝ_{L'}‖ − E(L')) ≤ tolerance,  E(L) = Σ_{ℓ=L}^{R−1} φ_ℓ + A β^R / (1 − β).
 
     The quotient bounds the relative bias: ‖ĝ_L − g‖ ≤ E(L) if φ stays below A β^ℓ beyond the R measured lags. ln β is
-    the least-squares slope of ln φ over the later half of the lags, zeros left out (fewer than two positive: β = 0),
-    and A the least with φ_ℓ ≤ A β^ℓ on all of that half. The tail is that of an endless sequence: conservative for one
-    of T steps, whose terms end at lag T − 1.
+    the least-squares slope of ln φ over the later half of the lags without zeros (fewer than two positive: β = 0), and
+    A is the least number with φ_ℓ ≤ A β^ℓ on all of that half. The tail is that of an endless sequence, which is
+    conservative for T steps, whose terms end at lag T − 1.
 
     Args:
       norms: φ [R], R ≥ 2, not negative: `lag_profile(...).norms`, `terms.gradient_terms(...).profile()`, or norms of
-        ∂L_t/∂h_{t−ℓ} averaged over t; only their ratios count.
+        ∂L_t/∂h_{t−ℓ} averaged over t; only their ratios matter.
       tolerance: δ in (0, 1], static.
       kept: [R], ‖ĝ_{ℓ+1}‖ in the units of norms. None: the running sum of norms, as if no two terms cancelled; the
-        bound is then one on the share of the summed norms, not on the bias.
+        bound is then on the share of the summed norms, not on the bias.
 
     Returns:
       ChosenLag.
@@ -80,15 +86,15 @@ def choose_lag(norms: jax.Array, tolerance: float, *, kept: jax.Array | None = N
 
     Reference: after Aicher, Foti & Fox (2019), arXiv:1905.07473, who extrapolate from a lag chosen beforehand.
     """
-    checks.require_array("norms", norms, ("R",))
-    checks.require_size("R, the size of norms", len(norms), least=2)
-    if checks.is_concrete(norms) and np.any(np.asarray(norms) < 0):
+    _validation.require_array("norms", norms, ("R",))
+    _validation.require_size("R, the size of norms", len(norms), least=2)
+    if _validation.is_concrete(norms) and np.any(np.asarray(norms) < 0):
         raise ValueError("norms: got a negative number, expected norms")
-    if not checks.is_concrete(tolerance):
+    if not _validation.is_concrete(tolerance):
         raise TypeError("tolerance: got a traced value, expected a static number")
-    checks.require_probability("tolerance", tolerance)
+    _validation.require_probability("tolerance", tolerance)
     if kept is not None:
-        checks.require_array("kept", kept, norms.shape)
+        _validation.require_array("kept", kept, norms.shape)
     decay, log_amplitude = _fit(norms)
     size = len(norms)
     log_tail = log_amplitude + size * jnp.log(decay) - jnp.log1p(-jnp.minimum(decay, 1))
@@ -103,20 +109,29 @@ def choose_lag(norms: jax.Array, tolerance: float, *, kept: jax.Array | None = N
     return ChosenLag(jnp.where(jnp.any(within), jnp.argmax(within) + 1, size), decay, bound)
 
 
-def adaptive(model: Model, params: Any, inputs: Any, targets: Any, *, initial: Any = None, tolerance: float, lags: int):
-    """`lag` with the L that `choose_lag` takes from the `lag_profile` of this very call.
+def adaptive(
+    model: Model,
+    params: Params,
+    inputs: Inputs,
+    targets: Targets,
+    *,
+    initial: State | None = None,
+    tolerance: float,
+    num_lags: int,
+) -> LossAndGrads:
+    """`lag` with the L that `choose_lag` takes from the `lag_profile` at the same arguments.
 
-    R + L times the backward pass of full BPTT. To measure seldom and train on the result, call the three by themselves.
-    Under jit L is traced, and the loop stops after L steps; such a gradient has no reverse-mode derivative.
+    Costs R + L times the backward pass of full BPTT. To measure only now and then, call these three functions
+    separately. Under jit L is traced and the loop stops after L steps; this gradient has no reverse-mode derivative.
 
     Args:
       model: f, g, L and the reduction.
       params: θ.
       inputs: x_1 … x_T.
       targets: y_1 … y_T.
-      initial: h_0, then a constant; None: its gradient goes with step 1.
+      initial: h_0 as a constant; None: `model.initial_state(params)`, whose gradient goes with step 1.
       tolerance: δ in (0, 1], static: relative bias of the gradient without the readout's direct part.
-      lags: R in 2 … T, static: the lags measured, and the most that are kept.
+      num_lags: R in 2 … T, static: the lags measured, and the most that are kept.
 
     Returns:
       (C scalar, the gradient shaped like params).
@@ -126,37 +141,34 @@ def adaptive(model: Model, params: Any, inputs: Any, targets: Any, *, initial: A
 
     Reference: Aicher, Foti & Fox (2019), arXiv:1905.07473.
     """
-    num_steps = checks.require_time_axis("targets", targets)
-    checks.require_size("lags", lags, least=2, most=num_steps)
-    checks.require_probability("tolerance", tolerance)
+    num_steps = _validation.require_time_axis("targets", targets)
+    _validation.require_size("num_lags", num_lags, least=2, most=num_steps)
+    _validation.require_probability("tolerance", tolerance)
     forward = run_forward(model, params, inputs, targets, initial)
     trajectory, loss, local, direct = forward
-    profile = _measure(model, params, forward, initial, lags)
-    steps = choose_lag(profile.norms, tolerance, kept=profile.kept).lag
-    blocks = sliding_blocks(num_steps, 1, steps)
-    return loss, replayed_gradient(model, params, trajectory, local, direct, initial, blocks, steps)
+    profile = _measure(model, params, forward, initial, num_lags)
+    chosen = choose_lag(profile.norms, tolerance, kept=profile.kept).num_lags
+    blocks = sliding_blocks(num_steps, 1, chosen)
+    return loss, replayed_gradient(model, params, trajectory, local, direct, initial, blocks, chosen)
 
 
-def _measure(model, params, forward, initial, lags):
+def _measure(model: Model, params: Params, forward: ForwardPass, initial: State | None, num_lags: int) -> LagProfile:
     trajectory, _, local, _ = forward
     previous, inputs = trajectory.previous, trajectory.inputs
-    factors, pull_state = state_pullback(model, params, trajectory)
+    partials = step_partials(model)
+    residuals, pull_state = partials.pull_over(params, trajectory)
     pull_initial = jax.vjp(model.initial_state, params)[1]
-    if model.derivation is None:
-        pull = lambda params, state, x, v: jax.vjp(lambda p: model.step(p, state, x), params)[1](v)[0]  # noqa: E731
-    else:
-        pull = pull_params(model.derivation.pullback)
     steps = jnp.arange(jax.tree.leaves(local)[0].shape[0])
 
     def body(carry, offset):
         cotangents, gradient = carry
         at = jnp.maximum(steps - offset, 0)
-        take = lambda tree: jax.tree.map(lambda leaf: leaf[at], tree)  # noqa: E731
-        terms = jax.vmap(lambda *step: pull(params, *step))(take(previous), take(inputs), cotangents)
+        before, x, taken = jax.tree.map(lambda leaf: leaf[at], (previous, inputs, residuals))
+        terms = jax.vmap(lambda *step: partials.pull_params(params, *step))(before, x, cotangents)
         norm = jnp.sum(jnp.sqrt(_total(leaf * leaf for leaf in jax.tree.leaves(leaf_norms(terms)))))
         gradient = jax.tree.map(jnp.add, gradient, sum_over_steps(terms))
-        cotangents = jax.vmap(pull_state)(take(factors), cotangents)
-        # The row that has just passed step 1 is the cotangent of h_0; it ends here and stays zero.
+        cotangents = jax.vmap(pull_state)(taken, cotangents)
+        # The row that has just passed step 1 is the cotangent of h_0; it ends here and is zero from now on.
         reached = jax.tree.map(lambda leaf: leaf[offset], cotangents)
         cotangents = jax.tree.map(lambda leaf: leaf.at[offset].set(0), cotangents)
         if initial is None:
@@ -166,7 +178,7 @@ def _measure(model, params, forward, initial, lags):
         return (cotangents, gradient), (norm, _norm(gradient))
 
     start = (local, jax.tree.map(jnp.zeros_like, params))
-    return LagProfile(*jax.lax.scan(body, start, jnp.arange(lags))[1])
+    return LagProfile(*jax.lax.scan(body, start, jnp.arange(num_lags))[1])
 
 
 def _fit(norms):
@@ -176,7 +188,7 @@ def _fit(norms):
     fitted = (jnp.arange(size) >= (size - 1) // 2) & (norms > 0)
     count = jnp.sum(fitted.astype(norms.dtype))
     logs = jnp.log(jnp.where(fitted, norms, 1))
-    mean = lambda values: jnp.sum(jnp.where(fitted, values, 0)) / jnp.maximum(count, 1)  # noqa: E731
+    mean = lambda values: jnp.sum(jnp.where(fitted, values, 0)) / jnp.maximum(count, 1)
     centred = lags - mean(lags)
     spread = jnp.where(count >= 2, mean(centred**2), 1)
     slope = mean(centred * logs) / spread

@@ -1,55 +1,52 @@
 """The adjoint of many blocks of losses at once, each carried back a limited number of steps."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbptt.gradients.adjoint import add_initial, parameter_gradient, state_pullback
-from jaxbptt.models import Model
-
-
-class Steps(NamedTuple):
-    """What each step started from and read."""
-
-    previous: Any  # h_0 … h_{T−1}, pytree [T, ...]
-    inputs: Any  # x_1 … x_T, pytree [T, ...]
+from jaxbptt.gradients.adjoint import add_initial
+from jaxbptt.models.model import Model
+from jaxbptt.partials import step_partials
+from jaxbptt.types import Params, State, States, Steps
 
 
 class Blocks(NamedTuple):
-    """Losses first+1 … ends, carried back to step starts+1; t counted from 1."""
+    """Each block holds the losses first+1 … ends, carried back to step starts+1; t counts from 1."""
 
     first: np.ndarray  # [B] ints
     ends: np.ndarray  # [B] ints
-    starts: Any  # [B] ints, traced where the reach is chosen at run time
+    starts: np.ndarray | jax.Array  # [B] ints, traced where the reach is chosen at run time
 
 
-def window_blocks(num_steps: int, length: int) -> Blocks:
-    """Windows of K steps, each with its own losses and no step before them."""
-    first = np.arange(0, num_steps, length)
-    return Blocks(first, np.minimum(first + length, num_steps), first)
+def window_blocks(num_steps: int, window: int) -> Blocks:
+    """Windows of K steps, each with its own losses and no earlier step."""
+    first = np.arange(0, num_steps, window)
+    return Blocks(first, np.minimum(first + window, num_steps), first)
 
 
-def sliding_blocks(num_steps: int, losses: int, steps: Any) -> Blocks:
+def sliding_blocks(num_steps: int, stride: int, num_lags: int | jax.Array) -> Blocks:
     """Blocks of k1 losses, each with the k2 steps up to its end; k2 may be traced."""
-    first = np.arange(0, num_steps, losses)
-    ends = np.minimum(first + losses, num_steps)
-    library = np if isinstance(steps, int) else jnp
-    return Blocks(first, ends, library.maximum(ends - steps, 0))
+    first = np.arange(0, num_steps, stride)
+    ends = np.minimum(first + stride, num_steps)
+    library = np if isinstance(num_lags, int) else jnp
+    return Blocks(first, ends, library.maximum(ends - num_lags, 0))
 
 
-def replay(model: Model, params: Any, steps: Steps, local: Any, blocks: Blocks, depth: Any) -> tuple[Any, Any]:
+def replay_adjoint(
+    model: Model, params: Params, steps: Steps, local: States, blocks: Blocks, depth: int | jax.Array
+) -> tuple[States, State]:
     """Σ_b λ^b_t,  λ^b_t = [t in b] ∂C/∂h_t|o_t + J_{t+1}ᵀ λ^b_{t+1} for starts_b < t ≤ ends_b.
 
-    All blocks move one step back together, `depth` times (the longest ends − starts; a traced one stops the loop
-    early): depth · B state pullbacks, memory (T + B) · N. ∂⁺h_t/∂⁺θ is the same for all blocks, so that their adjoints
-    may be added before the parameter gradient is formed, once.
+    All blocks move one step back together, `depth` times (the largest ends − starts; a traced depth stops the loop
+    early): depth · B state pullbacks, memory (T + B) · N. ∂⁺h_t/∂⁺θ is the same for all blocks, so their adjoints are
+    added first and the gradient of params is formed once.
 
     Returns (the sum, pytree [T, ...]; J_tᵀ λ^b_t at t = starts_b + 1, the adjoint of the state that b started from,
     pytree [B, ...]).
     """
-    factors, pull_state = state_pullback(model, params, steps)
+    residuals, pull_state = step_partials(model).pull_over(params, steps)
     first, ends, starts = (jnp.asarray(steps, jnp.int32) for steps in blocks)
 
     def body(offset, carry):
@@ -58,7 +55,7 @@ def replay(model: Model, params: Any, steps: Steps, local: Any, blocks: Blocks, 
         inside, at = index >= starts, jnp.maximum(index, 0)
         own = jax.tree.map(lambda leaf: _select(index >= first, leaf[at], 0), local)
         adjoint = jax.tree.map(lambda own, later: _select(inside, own + later, 0), own, carried)
-        pulled = jax.vmap(pull_state)(jax.tree.map(lambda leaf: leaf[at], factors), adjoint)
+        pulled = jax.vmap(pull_state)(jax.tree.map(lambda leaf: leaf[at], residuals), adjoint)
         carried = jax.tree.map(lambda new, old: _select(inside, new, old), pulled, carried)
         return carried, jax.tree.map(lambda total, adjoint: total.at[at].add(adjoint), total, adjoint)
 
@@ -67,24 +64,34 @@ def replay(model: Model, params: Any, steps: Steps, local: Any, blocks: Blocks, 
     return total, carried
 
 
-def assemble(model: Model, params: Any, steps: Steps, direct: Any, adjoint: Any, initial_adjoint: Any) -> Any:
+def assemble(
+    model: Model, params: Params, steps: Steps, direct: Params, adjoint: States, initial_adjoint: State | None
+) -> Params:
     """direct + Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t + (∂h_0/∂θ)ᵀ of the initial adjoint (None: h_0 is a constant)."""
-    grads = jax.tree.map(jnp.add, direct, parameter_gradient(model, params, steps, adjoint))
+    recurrent = step_partials(model).sum_params(params, steps.previous, steps.inputs, adjoint)
+    grads = jax.tree.map(jnp.add, direct, recurrent)
     return grads if initial_adjoint is None else add_initial(model, params, grads, initial_adjoint)
 
 
 def replayed_gradient(
-    model: Model, params: Any, trajectory: Any, local: Any, direct: Any, initial: Any, blocks: Blocks, depth: Any
-):
-    """The gradient of all blocks on one trajectory; h_0 belongs to the blocks that reach step 1."""
-    adjoint, carried = replay(model, params, trajectory, local, blocks, depth)
+    model: Model,
+    params: Params,
+    steps: Steps,
+    local: States,
+    direct: Params,
+    initial: State | None,
+    blocks: Blocks,
+    depth: int | jax.Array,
+) -> Params:
+    """The gradient of all blocks on one trajectory; that of h_0 comes from the blocks that reach step 1."""
+    adjoint, carried = replay_adjoint(model, params, steps, local, blocks, depth)
     reach = jnp.asarray(blocks.starts) == 0
-    sum_reaching = lambda leaf: jnp.sum(_select(reach, leaf, 0), axis=0)  # noqa: E731
-    initial_adjoint = jax.tree.map(sum_reaching, carried) if initial is None else None
-    return assemble(model, params, trajectory, direct, adjoint, initial_adjoint)
+    reaching = jax.tree.map(lambda leaf: jnp.sum(_select(reach, leaf, 0), axis=0), carried)
+    initial_adjoint = reaching if initial is None else None
+    return assemble(model, params, steps, direct, adjoint, initial_adjoint)
 
 
-def _select(chosen, leaf, other):
+def _select(chosen: jax.Array, leaf: jax.Array, other: jax.Array | int) -> jax.Array:
     """leaf where its row is chosen, else other."""
     other = jnp.broadcast_to(jnp.asarray(other, leaf.dtype), leaf.shape)
     return jnp.where(chosen.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, other)

@@ -1,72 +1,78 @@
-"""Truncation as weights on the (t, k) table, and the gradient by the table, term by term: the reference.
+"""Truncation as weights on the (t, k) table, and the gradient from the table, term by term: the reference.
 
-Weights are [T, T + 1]: row t−1 is the loss L_t, column k is the direct use of θ in step k, and column 0 the use of θ in
-h_0; zero for k > t. Columns 1 … T lie on the table of `terms.gradient_terms`.
+Weights are [T, T + 1]: row t−1 is the loss L_t, column k the direct use of θ in step k, column 0 the use of θ in h_0;
+entries with k > t are zero. Columns 1 … T match the table of `terms.gradient_terms`.
 """
 
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float
 
-from jaxbptt import checks
+from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import add_initial
-from jaxbptt.gradients.exact import scan_terms
-from jaxbptt.gradients.forward import flatten_steps, run_forward
-from jaxbptt.jacobians import step_jacobians
-from jaxbptt.models import Model
+from jaxbptt.gradients.exact import automatic_jacobians, scan_terms
+from jaxbptt.gradients.forward import run_forward
+from jaxbptt.models.model import Model
+from jaxbptt.partials import step_partials
+from jaxbptt.trajectories import flatten_steps
+from jaxbptt.truncation.cuts import Keep
+from jaxbptt.types import ArrayLike, Inputs, LossAndGrads, Params, State, Targets
+
+Weights: TypeAlias = Float[Array, "time columns"]  # T + 1 columns
 
 
-def window_weights(num_steps: int, length: int) -> jax.Array:
+def window_weights(num_steps: int, window: int) -> Weights:
     """w[t, k] = 1 where t and k ≤ t lie in one window of K steps, 1 … K, K+1 … 2K, …, else 0. h_0 goes with step 1.
 
     Args:
       num_steps: T ≥ 1.
-      length: K ≥ 1; the last window holds the T mod K steps left over, if any; K ≥ T keeps all.
+      window: K ≥ 1; the last window holds the T mod K steps left over, if any; K ≥ T keeps all.
 
     Returns:
       [T, T + 1], default float dtype.
 
     Raises:
-      TypeError, ValueError: a size that is no int or below 1.
+      TypeError, ValueError: a size that is not an int or is below 1.
 
-    Reference: S3.7 (regular truncation).
+    Reference: Zhang et al., Dive into Deep Learning, §9.7; S3.7 (regular truncation).
     """
     t, k = _table(num_steps)
-    checks.require_size("length", length)
-    return _floats((k <= t) & ((t - 1) // length == (np.maximum(k, 1) - 1) // length))
+    _validation.require_size("window", window)
+    return _floats((k <= t) & ((t - 1) // window == (np.maximum(k, 1) - 1) // window))
 
 
-def sliding_weights(num_steps: int, losses: int, steps: int) -> jax.Array:
-    """w[t, k] = 1 where e − k2 < k ≤ t, e the end of the block of k1 losses that t is in, else 0. h_0 goes with step 1.
+def sliding_weights(num_steps: int, stride: int, num_lags: int) -> Weights:
+    """w[t, k] = 1 where e − k2 < k ≤ t, with e the end of t's block of k1 losses, else 0. h_0 goes with step 1.
 
     Args:
       num_steps: T ≥ 1.
-      losses: k1 ≥ 1; blocks end at k1, 2 k1, … and, where k1 does not divide T, at T.
-      steps: k2 ≥ 1. k2 < k1 leaves the first k1 − k2 losses of a block with their readout's direct part alone.
+      stride: k1 ≥ 1; blocks end at k1, 2 k1, … and, where k1 does not divide T, at T.
+      num_lags: k2 ≥ 1. If k2 < k1, the first k1 − k2 losses of a block keep only their readout's direct part.
 
     Returns:
       [T, T + 1], default float dtype.
 
     Raises:
-      TypeError, ValueError: a size that is no int or below 1.
+      TypeError, ValueError: a size that is not an int or is below 1.
 
     Reference: Williams & Peng (1990), Neural Computation 2, BPTT(h; h'): h' = k1, h = k2.
     """
     t, k = _table(num_steps)
-    checks.require_size("losses", losses)
-    checks.require_size("steps", steps)
-    end = np.minimum(((t - 1) // losses + 1) * losses, num_steps)
-    return _floats((k <= t) & (np.maximum(k, 1) > end - steps))
+    _validation.require_size("stride", stride)
+    _validation.require_size("num_lags", num_lags)
+    end = np.minimum(((t - 1) // stride + 1) * stride, num_steps)
+    return _floats((k <= t) & (np.maximum(k, 1) > end - num_lags))
 
 
-def random_weights(cuts: jax.Array, keep: Any) -> jax.Array:
+def random_weights(cuts: Bool[ArrayLike, " time"], keep: Keep) -> Weights:
     """w[t, k] = Π_{j=k+1}^t ξ_j,  ξ_j = 0 where link j is cut, else 1/π_j; E w[t, k] = 1 for k ≤ t.
 
-    It holds also where π_j depends on the cuts before j (`renewal_cuts`). The same π at every link is the slide's
-    ξ scheme, z_t = b_t + ξ_t c_t z_{t−1}. h_0 is reached through link 1. Plain floats: π^{−lag} can overflow.
+    This also holds where π_j depends on the cuts before j (`renewal_cuts`). The same π at every link gives the scheme
+    z_t = b_t + ξ_t c_t z_{t−1} (S3.7). h_0 is reached through link 1. Plain floats: π^{−lag} can overflow.
 
     Args:
       cuts: [T] booleans, True where link t (from h_{t−1} to h_t) is cut.
@@ -92,10 +98,10 @@ def random_weights(cuts: jax.Array, keep: Any) -> jax.Array:
     return jax.lax.scan(body, first, (columns[1:], factors))[1]
 
 
-def one_link_weights(cuts: jax.Array, keep: Any) -> jax.Array:
-    """w[t, t] = 1 and w[t, k] = ξ_t for k < t: ξ once, where the loss is, as the d2l book's 9.7.8 has it to the letter.
+def one_link_weights(cuts: Bool[ArrayLike, " time"], keep: Keep) -> Weights:
+    """w[t, t] = 1 and w[t, k] = ξ_t for k < t: ξ enters once, at the loss, exactly as in eq. 9.7.8 of the d2l book.
 
-    Unbiased as well, but it shortens nothing: a loss whose link is kept still reaches back to h_0.
+    This is unbiased too, but it shortens nothing: a loss whose link is kept still reaches back to h_0.
 
     Args:
       cuts: [T] booleans, True where link t is cut.
@@ -107,25 +113,34 @@ def one_link_weights(cuts: jax.Array, keep: Any) -> jax.Array:
     Raises:
       TypeError, ValueError: cuts or keep not as stated (keep under jit: NaN).
 
-    Reference: S3.7.
+    Reference: Zhang et al., Dive into Deep Learning, eq. 9.7.8; S3.7 (randomised truncation).
     """
     factors = link_factors(cuts, keep)
     t, k = _table(len(factors))
     return jnp.where(k == t, jnp.ones_like(factors)[:, None], jnp.where(k < t, factors[:, None], 0))
 
 
-def link_factors(cuts: jax.Array, keep: Any) -> jax.Array:
+def link_factors(cuts: Bool[ArrayLike, " time"], keep: Keep) -> Float[Array, " time"]:
     """ξ_t, [T]: 0 where link t is cut, else 1/π_t; NaN for a traced π outside (0, 1]."""
-    checks.require_array("cuts", cuts, ("T",), jnp.bool_)
-    keep = checks.require_probability("keep", keep, len(cuts))
-    return (~cuts).astype(keep.dtype) / keep
+    _validation.require_array("cuts", cuts, ("T",), jnp.bool_)
+    probability = _validation.require_probability("keep", keep, len(cuts))
+    return (~jnp.asarray(cuts)).astype(probability.dtype) / probability
 
 
-def weighted_gradient(model: Model, params: Any, inputs: Any, targets: Any, weights: jax.Array, *, initial: Any = None):
-    """Σ_t Σ_{k≤t} w[t, k] (∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t + the readout's direct part, whole + h_0's, by w[t, 0].
+def weighted_gradient(
+    model: Model,
+    params: Params,
+    inputs: Inputs,
+    targets: Targets,
+    weights: Float[ArrayLike, "time columns"],
+    *,
+    initial: State | None = None,
+) -> LossAndGrads:
+    """Σ_t Σ_{k≤t} w[t, k] (∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t + the readout's direct part + the terms of h_0.
 
-    Every term is formed before it is weighted and added: T²|θ|/2 numbers, T|θ| of them at a time. As
-    `gradients.double_sum`, it never uses the hand derivation. All weights 1: dC/dθ.
+    The readout's direct part has no weight, the terms of h_0 have w[t, 0]. With all weights 1 this is dC/dθ. Every term
+    is formed before it is weighted and added: T²|θ|/2 numbers, T|θ| of them at a time. Like `gradients.double_sum`, it
+    never uses the hand derivation.
 
     Args:
       model: f, g, L and the reduction.
@@ -133,7 +148,7 @@ def weighted_gradient(model: Model, params: Any, inputs: Any, targets: Any, weig
       inputs: x_1 … x_T, [T, M] or a pytree with leading T.
       targets: y_1 … y_T, leading T.
       weights: [T, T + 1], row t−1, column k = 0 … T, zero for k > t; cast to the dtype of params.
-      initial: h_0, then a constant, and column 0 counts for nothing.
+      initial: h_0 as a constant (column 0 is then not used); None: `model.initial_state(params)`.
 
     Returns:
       (C scalar, the weighted gradient shaped like params).
@@ -141,35 +156,35 @@ def weighted_gradient(model: Model, params: Any, inputs: Any, targets: Any, weig
     Raises:
       TypeError, ValueError: as `gradients.autodiff`; weights not as stated.
 
-    Reference: S3.7, S4.9.
+    Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063 (the double sum); S3.7, S4.9.
     """
     trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
     unravel = ravel_pytree(trajectory.initial)[1]
     local = flatten_steps(local)
     _require_table(weights, len(local))
     columns = weights.astype(local.dtype).T  # [T + 1, T]
+    partials = step_partials(model, source="automatic")
 
     def add_terms(carry, state, x, cotangents):
         gradient, k = carry
-        pull = jax.vjp(lambda params: model.step(params, state, x), params)[1]
-        terms = jax.vmap(lambda cotangent: pull(unravel(cotangent))[0])(cotangents)
-        add = lambda total, term: total + jnp.tensordot(columns[k].astype(term.dtype), term, 1)  # noqa: E731
-        return (jax.tree.map(add, gradient, terms), k - 1), None
+        terms = jax.vmap(lambda row: partials.pull_params(params, state, x, unravel(row)))(cotangents)
+        weighted = jax.tree.map(lambda term: jnp.tensordot(columns[k].astype(term.dtype), term, 1), terms)
+        return (jax.tree.map(jnp.add, gradient, weighted), k - 1), None
 
-    jacobians = step_jacobians(model, params, trajectory, method="reverse")
+    jacobians = automatic_jacobians(model, params, trajectory)
     (grads, _), _, carried = scan_terms(add_terms, (direct, jnp.asarray(len(local))), trajectory, jacobians, local)
     return loss, add_initial(model, params, grads, unravel(columns[0] @ carried)) if initial is None else grads
 
 
 def _require_table(weights, length):
-    checks.require_array("weights", weights, (length, length + 1))
-    if checks.is_concrete(weights) and np.triu(weights, 2).any():
+    _validation.require_array("weights", weights, (length, length + 1))
+    if _validation.is_concrete(weights) and np.triu(weights, 2).any():
         raise ValueError("weights: got one that is not 0 for k > t, expected row t−1 to end at column k = t")
 
 
 def _table(num_steps):
     """(t [T, 1], k [1, T + 1]), counted as in the equations."""
-    checks.require_size("num_steps", num_steps)
+    _validation.require_size("num_steps", num_steps)
     return np.arange(1, num_steps + 1)[:, None], np.arange(num_steps + 1)[None, :]
 
 

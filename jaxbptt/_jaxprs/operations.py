@@ -1,0 +1,76 @@
+"""How many operations a function takes, counted in its own program, loops included."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+FREE = {"reshape", "broadcast_in_dim", "squeeze", "convert_element_type", "copy", "stop_gradient", "split"}
+
+
+class Operations(NamedTuple):
+    """The operations of one call."""
+
+    flops: int  # a product of [a, b] and [b, c] counts 2abc, an elementwise operation 1 per entry
+    bytes: int  # read and written if every operation reads its arguments and writes its result: an upper bound
+    exact: bool  # False if a loop of unknown length was counted once
+
+
+def count_operations(function: Any, *arguments: Any) -> Operations:
+    """Σ over the operations of the traced program: a scan's body times its length, the dearer branch of a `cond`.
+
+    Args:
+      function: a traceable function of arrays.
+      arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
+
+    Returns:
+      Operations. LAPACK calls (QR, SVD, eigenvalues) count as one operation per entry, which is far too little.
+    """
+    return _of_program(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _of_program(program):
+    flops, moved, exact = 0, 0, True
+    for equation in program.eqns:
+        name, inner = equation.primitive.name, list(_inner_programs(equation))
+        if inner:
+            counts = [_of_program(one) for one in inner]
+            pick = max if name == "cond" else sum
+            times = equation.params["length"] if name == "scan" else 1
+            flops += times * pick(count.flops for count in counts)
+            moved += times * pick(count.bytes for count in counts)
+            exact &= name != "while" and all(count.exact for count in counts)
+        else:
+            flops += _flops(equation)
+            moved += 0 if name in FREE else sum(map(_size_in_bytes, (*equation.invars, *equation.outvars)))
+    return Operations(flops, moved, exact)
+
+
+def _inner_programs(equation):
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            program = getattr(item, "jaxpr", item)
+            if hasattr(program, "eqns"):
+                yield program
+
+
+def _flops(equation):
+    size = sum(math.prod(variable.aval.shape) for variable in equation.outvars)
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return 2 * size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+    return 0 if equation.primitive.name in FREE else size
+
+
+def _size_in_bytes(variable):
+    dtype = getattr(variable.aval, "dtype", None)
+    itemsize = dtype.itemsize if isinstance(dtype, np.dtype) else 0  # keys are not counted
+    return math.prod(getattr(variable.aval, "shape", ())) * itemsize
+
+
+def bytes_written(function: Callable[..., Any], *arguments: Any) -> int:
+    """Σ of the sizes in bytes of the results of the traced program's operations; called functions are not opened."""
+    program = jax.make_jaxpr(function)(*arguments).jaxpr
+    return sum(_size_in_bytes(variable) for equation in program.eqns for variable in equation.outvars)

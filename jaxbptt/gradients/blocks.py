@@ -1,0 +1,89 @@
+"""How many blocks the backward pass takes: blocks that fit in cache are fast, blocks that run again need no memory."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxbptt import _validation
+from jaxbptt._jaxprs.operations import bytes_written
+from jaxbptt.gradients.sequence import Runner
+from jaxbptt.models.model import Model
+from jaxbptt.types import Inputs, Params, State, Targets
+
+WHOLE_BYTES = 4 * 2**20  # all steps are one block if they keep at most this
+BLOCK_BYTES = 3 * 2**18  # else what one block keeps: with what is computed from it, it fits in cache
+KEPT_BYTES = 2**28  # blocks run again if all steps would keep more than this
+WRITTEN_BYTES = 48 * 2**20, 4 * 2**20  # in place of the first two for a batch of a step alone: all that it writes
+LEAST_STEPS = 16  # fewest steps of a block
+
+
+class Blocks(NamedTuple):
+    size: int  # K
+    before_last: int  # number of blocks of K steps before the last, which has the 1 … K steps left
+    keep: bool  # whether what they keep is stored; else they run again
+
+
+def choose_blocks(run: Runner, model: Model, params: Params, state: State, inputs: Inputs, size: int | None) -> Blocks:
+    """Blocks of `size` steps, which run again; for None, blocks as large as the cache allows."""
+    length = jax.tree.leaves(inputs)[0].shape[0]
+    if size is not None:
+        return Blocks(size, -(-length // size) - 1, keep=False)
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), inputs)
+    if run.keeps:
+        kept = jax.tree.leaves(jax.eval_shape(run.forward, state, first)[1])
+        per_step = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+    else:
+        x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), first)
+        per_step = bytes_written(lambda state, x: model.step(params, state, x), state, x)
+    per_step = max(1, per_step)
+    whole, one_block = (WHOLE_BYTES, BLOCK_BYTES) if run.keeps else WRITTEN_BYTES
+    if not run.keeps and model.batch is None:  # products with one vector cost too much to be computed twice
+        whole = KEPT_BYTES
+    longest = length if length * per_step <= whole else max(LEAST_STEPS, one_block // per_step)
+    size = math.ceil(length / math.ceil(length / longest))
+    return Blocks(size, -(-length // size) - 1, keep=run.keeps and length * per_step <= KEPT_BYTES)
+
+
+def pull_in_blocks(
+    run: Runner, blocks: Blocks, pull: Callable[..., Any], state: State, inputs: Inputs, targets: Targets
+) -> tuple[Float[Array, " time"], Params, State]:
+    """(∂C/∂L_t L_t [T], the gradients summed over blocks, μ_0).
+
+    pull(μ_K, saved, inputs, targets) = (losses, gradient, μ_0) of one block.
+    """
+    length = jax.tree.leaves(inputs)[0].shape[0]
+    head = jnp.arange(blocks.before_last)
+    tail = _steps_of((inputs, targets), blocks.before_last, blocks.size, length - blocks.before_last * blocks.size)
+
+    def forward(state, index):
+        steps = _steps_of(inputs, index, blocks.size)
+        return run.forward(state, steps) if blocks.keep else (run.skip(state, steps), state)
+
+    def backward(carry, step):
+        grads, later = carry
+        saved, index = step
+        steps = _steps_of((inputs, targets), index, blocks.size)
+        saved = saved if blocks.keep else run.forward(saved, steps[0])[1]
+        losses, block_grads, earlier = pull(later, saved, *steps)
+        return (jax.tree.map(jnp.add, grads, block_grads), earlier), losses
+
+    saved_head = None
+    if blocks.before_last:
+        state, saved_head = jax.lax.scan(forward, state, head)
+    _, saved = run.forward(state, tail[0])
+    _validation.require_finite_steps("states", saved.states)
+    losses, grads, earlier = pull(jax.tree.map(jnp.zeros_like, state), saved, *tail)
+    if blocks.before_last:
+        (grads, earlier), before = jax.lax.scan(backward, (grads, earlier), (saved_head, head), reverse=True)
+        losses = jnp.concatenate((before.reshape(-1), losses))
+    return losses, grads, earlier
+
+
+def _steps_of(sequences, index, block, size=None):
+    """`block` steps (or `size`) from step index·block on, of pytrees with leading T."""
+    start, size = index * block, block if size is None else size
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), sequences)

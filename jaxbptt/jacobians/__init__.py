@@ -1,0 +1,7 @@
+"""J_t = ∂⁺h_t/∂⁺h_{t−1} for every step, and their ordered products dh_t/dh_k = J_t … J_{k+1}."""
+
+from jaxbptt.jacobians.dense import step_jacobians
+from jaxbptt.jacobians.products import prefix_products, product
+from jaxbptt.jacobians.structured import StructuredJacobians, structured_jacobians
+
+__all__ = ["StructuredJacobians", "prefix_products", "product", "step_jacobians", "structured_jacobians"]

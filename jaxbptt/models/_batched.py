@@ -1,0 +1,53 @@
+"""B sequences of one model side by side."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxbptt import _validation
+from jaxbptt.cells.lifting import side_by_side
+from jaxbptt.models.model import Model
+
+
+def batched(model: Model, size: int) -> Model:
+    """B sequences as one model: its state is the B states side by side, and C = Σ_b C_b on shared params.
+
+    Every function of the toolkit takes it as a model. A gradient over the batch forms each weight's gradient once, as
+    one matrix product over all steps and sequences, while `jax.vmap` of a route forms one per sequence.
+
+    Args:
+      model: a model of one sequence.
+      size: B ≥ 1. Inputs and targets then have leading axes [T, B], one state has leading axis [B].
+
+    Returns:
+      Model on the same params; every leaf of its state has leading B. The reduction over steps is unchanged; C is a sum
+      over sequences (divide by B for their mean). Its state Jacobian is dense, [BN, BN], and block-diagonal.
+
+    Raises:
+      TypeError, ValueError: a size that is not an int ≥ 1; a model that is already a batch; when the model is called,
+        inputs of another B.
+    """
+    _validation.require_size("size", size)
+    if model.batch is not None:
+        raise ValueError(f"model: got a batch of {model.batch}, expected a model of one sequence")
+
+    def step(params, state, x):
+        _validation.require_batch("x", x, size)
+        return jax.vmap(model.step, in_axes=(None, 0, 0))(params, state, x)
+
+    def loss(output, target):
+        _validation.require_batch("target", target, size)
+        return jnp.sum(jax.vmap(model.loss)(output, target))
+
+    return model._replace(
+        initial_state=lambda params: _repeat(model.initial_state(params), size),
+        step=step,
+        readout=jax.vmap(model.readout, in_axes=(None, 0)),
+        loss=loss,
+        derivation=side_by_side(model.derivation),
+        num_inputs=None,
+        batch=size,
+    )
+
+
+def _repeat(state, size):
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *jnp.shape(leaf))), state)

@@ -1,0 +1,81 @@
+"""A cell with an affine readout at every step."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxbptt import _validation
+from jaxbptt.cells._lstm import LSTMState
+from jaxbptt.cells.cell import Cell
+from jaxbptt.cells.lifting import on_larger_params
+from jaxbptt.models.losses import squared_error
+from jaxbptt.models.model import Loss, Model
+from jaxbptt.types import Params, Reduction
+
+
+class Readout(NamedTuple):
+    """θ of the readout o_t = w_yh h_t + b_y."""
+
+    w_yh: jax.Array  # [O, H]
+    b_y: jax.Array  # [O]
+
+
+class SequenceParams(NamedTuple):
+    """θ of a `sequence_model`."""
+
+    cell: Params
+    readout: Readout
+
+
+def sequence_model(cell: Cell, num_outputs: int, *, loss: Loss = squared_error, reduction: Reduction = "sum") -> Model:
+    """A cell with the readout o_t = W_yh h_t + b_y at every step.
+
+    Args:
+      cell: the recurrence. The readout reads the hidden part of an LSTM's state, and any other state flattened.
+      num_outputs: O ≥ 1.
+      loss: (output [O], target) -> scalar.
+      reduction: "sum" or "mean" over the T steps.
+
+    Returns:
+      Model on `SequenceParams(cell, Readout(w_yh [O, H] ~ N(0, 1/H), b_y [O] = 0))`, with the cell's derivation lifted.
+
+    Raises:
+      TypeError, ValueError: `num_outputs` or `reduction` not as stated.
+    """
+    _validation.require_size("num_outputs", num_outputs)
+    _validation.require_choice("reduction", reduction, ("sum", "mean"))
+
+    def init(key):
+        _validation.require_key(key)
+        cell_key, readout_key = jax.random.split(key)
+        params = cell.init(cell_key)
+        hidden = jax.eval_shape(lambda p: _hidden(cell.initial_state(p)), params)
+        w_yh = jax.random.normal(readout_key, (num_outputs, hidden.size), hidden.dtype)
+        readout = Readout(w_yh * jnp.asarray(hidden.size**-0.5, hidden.dtype), jnp.zeros(num_outputs, hidden.dtype))
+        return SequenceParams(params, readout)
+
+    return Model(
+        init=_validation.no_init if cell.init is _validation.no_init else init,
+        initial_state=lambda params: cell.initial_state(params.cell),
+        step=lambda params, state, x: cell.step(params.cell, state, x),
+        readout=lambda params, state: params.readout.w_yh @ _hidden(state) + params.readout.b_y,
+        loss=loss,
+        reduction=reduction,
+        derivation=on_larger_params(cell.derivation, _cell_params, _without_readout),
+        num_inputs=cell.num_inputs,
+    )
+
+
+def _hidden(state):
+    return state.hidden if isinstance(state, LSTMState) else ravel_pytree(state)[0]
+
+
+def _cell_params(params):
+    return params.cell
+
+
+def _without_readout(params, cell_cotangent):
+    """The cotangent of all params: zero for the readout's, which the step does not read."""
+    return SequenceParams(cell_cotangent, jax.tree.map(jnp.zeros_like, params.readout))

@@ -1,0 +1,299 @@
+"""The direct partials of one step h_t = f(h_{t−1}, x_t, θ). Their source is chosen here and nowhere else.
+
+    factored    the derivation's pullback in parts, so that a whole sequence shares the work
+    plain       the derivation's pullback and state Jacobian
+    automatic   reverse or forward mode of `step`, whichever exists
+
+`step_partials` takes the first of these that exists; the reference routes ask for "automatic". A step that has only a
+reverse rule (`jax.custom_vjp`) or only a forward rule (`jax.lax.while_loop`) is differentiated in that mode: a product
+with J or Jᵀ then costs N products of the other kind.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxbptt.cells.derivation import Derivation, JacobianParts
+from jaxbptt.cells.factored import FactoredPullback, factored_pullback, sum_over_steps
+from jaxbptt.types import Input, Params, Recurrence, State, States, Step, Steps
+
+__all__ = ["Partials", "jacobian", "jvp", "step_partials", "vjp"]
+
+Source: TypeAlias = Literal["factored", "plain", "automatic"]
+Mode: TypeAlias = Literal["forward", "reverse"]
+AT_ONCE = 128  # tangents side by side
+MISSING_RULE = (TypeError, ValueError, NotImplementedError)  # what JAX raises where a function lacks a mode
+
+
+class ValueAndJacobian(Protocol):
+    def __call__(self, params: Params, state: State, x: Input, /) -> tuple[State, jax.Array]:
+        """(h_t, J_t [N, N])."""
+        ...
+
+
+class Residuals(Protocol):
+    def __call__(self, params: Params, state: State, x: Input, /) -> Any:
+        """What `pull_state` needs from one step."""
+        ...
+
+
+class PullState(Protocol):
+    def __call__(self, params: Params, residuals: Any, cotangent: State, /) -> State:
+        """J_tᵀ cotangent."""
+        ...
+
+
+class PullParams(Protocol):
+    def __call__(self, params: Params, state: State, x: Input, cotangent: State, /) -> Params:
+        """(∂⁺h_t/∂⁺θ)ᵀ cotangent; weight matrices as `Outer` where the source is factored."""
+        ...
+
+
+class SumParams(Protocol):
+    def __call__(self, params: Params, states: States, xs: Any, cotangents: States, /) -> Params:
+        """Σ_t (∂⁺h_t/∂⁺θ)ᵀ cotangent_t over h_{t−1}, x_t and cotangents with leading T."""
+        ...
+
+
+class PushState(Protocol):
+    def __call__(self, params: Params, state: State, x: Input, tangent: State, /) -> tuple[State, State]:
+        """(h_t, J_t tangent), always by differentiating `step` itself."""
+        ...
+
+
+class Partials(NamedTuple):
+    """The direct partials of one step, each from the most specific source that exists."""
+
+    source: Source
+    value_and_jacobian: ValueAndJacobian
+    residuals: Residuals
+    pull_state: PullState
+    pull_params: PullParams
+    sum_params: SumParams
+    push_state: PushState
+    factored: FactoredPullback | None = None
+    parts: JacobianParts | None = None  # J_t in diagonals and blocks, formed from the factors of `factored`
+
+    def jacobian(self, params: Params, state: State, x: Input) -> jax.Array:
+        """J_t [N, N]."""
+        return self.value_and_jacobian(params, state, x)[1]
+
+    def pull_over(self, params: Params, steps: Steps) -> tuple[Any, Callable[[Any, State], State]]:
+        """(the residuals of all steps, (residuals of one step, λ_t) -> J_tᵀ λ_t)."""
+        residuals = jax.vmap(self.residuals, in_axes=(None, 0, 0))(params, steps.previous, steps.inputs)
+        return residuals, lambda residuals, cotangent: self.pull_state(params, residuals, cotangent)
+
+
+def step_partials(cell: Recurrence, *, source: Literal["best", "automatic"] = "best") -> Partials:
+    """The partials of a cell's or a model's step.
+
+    Args:
+      cell: Cell or Model.
+      source: "best", or "automatic" to leave out the hand derivation.
+
+    Returns:
+      Partials.
+    """
+    automatic = _automatic(cell.step)
+    derivation: Derivation | None = cell.derivation if source == "best" else None
+    if derivation is None:
+        return automatic
+    plain = _plain(automatic, cell.step, derivation)
+    factored = factored_pullback(derivation)
+    return plain if factored is None else _factored(plain, factored, derivation.parts)
+
+
+def _automatic(step: Step) -> Partials:
+    def value_and_jacobian(params, state, x):
+        flat, unravel = ravel_pytree(state)
+
+        def flat_step(h):
+            new = step(params, unravel(h), x)
+            return ravel_pytree(new)[0], new
+
+        derivative, new = jacobian(flat_step, flat, has_aux=True)
+        return new, derivative
+
+    def pull_state(params, residuals, cotangent):
+        state, x = residuals
+        return vjp(lambda state: step(params, state, x), state)[1](cotangent)
+
+    def pull_params(params, state, x, cotangent):
+        return vjp(lambda params: step(params, state, x), params)[1](cotangent)
+
+    def sum_params(params, states, xs, cotangents):
+        return vjp(lambda params: jax.vmap(lambda *at: step(params, *at))(states, xs), params)[1](cotangents)
+
+    def push_state(params, state, x, tangent):
+        return jvp(lambda state: step(params, state, x), state, tangent)
+
+    return Partials(
+        source="automatic",
+        value_and_jacobian=value_and_jacobian,
+        residuals=lambda params, state, x: (state, x),
+        pull_state=pull_state,
+        pull_params=pull_params,
+        sum_params=sum_params,
+        push_state=push_state,
+    )
+
+
+def _plain(automatic: Partials, step: Step, derivation: Derivation) -> Partials:
+    def pull_params(params, state, x, cotangent):
+        return derivation.pullback(params, state, x, cotangent)[0]
+
+    def pull_state(params, residuals, cotangent):
+        state, x = residuals
+        return derivation.pullback(params, state, x, cotangent)[1]
+
+    return automatic._replace(
+        source="plain",
+        value_and_jacobian=lambda *at: (step(*at), derivation.state_jacobian(*at)),
+        pull_state=pull_state,
+        pull_params=pull_params,
+        sum_params=_summed(pull_params),
+    )
+
+
+def _factored(plain: Partials, pullback: FactoredPullback, parts: JacobianParts | None) -> Partials:
+    return plain._replace(
+        source="factored",
+        residuals=pullback.factors,
+        pull_state=pullback.pull_state,
+        pull_params=pullback.pull_params,
+        sum_params=_summed(pullback.pull_params),
+        factored=pullback,
+        parts=parts,
+    )
+
+
+def _summed(pull_params: PullParams) -> SumParams:
+    def sum_params(params, states, xs, cotangents):
+        return sum_over_steps(jax.vmap(lambda *at: pull_params(params, *at))(states, xs, cotangents))
+
+    return sum_params
+
+
+def vjp(function: Callable[[Any], Any], primal: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """(f(primal), cotangent -> Jᵀ cotangent), in reverse mode; without a reverse rule, by one jvp per entry of primal.
+
+    Args:
+      function: f, of one pytree of floats.
+      primal: the point, such a pytree.
+
+    Returns:
+      As `jax.vjp` for one argument, but the cotangent is not in a tuple.
+
+    Raises:
+      ValueError: a function with neither a reverse nor a forward rule.
+    """
+    try:
+        value, pull = jax.vjp(function, primal)
+    except MISSING_RULE as missing:
+        value, pull = function(primal), _raising(missing)
+
+    def pull_either(cotangent):
+        try:
+            return pull(cotangent)[0]
+        except MISSING_RULE as missing:
+            return _pull_by_forward(function, primal, cotangent, missing)
+
+    return value, pull_either
+
+
+def jvp(function: Callable[[Any], Any], primal: Any, tangent: Any) -> tuple[Any, Any]:
+    """(f(primal), J tangent), in forward mode; without a forward rule, by the transposed pullback or by N vjps.
+
+    Args:
+      function: f, of one pytree of floats.
+      primal: the point, such a pytree.
+      tangent: like primal.
+
+    Returns:
+      As `jax.jvp` for one argument.
+
+    Raises:
+      ValueError: a function with neither a reverse nor a forward rule.
+    """
+    one = jax.tree.map(lambda leaf: leaf[None], tangent)
+    try:
+        # Without vmap, JAX refuses a step without a forward rule only when it compiles it.
+        jax.eval_shape(jax.vmap(lambda tangent: jax.jvp(function, (primal,), (tangent,))[1]), one)
+        return jax.jvp(function, (primal,), (tangent,))
+    except MISSING_RULE as missing:
+        return _both_missing(missing, lambda: _push_by_reverse(function, primal, tangent))
+
+
+def jacobian(
+    function: Callable[..., Any],
+    *primals: jax.Array,
+    argnums: int | tuple[int, ...] = 0,
+    prefer: Mode = "forward",
+    has_aux: bool = False,
+) -> Any:
+    """∂f/∂primals of vectors, in the preferred mode; in the other mode where `function` has no rule for it.
+
+    Args:
+      function: f, from vectors to one vector (with has_aux, to a pair of a vector and anything else).
+      *primals: the point, vectors.
+      argnums: which of them f is differentiated in.
+      prefer: "forward" (one jvp per entry of the primals), or "reverse" (one vjp per entry of the result).
+      has_aux: as in `jax.jacfwd`.
+
+    Returns:
+      As `jax.jacfwd`.
+
+    Raises:
+      ValueError: a function with neither a reverse nor a forward rule.
+    """
+    modes = [jax.jacfwd, jax.jacrev] if prefer == "forward" else [jax.jacrev, jax.jacfwd]
+    first, second = (mode(function, argnums, has_aux=has_aux) for mode in modes)
+    try:
+        return first(*primals)
+    except MISSING_RULE as missing:
+        return _both_missing(missing, lambda: second(*primals))
+
+
+def _push_by_reverse(function, primal, tangent):
+    value, pull = jax.vjp(function, primal)
+    try:  # the transpose of a pullback that is written in linear operations
+        return value, jax.linear_transpose(pull, value)((tangent,))[0]
+    except MISSING_RULE:
+        flat, unravel = ravel_pytree(primal)
+        derivative = jax.jacrev(lambda entries: ravel_pytree(function(unravel(entries)))[0])(flat)
+        return value, ravel_pytree(value)[1](derivative @ ravel_pytree(tangent)[0])
+
+
+def _pull_by_forward(function, primal, cotangent, missing):
+    flat, unravel = ravel_pytree(primal)
+    against = ravel_pytree(cotangent)[0]
+
+    def entry(index):
+        unit = (jnp.arange(flat.size) == index).astype(flat.dtype)
+        pushed = jax.jvp(lambda entries: ravel_pytree(function(unravel(entries)))[0], (flat,), (unit,))[1]
+        return jnp.vdot(against, pushed)
+
+    every = jnp.arange(flat.size)
+    return unravel(_both_missing(missing, lambda: jax.lax.map(entry, every, batch_size=AT_ONCE)))
+
+
+def _raising(error):
+    def pull(cotangent):
+        raise error
+
+    return pull
+
+
+def _both_missing(first: Exception, second: Callable[[], Any]) -> Any:
+    """`second()`; if that fails as well, an error in one line that names `step`."""
+    try:
+        return second()
+    except MISSING_RULE as error:
+        reasons = " / ".join(str(each).partition("\n")[0] for each in (first, error))
+        raise ValueError(
+            f"step: got one that has neither a reverse nor a forward rule ({reasons}), expected one of them"
+            " (jax.custom_vjp or jax.custom_jvp gives it one)"
+        ) from error

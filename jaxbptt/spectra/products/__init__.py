@@ -1,0 +1,1 @@
+"""Products of many Jacobians in graded factors, and the singular values of those."""

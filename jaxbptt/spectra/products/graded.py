@@ -1,0 +1,132 @@
+"""The product J_t … J_1 as graded factors, one or two QR steps per Jacobian.
+
+    J_t … J_1 Q_0 = Q diag(e^ℓ) T        Q, Q_0 orthogonal, ℓ in logs, T well conditioned
+
+References: Stewart (1997), ETNA 5 (graded products); Demmel et al. (1999), LAA 299; Bauer (2020), SciPost Phys. Core 2
+(the U·D·T form and its column order).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+GRADED_COLUMNS = 1e3  # ratio of J_t's largest to smallest column maximum above which its scaling is factored out first
+
+GRADED_ROWS = 1e2  # ratio of a matrix's largest to smallest row maximum above which its QR sorts the rows
+
+
+class Factors(NamedTuple):
+    """P = Q diag(e^(log_scale + log_carry)) T, up to a fixed orthogonal matrix on the right."""
+
+    q: jax.Array  # [N, N] orthogonal
+    log_scale: jax.Array  # [N] ℓ, −inf for a direction that is lost exactly
+    log_carry: jax.Array  # [N] the rounding error of ℓ's running sum
+    t: jax.Array  # [N, N]
+    label: jax.Array  # [N] the number of each direction, which it keeps when the order changes
+    log_lead: jax.Array  # [N, N] by label, least ℓ_j − ℓ_i so far, at most 0: how far ahead of j direction i has been
+    log_error: jax.Array  # [] ln of the relative error that rounding may have grown to
+
+
+def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
+    """The factors of I, with Q = Q_0 = `generic_orthogonal(size, seed)`."""
+    zeros = jnp.zeros(size, dtype)
+    q, t = jnp.asarray(generic_orthogonal(size, seed), dtype), jnp.eye(size, dtype=dtype)
+    return Factors(q, zeros, zeros, t, jnp.arange(size), jnp.zeros_like(t), jnp.asarray(-jnp.inf, dtype))
+
+
+def multiply(jacobian, factors):
+    """The factors of J P. A J with badly scaled columns is split into (J/d) diag(d), each with its own QR."""
+    columns = jnp.max(jnp.abs(jacobian), axis=0)
+    graded = jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)
+    d = jnp.where(graded & (columns > 0), columns, 1)
+    scaled, passes = jacobian / d[None, :], 1 + graded.astype(int)
+
+    def visit(i, factors):
+        return absorb(jnp.where(i + 1 == passes, scaled, jnp.diag(columns)), factors)
+
+    return jax.lax.fori_loop(0, passes, visit, factors)
+
+
+def absorb(matrix, factors):
+    """The factors of A P by one QR of M = A Q:  ℓ'_i = ℓ_i + ln r_ii,  T' = B T,  B_ij = r_ij e^(ℓ_j − ℓ'_i).
+
+    Directions are kept in descending order of max|M_j| e^ℓ_j, so that B stays bounded however the chain turns. One
+    whose pivot is exactly zero goes last, because a B with unit diagonal cannot hold r_ii = 0 beside r_ij ≠ 0.
+    """
+    lost = factors.log_scale == -jnp.inf
+    m = matrix @ factors.q
+    carried = factors.log_scale + factors.log_carry + jnp.log(jnp.where(lost, 0, jnp.max(jnp.abs(m), axis=0)))
+    order = jnp.argsort(carried, descending=True, stable=True)
+    settled = ~jnp.any(lost | (order != jnp.arange(len(order))))
+    m, factors = jax.lax.cond(settled, lambda *same: same[1:], _reorder, order, m, factors)
+
+    def unordered(state):
+        m, _, _, r, attempt = state
+        zero = jnp.diag(r) == 0
+        return (attempt < len(m)) & jnp.any(zero[:-1] & ~zero[1:])
+
+    def zeros_last(state):
+        m, factors, _, r, attempt = state
+        m, factors = _reorder(jnp.argsort(jnp.diag(r) == 0, stable=True), m, factors)
+        return m, factors, *row_sorted_qr(m), attempt + 1
+
+    _, factors, q, r, _ = jax.lax.while_loop(unordered, zeros_last, (m, factors, *row_sorted_qr(m), 0))
+    log_scale, log_carry, pivots = factors.log_scale, factors.log_carry, jnp.diag(r)
+    # Masked before the exponential: a lost direction has ℓ = −inf and r_ii = 0. A negative r_ii goes into T.
+    log_pivots = jnp.log(jnp.abs(pivots))
+    upper = jnp.triu(jnp.ones_like(r, bool), 1) & (pivots != 0)[:, None] & (log_scale > -jnp.inf)[None, :]
+    gap = (log_scale[None, :] - log_scale[:, None]) + (log_carry[None, :] - log_carry[:, None])
+    b = r * jnp.exp(jnp.where(upper, gap - log_pivots[:, None], -jnp.inf))
+    b = b + jnp.diag(jnp.where(pivots < 0, -1, 1).astype(r.dtype))
+    log_scale, log_carry = add_compensated(log_scale, log_carry, log_pivots)
+    log_lead, log_error = _reversal(jnp.zeros_like(log_scale).at[factors.label].set(log_scale), factors.log_lead)
+    log_error = jnp.maximum(log_error, factors.log_error)
+    return Factors(q, log_scale, log_carry, b @ factors.t, factors.label, log_lead, log_error)
+
+
+def _reorder(order, m, factors):
+    """M and the factors with their directions in another order; lost directions are zero in M."""
+    m = jnp.where(factors.log_scale == -jnp.inf, 0, m)[:, order]
+    names = ("log_scale", "log_carry", "t", "label")
+    return m, factors._replace(**{name: getattr(factors, name)[order] for name in names})
+
+
+def _reversal(log_scale, log_lead):
+    """How far a direction that fell behind has caught up, and how much that amplifies rounding.
+
+    Rounding mixes eps of direction j into direction i at every step. If j then gains D nats on i, the mixture is
+    δ = eps e^D of i: a relative error δ² of both values while i stays far ahead, and δ once j is level with it.
+    """
+    gap = log_scale[None, :] - log_scale[:, None]
+    behind = jnp.where(jnp.isfinite(gap), jnp.minimum(gap, 0), 0)
+    log_lead = jnp.minimum(log_lead, behind)
+    log_mixed = behind - log_lead + jnp.log(jnp.finfo(gap.dtype).eps).astype(gap.dtype)
+    return log_lead, jnp.max(log_mixed + jnp.maximum(log_mixed, behind))
+
+
+def row_sorted_qr(m):
+    """Householder QR of M; rows that differ much in size are sorted first, which keeps row-graded matrices accurate."""
+    rows = jnp.max(jnp.abs(m), axis=1)
+
+    def in_order(m):
+        order = jnp.argsort(rows, descending=True)
+        q, r = jnp.linalg.qr(m[order])
+        return q[jnp.argsort(order)], r
+
+    return jax.lax.cond(jnp.min(rows) * GRADED_ROWS < jnp.max(rows), in_order, lambda m: tuple(jnp.linalg.qr(m)), m)
+
+
+def add_compensated(total, carry, increment):
+    """(total, carry) + increment, the rounding error of the sum added to carry (Knuth's two-sum); −inf stays −inf."""
+    new = total + increment
+    back = new - total
+    error = (total - (new - back)) + (increment - back)
+    return new, carry + jnp.where(jnp.isfinite(new), error, 0)
+
+
+def generic_orthogonal(size: int, seed: int = 0) -> np.ndarray:
+    """A fixed orthogonal matrix in general position: started from the identity, a chain with invariant coordinate
+    planes would never leave them."""
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
