@@ -1,35 +1,40 @@
-"""Strict everywhere: float64, no silent promotion of dtype or rank; warnings are errors (pyproject.toml).
+"""Strict everywhere: float64, no silent promotion of dtype or rank, annotations enforced; warnings are errors
+(pyproject.toml).
 
 The tests compile much and run little, so XLA compiles quickly and optimises little here: a third of the time.
 JAX_DISABLE_MOST_OPTIMIZATIONS=0 in the environment runs them as users' programs run.
 """
 
-import importlib.util
-import mmap
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes side by side: LAPACK's threads would wait for each other
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # read as JAX is imported; subprocesses inherit it
 
 import jax
 
-SLOW_TO_COMPILE = "xla_cpu_use_fusion_emitters"
+SLOW_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false"
 
 
 def is_known(flag):
-    """Whether the installed jaxlib knows an XLA flag: XLA ends the process at one it does not know."""
-    for library in Path(importlib.util.find_spec("jaxlib").origin).parent.glob("libjax_common*"):
-        with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(flag.encode()) >= 0
-    return False
+    """Whether the installed jaxlib takes an XLA flag: XLA ends the process at one it does not know."""
+    code = "import jax; jax.numpy.zeros(1).block_until_ready()"
+    return not subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "XLA_FLAGS": flag}, capture_output=True
+    ).returncode
 
 
-given = os.environ.get("XLA_FLAGS", "")  # read as JAX first compiles
-if jax.config.read("jax_disable_most_optimizations") and SLOW_TO_COMPILE not in given and is_known(SLOW_TO_COMPILE):
-    os.environ["XLA_FLAGS"] = f"{given} --{SLOW_TO_COMPILE}=false"
+given = os.environ.get("XLA_FLAGS", "")  # read as JAX first compiles; the processes of one run inherit it
+asked = jax.config.read("jax_disable_most_optimizations") and "PYTEST_XDIST_WORKER" not in os.environ
+if asked and SLOW_TO_COMPILE not in given and is_known(SLOW_TO_COMPILE):
+    os.environ["XLA_FLAGS"] = f"{given} {SLOW_TO_COMPILE}"
+
+from tests import typecheck  # noqa: E402, after XLA's flags
+
+typecheck.install()  # before anything imports the package
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -19,22 +19,32 @@ def mutate(module, old, new):
 
 
 def mutate_package(package, old, new):
-    """A fresh import of `package` with the text `old`, which must be in one of its modules, replaced by `new` there."""
-    name, imported = package.__name__, dict(sys.modules)
-    members = [f"{name}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
-    found = [member for member in members if old in inspect.getsource(sys.modules[member])]
+    """A fresh import of `package`, subpackages included, with the text `old`, which must be in one of its modules,
+    replaced by `new` there."""
+    name = package.__name__
+    members = [module.name for module in pkgutil.walk_packages(package.__path__, f"{name}.")]
+    found = [member for member in members if old in inspect.getsource(importlib.import_module(member))]
     assert len(found) == 1, f"{name} has {old!r} in {found}, not in one module: update the mutant"
+    imported = dict(sys.modules)
 
     class Loader(importlib.machinery.SourceFileLoader):
         def get_code(self, fullname):
-            return compile(self.get_data(self.path).decode().replace(old, new), self.path + " (mutant)", "exec")
+            source = self.get_data(self.path).decode()
+            return compile(source.replace(old, new) if fullname == found[0] else source, self.path, "exec")
 
     class Finder:
+        """Of every member, so that no other finder has a say: annotations are not enforced on a mutant."""
+
         @staticmethod
         def find_spec(fullname, path, target=None):
-            if fullname == found[0]:
-                origin = imported[fullname].__file__
-                return importlib.util.spec_from_loader(fullname, Loader(fullname, origin))
+            if fullname in (name, *members):
+                spec = imported[fullname].__spec__
+                return importlib.util.spec_from_file_location(
+                    fullname,
+                    spec.origin,
+                    loader=Loader(fullname, spec.origin),
+                    submodule_search_locations=spec.submodule_search_locations,
+                )
 
     parent, _, child = name.rpartition(".")
     for member in (name, *members):

@@ -1,12 +1,17 @@
+"""What an estimate of the gradient is worth, on estimates whose worth is known."""
+
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
-from jaxbptt import assessment, gradients, models, operations, truncation
+from jaxbptt import assessment, gradients, models, truncation
 from tests.cases import CELLS, instance
+from tests.mutation import mutate
 
 LENGTH, N, M, O = 6, 3, 2, 4
 MODEL = models.sequence_model(CELLS["elman"], O)
@@ -28,7 +33,7 @@ def noisy(model, params, inputs, targets, *, initial, key, factor=1.0, noise=0.5
 
 
 def assessed(estimator, **options):
-    function = lambda p, x, y: assessment.assess(MODEL, estimator, p, x, y, initial=INITIAL, **options)  # noqa: E731
+    function = lambda p, x, y: assessment.assess(MODEL, estimator, p, x, y, initial=INITIAL, **options)
     return jax.jit(function)(*ARGUMENTS)
 
 
@@ -61,18 +66,58 @@ def test_a_random_estimate_is_judged_as_it_is(factor):
     np.testing.assert_allclose(found.whole.cosine, factor / np.hypot(factor, 0.5), atol=0.05)
 
 
-def test_batches_of_keys_make_no_difference(monkeypatch):
-    keys = jax.random.split(jax.random.key(1), 12)
-    together = assessed(noisy, keys=keys)
-    monkeypatch.setattr(assessment, "AT_ONCE", 5)
-    apart = assessed(noisy, keys=keys)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), together, apart)
+def drawn(keys):
+    """The estimates of `noisy`, [K, |θ|]."""
+    one = lambda key: ravel_pytree(noisy(None, None, None, None, initial=None, key=key)[1])[0]
+    return np.asarray(jax.jit(jax.vmap(one))(keys))
+
+
+def by_hand(estimates):
+    """Their Quality, in NumPy."""
+    exact, count = np.asarray(ravel_pytree(EXACT)[0]), len(estimates)
+    norm, along = np.linalg.norm(exact), estimates @ exact / np.sum(exact**2)
+    error = np.std(along, ddof=1) / count**0.5
+    return assessment.Quality(
+        projection=along.mean(),
+        standard_error=error,
+        z_score=(along.mean() - 1) / error,
+        bias=np.linalg.norm(estimates.mean(0) - exact) / norm,
+        spread=np.sqrt(np.sum(np.var(estimates, axis=0, ddof=1))) / norm,
+        cosine=np.mean(estimates @ exact / np.linalg.norm(estimates, axis=1) / norm),
+    )
+
+
+@pytest.mark.parametrize(("count", "at_once"), [(2, 32), (12, 32), (12, 5)])
+def test_a_few_keys_are_judged_by_the_formulas(count, at_once, monkeypatch):
+    """√(K/(K−1)) is 1.4 for two keys; batches of any size give the same."""
+    monkeypatch.setattr(assessment, "AT_ONCE", at_once)
+    keys = jax.random.split(jax.random.key(1), count)
+    chex.assert_trees_all_close(assessed(noisy, keys=keys).whole, by_hand(drawn(keys)), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "seen"),
+    [
+        ("", "", False),
+        ("* (count / max(count - 1, 1)) / norm", "/ norm", True),
+        ("/ max(count - 1, 1)\n", "/ count\n", True),
+        ("jnp.sqrt(variance / count)", "jnp.sqrt(variance)", True),
+        ("jnp.mean(products[:, 1]) - mean", "jnp.mean(products[:, 1])", True),
+    ],
+)
+def test_a_broken_formula_is_seen(old, new, seen):
+    estimates, exact = drawn(jax.random.split(jax.random.key(1), 2)), np.asarray(ravel_pytree(EXACT)[0])
+    products = jnp.asarray(np.stack((estimates @ exact, np.sum(estimates**2, axis=1)), axis=1))
+    mean = estimates.mean(axis=0)
+    squares = (np.sum(vector**2) for vector in (exact, mean - exact, mean))
+    found = mutate(assessment, old, new)._quality(products, *squares)
+    assert np.allclose(found, by_hand(estimates), rtol=1e-9) != seen
 
 
 def test_lags_that_truncation_drops_are_seen():
-    kept = assessed(functools.partial(truncation.lag, steps=3), lags=5).by_lag
+    kept = assessed(functools.partial(truncation.lag, num_lags=3), num_lags=5).by_lag
     np.testing.assert_allclose(kept, [1, 1, 1, 0, 0], atol=1e-8)
-    np.testing.assert_allclose(assessed(gradients.autodiff, lags=5).by_lag, 1, atol=1e-8)
+    np.testing.assert_allclose(assessed(gradients.autodiff, num_lags=5).by_lag, 1, atol=1e-8)
 
 
 def test_alignment():
@@ -84,25 +129,9 @@ def test_alignment():
     np.testing.assert_allclose(assessment.alignment({"g": g, "o": other, "h": half}), expected, atol=1e-15)
 
 
-def test_operations_are_those_of_the_program():
-    def loop(w, h):
-        return jax.lax.scan(lambda h, _: (jnp.tanh(w @ h), None), h, None, length=7)[0]
-
-    count = operations.count_operations(loop, jnp.ones((5, 5)), jnp.ones(5))
-    assert count.flops == 7 * (2 * 25 + 5)
-    assert count.bytes == 7 * 8 * (25 + 5 + 5 + 5 + 5)
-    assert count.exact
-    either = operations.count_operations(
-        lambda x: jax.lax.cond(x[0] > 0, lambda x: x @ x, lambda x: x[0], x), jnp.ones(9)
-    )
-    assert 18 <= either.flops <= 18 + 4
-    forever = operations.count_operations(lambda x: jax.lax.while_loop(lambda x: x < 5, lambda x: x + 1, x), 1.0)
-    assert not forever.exact
-
-
 def test_the_price_of_truncation_grows_with_its_reach():
     steps = [
-        assessment.cost_per_step(functools.partial(truncation.lag, steps=steps), MODEL, *ARGUMENTS).flops
+        assessment.cost_per_step(MODEL, functools.partial(truncation.lag, num_lags=steps), *ARGUMENTS).flops
         for steps in (1, 3, 6)
     ]
     assert steps == sorted(steps)
@@ -114,15 +143,17 @@ def test_the_price_of_truncation_grows_with_its_reach():
     [
         (lambda: assessment.assess(MODEL, noisy, *ARGUMENTS, keys=jax.random.key(0)), TypeError, "keys: got "),
         (lambda: assessment.assess(MODEL, noisy, *ARGUMENTS, keys=jnp.ones(3)), TypeError, "keys: got float64"),
+        (lambda: assessed(gradients.bptt, num_lags=7), ValueError, "num_lags: got 7, expected at most 6"),
         (
-            lambda: assessment.assess(MODEL, gradients.bptt, *ARGUMENTS, lags=7),
-            ValueError,
-            "lags: got 7, expected at most",
+            lambda: assessment.cost_per_step(gradients.bptt, MODEL, *ARGUMENTS),
+            TypeError,
+            "model: got function, expected",
         ),
         (lambda: assessment.alignment([]), ValueError, "gradients: got none"),
         (lambda: assessment.alignment([jnp.ones(2), jnp.ones(3)]), ValueError, "gradients: got shape"),
     ],
 )
 def test_bad_arguments_get_one_line(call, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         call()
+    assert "\n" not in str(caught.value)

@@ -1,3 +1,5 @@
+"""Two gradients compared leaf by leaf: every figure is its definition."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

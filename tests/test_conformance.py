@@ -1,5 +1,6 @@
-"""What every cell must do with every function: jit, vmap, one trace for equal shapes, the dtype of what came in."""
+"""What every function must do with every cell: jit, vmap, one trace for equal shapes, the dtype of what came in."""
 
+import functools
 import subprocess
 import sys
 
@@ -9,50 +10,90 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbptt import gradients, models, spectra, terms
-from jaxbptt.jacobians import prefix_products, product, step_jacobians
+from jaxbptt import gradients, models, partials
+from jaxbptt.jacobians import prefix_products, step_jacobians
 from jaxbptt.trajectories import unroll
-from tests import cases
+from tests import cases, conformance
 
 KEY = jax.random.key(8)
+MAPPED = (
+    "trajectories.unroll jacobians.step_jacobians jacobians.product jacobians.prefix_products gradients.autodiff"
+    " gradients.bptt gradients.forward_sensitivity gradients.double_sum gradients.adjoints terms.gradient_terms"
+    " spectra.log_singular_values"
+)
 
 
-def functions_of(model):
-    def jacobians(params, inputs, targets, initial):
-        return step_jacobians(model, params, unroll(model, params, inputs, initial=initial))
+def model_of(name):
+    cell = cases.CELLS["elman"] if name == "step alone" else cases.CELLS[name]
+    model = models.sequence_model(cell, cases.O)
+    return model._replace(derivation=None, num_inputs=None, init=None) if name == "step alone" else model
 
-    def of_jacobians(function):
-        return lambda *data: function(jacobians(*data))
 
-    def route(function):
-        return lambda params, inputs, targets, h_0: function(model, params, inputs, targets, initial=h_0)
+def data_of(model, key=KEY):
+    known = model if model.init else model._replace(init=model_of("elman").init, num_inputs=cases.M)
+    return cases.instance(known, key)
 
-    return {
-        "unroll": lambda params, inputs, targets, h_0: unroll(model, params, inputs, initial=h_0).states,
-        "step_jacobians": jacobians,
-        "product": of_jacobians(lambda chain: product(chain, 1, 3)),
-        "prefix_products": of_jacobians(prefix_products),
-        "log_singular_values": of_jacobians(lambda chain: spectra.log_singular_values(chain, every=2)),
-        **{name: route(getattr(gradients, name)) for name in ("autodiff", "bptt", "forward_sensitivity", "double_sum")},
-        "adjoints": route(gradients.adjoints),
-        "gradient_terms": route(
-            lambda *a, **k: (lambda t: (t, t.profile(), t.reach(0.9)))(terms.gradient_terms(*a, **k))
-        ),
-    }
+
+def test_every_public_function_is_here():
+    covered = {name.split(" ")[0] for name in conformance.FUNCTIONS}
+    assert conformance.public_functions() == covered
+
+
+NAMES = [*cases.CELLS, "step alone"]
+
+
+def assert_numbers(tree):
+    for leaf in map(np.asarray, jax.tree.leaves(tree)):
+        assert leaf.dtype in (np.float64, np.complex128) or leaf.dtype.kind in "iub"
+        assert not np.isnan(leaf).any()
+
+
+@functools.cache
+def chain_of(name):
+    model = model_of(name)
+    return jax.jit(lambda *data: conformance.chain_of(model, *data))(*data_of(model))
+
+
+@functools.cache
+def compiled(function):
+    """One function for all chains: cells with states of one size share what is compiled."""
+    return jax.jit(conformance.CHAIN[function])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("function", conformance.CHAIN)
+def test_every_function_of_jacobians_takes_every_cells(function, name):
+    assert_numbers(compiled(function)(chain_of(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("function", [*conformance.TRACED, *conformance.EAGER])
+def test_every_function_takes_every_cell(function, name):
+    model = model_of(name)
+    if function in conformance.NEEDS_FACTORED and partials.step_partials(model).factored is None:
+        with pytest.raises(ValueError, match="expected"):
+            conformance.run(function, model, data_of(model))
+        return
+    assert_numbers(conformance.run(function, model, data_of(model)))
 
 
 @pytest.mark.parametrize("name", ["elman", "lstm", "custom"])
-@pytest.mark.parametrize("function", functions_of(None))
+@pytest.mark.parametrize("function", MAPPED.split())
 def test_jit_vmap_one_trace_and_dtype(function, name):
-    model = models.sequence_model(cases.CELLS[name], cases.O)
-    call = functions_of(model)[function]
+    model = model_of(name)
+
+    def call(*data):
+        if function in conformance.CHAIN:
+            return conformance.CHAIN[function](conformance.chain_of(model, *data))
+        return conformance.TRACED[function](model, *data)
+
     chex.clear_trace_counter()
     compiled = jax.jit(chex.assert_max_traces(call, n=1))
-    batch = [cases.instance(model, key) for key in jax.random.split(KEY, 2)]
+    batch = [data_of(model, key) for key in jax.random.split(KEY, 2)]
     singles = [compiled(*data) for data in batch]
     stacked = jax.vmap(call)(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *batch))
     for i, single in enumerate(singles):
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-9, atol=1e-9), stacked, single)
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), single, rtol=1e-9, atol=1e-9)
     halves = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), batch[0])
     for leaf in jax.tree.leaves(jax.eval_shape(call, *halves)):
         assert leaf.dtype == jnp.float32 or jnp.issubdtype(leaf.dtype, jnp.integer)

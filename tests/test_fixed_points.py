@@ -1,3 +1,5 @@
+"""Fixed and slow points of a step at a held input, found, polished and told apart."""
+
 import subprocess
 import sys
 
@@ -17,12 +19,12 @@ CELLS = {**cases.CELLS, "relu": cells.elman(cases.M, cases.N, activation=jax.nn.
 
 
 def problem(name, gain=1.0, count=4):
-    """(cell, params, x, candidates) around the origin."""
+    """(cell, params, candidates, x) around the origin."""
     cell = CELLS[name]
     params, inputs, *_ = cases.instance(cell, KEY, gain=gain, length=1)
     own = jax.eval_shape(cell.initial_state, params)
-    draw = lambda leaf: jax.random.normal(KEY, (count, *leaf.shape), leaf.dtype)  # noqa: E731
-    return cell, params, inputs[0], jax.tree.map(draw, own)
+    draw = lambda leaf: jax.random.normal(KEY, (count, *leaf.shape), leaf.dtype)
+    return cell, params, jax.tree.map(draw, own), inputs[0]
 
 
 def scalar_cell(step):
@@ -32,14 +34,14 @@ def scalar_cell(step):
 
 def find_scalar(step, starts, module=fixed_points, **options):
     cell = scalar_cell(step)
-    find = jax.jit(lambda states: module.find_fixed_points(cell, (), (), states, **options))
+    find = jax.jit(lambda states: module.find_fixed_points(cell, (), states, (), **options))
     return find(jnp.array(starts)[:, None])
 
 
 def contraction(module=fixed_points, **options):
-    cell, params, x, states = problem("linear")
+    cell, params, states, x = problem("linear")
     params = params._replace(w_hh=jnp.array([[0.6, -0.9, 0.2], [0.7, 0.4, -0.3], [0.1, 0.5, 0.5]]))
-    found = jax.jit(lambda *arrays: module.find_fixed_points(cell, *arrays, **options))(params, x, states)
+    found = jax.jit(lambda *arrays: module.find_fixed_points(cell, *arrays, **options))(params, states, x)
     truth = jnp.linalg.solve(jnp.eye(cases.N) - params.w_hh, params.w_hx @ x + params.b_h)
     return params, states, truth[None], found
 
@@ -55,7 +57,7 @@ def test_a_linear_cell_has_the_one_that_a_solve_gives():
     for eigenvalues in np.asarray(found.eigenvalues):
         assert (np.diff(np.abs(eigenvalues)) <= 0).all()
         np.testing.assert_allclose(np.sort_complex(eigenvalues), np.sort_complex(expected), atol=1e-12)
-    merged = fixed_points.unique(found)
+    merged = fixed_points.merge_points(found)
     assert merged.multiplicity.tolist() == [4]
     assert merged.found.points.shape == (1, cases.N)
 
@@ -66,7 +68,7 @@ def test_a_scalar_tanh_has_three():
     for _ in range(200):
         root = np.tanh(1.5 * root)
     assert root == pytest.approx(0.858559, abs=1e-6)
-    merged = fixed_points.unique(found)
+    merged = fixed_points.merge_points(found)
     order = np.argsort(merged.found.points[:, 0])
     assert merged.found.is_fixed.all()
     assert merged.multiplicity[order].tolist() == [2, 2, 2]
@@ -77,14 +79,14 @@ def test_a_scalar_tanh_has_three():
 
 @pytest.mark.parametrize("name", [name for name in CELLS if name != "linear"])
 def test_one_step_leaves_a_fixed_point_where_it_is(name):
-    cell, params, x, states = problem(name, gain=0.3)
-    found = jax.jit(lambda *arrays: fixed_points.find_fixed_points(cell, *arrays))(params, x, states)
+    cell, params, states, x = problem(name, gain=0.3)
+    found = jax.jit(lambda *arrays: fixed_points.find_fixed_points(cell, *arrays))(params, states, x)
     assert found.is_fixed.any()
     assert jax.tree.structure(found.points) == jax.tree.structure(states)
     for k in range(4):
         point = jax.tree.map(lambda leaf, k=k: leaf[k], found.points)
         flat, unravel = ravel_pytree(point)
-        step = lambda h, unravel=unravel: ravel_pytree(cell.step(params, unravel(h), x))[0]  # noqa: E731
+        step = lambda h, unravel=unravel: ravel_pytree(cell.step(params, unravel(h), x))[0]
         if found.is_fixed[k]:
             np.testing.assert_allclose(step(flat), flat, rtol=0, atol=1e-10)
         np.testing.assert_allclose(found.speed[k], np.sum((step(flat) - flat) ** 2) / 2, rtol=1e-10, atol=1e-30)
@@ -104,7 +106,7 @@ def test_a_slow_point_is_not_called_fixed():
     np.testing.assert_allclose(found.points, np.zeros((3, 1)), atol=1e-5)
     np.testing.assert_allclose(found.speed, EPSILON**2 / 2, rtol=1e-6)
     np.testing.assert_allclose(found.eigenvalues, np.ones((3, 1)), atol=1e-5)
-    merged = fixed_points.unique(found)
+    merged = fixed_points.merge_points(found)
     assert merged.multiplicity.tolist() == [3]
     loose = find_scalar(lambda h: h + EPSILON + h * h, [0.2], tolerance=1e-6)
     assert loose.is_fixed.all(), "½ε² is below the tolerance asked for"
@@ -125,9 +127,9 @@ def test_polishing_does_not_jump_from_a_slow_point_to_a_far_one():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_polishing_step_is_longer_than_half_the_scale(seed):
-    cell, params, x, states = problem("gru", gain=4.0)
+    cell, params, states, x = problem("gru", gain=4.0)
     states = 3 * jax.random.normal(jax.random.key(seed), states.shape)
-    found = fixed_points.find_fixed_points(cell, params, x, states, num_steps=0, polish_steps=1)
+    found = fixed_points.find_fixed_points(cell, params, states, x, num_steps=0, polish_steps=1)
     scale = np.sqrt(np.maximum(1, np.mean(np.asarray(states) ** 2, axis=1)))
     assert (found.polish_distance <= 0.5 * scale * (1 + 1e-12)).all()
     assert found.polish_distance.max() > 0
@@ -149,15 +151,15 @@ def test_points_on_a_line_attractor_stay_beside_their_candidates():
     cell = cells.linear(0, 2)
     params = cells.ElmanParams(jnp.zeros((2, 0)), jnp.diag(jnp.array([1.0, 0.5])), jnp.zeros(2))
     states = jnp.array([[-1.0, 0.5], [0.3, -1.0], [2.0, 0.0]])
-    found = jax.jit(lambda states: fixed_points.find_fixed_points(cell, params, jnp.zeros(0), states))(states)
+    found = jax.jit(lambda states: fixed_points.find_fixed_points(cell, params, states, jnp.zeros(0)))(states)
     np.testing.assert_allclose(found.points, states * jnp.array([[1.0, 0.0]]), atol=1e-12)
     assert found.is_fixed.all()
     np.testing.assert_allclose(found.eigenvalues, np.tile([1, 0.5], (3, 1)), atol=1e-14)
 
 
 def test_the_held_input_moves_the_point():
-    cell, params, x, states = problem("elman", gain=0.3)
-    find = jax.jit(lambda x: fixed_points.find_fixed_points(cell, params, x, states))
+    cell, params, states, x = problem("elman", gain=0.3)
+    find = jax.jit(lambda x: fixed_points.find_fixed_points(cell, params, states, x))
     here, there = find(x), find(x + 1)
     assert here.is_fixed.all()
     assert there.is_fixed.all()
@@ -175,18 +177,18 @@ def test_options_and_no_steps_at_all():
 
 
 def test_float32_stays_float32():
-    cell, params, x, states = jax.tree.map(
+    cell, params, states, x = jax.tree.map(
         lambda leaf: leaf.astype(jnp.float32) if isinstance(leaf, jax.Array) else leaf, problem("gru")
     )
-    found = jax.jit(lambda *arrays: fixed_points.find_fixed_points(cell, *arrays))(params, x, states)
+    found = jax.jit(lambda *arrays: fixed_points.find_fixed_points(cell, *arrays))(params, states, x)
     assert {leaf.dtype for leaf in found if leaf.dtype != bool} == {np.dtype(np.float32), np.dtype(np.complex64)}
     assert found.is_fixed.all()
     np.testing.assert_allclose(cell.step(params, found.points[0], x), found.points[0], atol=2e-6)
 
 
 def test_nan_in_is_nan_out_under_jit():
-    cell, params, x, states = problem("elman")
-    find = jax.jit(lambda x, states: fixed_points.find_fixed_points(cell, params, x, states, num_steps=5))
+    cell, params, states, x = problem("elman")
+    find = jax.jit(lambda x, states: fixed_points.find_fixed_points(cell, params, states, x, num_steps=5))
     for found in (find(x, states.at[1, 0].set(jnp.nan)), find(x.at[0].set(jnp.inf), states)):
         assert not found.is_fixed.any()
         for field in found._replace(is_fixed=jnp.nan):
@@ -194,23 +196,23 @@ def test_nan_in_is_nan_out_under_jit():
     assert find(x, states).is_fixed.any()
 
 
-def test_unique_keeps_the_slowest_of_each_group():
+def test_merging_keeps_the_slowest_of_each_group():
     points = jnp.array([[0.0, 0.0], [5.0, 0.0], [0.0, 0.06], [5.0, 0.04], [9.0, 9.0], [0.0, 0.12]])
     speed = jnp.array([3.0, 0.0, 2.0, 1e-9, 0.0, 2.5])
     eigenvalues = jnp.arange(6)[:, None].astype(complex)
     found = fixed_points.FixedPoints({"h": points}, speed, speed == 0, eigenvalues, speed, speed)
-    merged = fixed_points.unique(found, distance=0.1)
-    assert merged.index.tolist() == [1, 4, 2]
+    merged = fixed_points.merge_points(found, distance=0.1)
+    assert merged.rows.tolist() == [1, 4, 2]
     assert merged.multiplicity.tolist() == [2, 1, 3]
     np.testing.assert_array_equal(merged.found.points["h"], points[np.array([1, 4, 2])])
     np.testing.assert_array_equal(merged.found.eigenvalues[:, 0], [1, 4, 2])
-    assert fixed_points.unique(found, distance=0).multiplicity.tolist() == [1] * 6
+    assert fixed_points.merge_points(found, distance=0).multiplicity.tolist() == [1] * 6
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("x))[0] - h  #", "x))[0] - 0.9 * h  #"),
+        ("x))[0] - h", "x))[0] - 0.9 * h"),
         ("a = jacobian(h) - jnp.eye", "a = jacobian(h).T - jnp.eye"),
         ("accepted = _speed(trial_r) < _speed(r)", "accepted = _speed(trial_r) > _speed(r)"),
         ("jnp.abs(eigenvalues), descending=True", "jnp.abs(eigenvalues), descending=False"),
@@ -238,7 +240,7 @@ ELMAN = CELLS["elman"]
 PARAMS = ELMAN.init(KEY)
 X = jnp.ones(cases.M)
 STATES = jnp.ones((2, cases.N))
-GOOD = {"params": PARAMS, "x": X, "states": STATES}
+GOOD = {"params": PARAMS, "states": STATES, "x": X}
 
 
 @pytest.mark.parametrize(
@@ -269,17 +271,17 @@ def test_bad_input_gets_one_line(change, error, message):
 
 def test_a_step_that_is_not_finite_names_the_candidate():
     with pytest.raises(ValueError, match=r"the step from states: got NaN or inf.*first in row 1"):
-        fixed_points.find_fixed_points(scalar_cell(jnp.log), (), (), jnp.array([[1.0], [-1.0]]))
+        fixed_points.find_fixed_points(scalar_cell(jnp.log), (), jnp.array([[1.0], [-1.0]]), ())
 
 
-def test_unique_refuses_what_it_cannot_merge():
+def test_merging_refuses_what_it_cannot_merge():
     found = fixed_points.FixedPoints(STATES, *[jnp.ones(2)] * 2, jnp.ones((2, 3)), *[jnp.ones(2)] * 2)
     with pytest.raises(TypeError, match="found: got traced arrays"):
-        jax.jit(lambda found: fixed_points.unique(found).multiplicity)(found)
+        jax.jit(lambda found: fixed_points.merge_points(found).multiplicity)(found)
     with pytest.raises(ValueError, match=r"found.points: got NaN or inf.*first in row 0"):
-        fixed_points.unique(found._replace(points=STATES.at[0].set(jnp.nan)))
+        fixed_points.merge_points(found._replace(points=STATES.at[0].set(jnp.nan)))
     with pytest.raises(ValueError, match="distance: got -1, expected a number ≥ 0"):
-        fixed_points.unique(found, distance=-1)
+        fixed_points.merge_points(found, distance=-1)
 
 
 def test_importing_it_does_not_import_optax():

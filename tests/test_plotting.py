@@ -1,3 +1,5 @@
+"""Pictures show the numbers they are given."""
+
 import io
 
 import numpy as np

@@ -1,7 +1,11 @@
-"""The names users rely on, and what an import may cost."""
+"""The names users rely on, how the rooms lie, and what an import may cost."""
 
 import ast
+import doctest
+import importlib
+import importlib.metadata
 import inspect
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,58 +13,124 @@ from pathlib import Path
 import pytest
 
 import jaxbptt
-from jaxbptt import (
-    assessment,
-    cells,
-    comparison,
-    derivations,
-    fixed_points,
-    gradients,
-    jacobians,
-    models,
-    online,
-    plotting,
-    spectra,
-    terms,
-    trajectories,
-    truncation,
-)
+from jaxbptt import __main__ as command_line
 
 ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "jaxbptt").rglob("*.py"))
 NAMES = {
-    cells: "Cell from_step linear elman lstm gru gaussian orthogonal identity LSTMState",
-    models: "Model SequenceParams Readout sequence_model batched squared_error softmax_cross_entropy",
-    trajectories: "Trajectory unroll",
-    jacobians: "step_jacobians structured_jacobians StructuredJacobians product prefix_products",
-    spectra: "log_singular_values singular_decomposition lyapunov_exponents stream_exponents pool_exponents"
-    " kaplan_yorke_dimension entropy_rate log_growth leading_singular_values pair_norms bounds",
-    fixed_points: "find_fixed_points unique",
-    gradients: "autodiff bptt forward_sensitivity double_sum adjoints",
-    terms: "gradient_terms",
-    truncation: "windowed sliding lag randomised adaptive weighted_gradient window_weights sliding_weights"
+    "cells": "Cell from_step linear elman lstm gru gates gaussian orthogonal identity LSTMState Derivation"
+    " FactoredPullback JacobianParts Outer",
+    "models": "Model SequenceParams Readout sequence_model batched squared_error softmax_cross_entropy step_losses",
+    "trajectories": "Trajectory unroll flatten_steps",
+    "partials": "Partials step_partials vjp jvp jacobian",
+    "jacobians": "step_jacobians structured_jacobians StructuredJacobians product prefix_products",
+    "spectra": "log_singular_values singular_decomposition lyapunov_exponents stream_exponents pool_exponents"
+    " kaplan_yorke_dimension entropy_rate log_growth leading_singular_values LeadingSVD pair_norms bounds",
+    "fixed_points": "find_fixed_points merge_points",
+    "gradients": "autodiff bptt forward_sensitivity double_sum adjoints",
+    "terms": "GradientTerms gradient_terms",
+    "truncation": "windowed sliding lag randomised adaptive weighted_gradient window_weights sliding_weights"
     " random_weights draw_cuts renewal_cuts lag_profile choose_lag",
-    online: "Rule rtrl snap uoro kf_rtrl rflo run staleness",
-    assessment: "assess cost_per_step alignment",
-    derivations: "Derivation check check_gradient assert_correct",
-    comparison: "compare",
-    plotting: "singular_values terms_table lag_profile",
+    "online": "Rule OnlineState rtrl snap uoro kf_rtrl rflo run staleness",
+    "assessment": "assess cost_per_step alignment",
+    "derivations": "Derivation check check_gradient assert_correct",
+    "comparison": "compare",
+    "plotting": "singular_values terms_table lag_profile",
 }
 PUBLIC = [(module, name) for module, names in NAMES.items() for name in names.split()]
+# From the ground up: a room imports from rooms before its own alone.
+ORDER = [
+    "types",
+    "_validation",
+    "_jaxprs",
+    "cells",
+    "models",
+    "trajectories",
+    "partials",
+    "jacobians",
+    "gradients",
+    "terms",
+    "truncation",
+    "online",
+    "spectra",
+    "fixed_points",
+    "comparison",
+    "assessment",
+    "derivations",
+    "plotting",
+    "__init__",
+    "__main__",
+]
+
+
+def module_of(name):
+    return importlib.import_module(f"jaxbptt.{name}")
+
+
+def public_functions():
+    for module_name in NAMES:
+        module = module_of(module_name)
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isfunction(thing):
+                yield pytest.param(inspect.unwrap(thing), id=f"{module_name}.{name}")
 
 
 def test_modules_are_the_public_ones():
-    assert set(jaxbptt.__all__) == {module.__name__.split(".")[1] for module in NAMES} - {"plotting"}
+    assert set(jaxbptt.__all__) == set(NAMES) - {"plotting"}
+    assert importlib.metadata.version("jaxbptt") == jaxbptt.__version__
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC)
 def test_public_names_are_documented(module, name):
-    thing = getattr(module, name)
+    thing = getattr(module_of(module), name)
+    assert name in module_of(module).__all__
     assert inspect.getdoc(thing)
-    if inspect.isfunction(thing):
-        doc = inspect.getdoc(thing)
-        parts = {"Args:": bool(inspect.signature(thing).parameters), "Returns:": module is not plotting}
-        for part in (part for part, expected in parts.items() if expected):
-            assert part in doc, f"{name} does not say its {part}"
+
+
+@pytest.mark.parametrize("function", list(public_functions()))
+def test_public_functions_are_typed_and_documented(function):
+    signature, doc = inspect.signature(function), inspect.getdoc(function)
+    assert signature.return_annotation is not signature.empty
+    assert all(each.annotation is not each.empty for each in signature.parameters.values())
+    if function.__module__ != "jaxbptt.plotting":
+        assert "Returns:" in doc or "Returns" in doc
+    if signature.parameters and len(doc.splitlines()) > 1:
+        assert "Args:" in doc
+
+
+@pytest.mark.parametrize("module", [module.name for module in pkgutil.iter_modules(jaxbptt.__path__)])
+def test_every_public_module_lists_its_names(module):
+    if not module.startswith("_") and module != "types":
+        assert module_of(module).__all__ == sorted(module_of(module).__all__, key=lambda n: (not n[0].isupper(), n))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_is_called_as_its_function(path):
+    defined = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert path.stem not in defined
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = [f"jaxbptt.{alias.name}" for alias in node.names]
+            yield from names if node.module == "jaxbptt" else [node.module or ""]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    room = path.relative_to(ROOT / "jaxbptt").parts[0].removesuffix(".py")
+    others = {name.split(".")[1] for name in imports(path) if name.startswith("jaxbptt.")} - {room}
+    assert all(ORDER.index(other) < ORDER.index(room) for other in others if not other.startswith("__"))
+
+
+def test_there_are_few_rooms():
+    rooms = {path.relative_to(ROOT / "jaxbptt").parts[0] for path in FILES} - {"__init__.py"}
+    assert len(rooms) <= 19
+    assert {room.removesuffix(".py") for room in rooms} | {"__init__"} == set(ORDER)
 
 
 def test_import_is_light():
@@ -69,19 +139,35 @@ def test_import_is_light():
     assert out.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jaxbptt").rglob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_keep_the_house_rules(path):
     source = path.read_text()
-    assert source.count("\n") < 300
-    tree = ast.parse(source)
-    assert ast.get_docstring(tree)
-    imported = {
-        (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-    }
+    assert source.count("\n") < 320
+    assert ast.get_docstring(ast.parse(source))
+    imported = list(imports(path))
     assert not any(name.startswith("jax._src") for name in imported)
     assert path.name == "plotting.py" or not any(name.startswith("matplotlib") for name in imported)
     assert "jax.jit" not in source
     assert "print(" not in source
+    room = path.relative_to(ROOT / "jaxbptt").parts[0]
+    reads_programs = "make_jaxpr" in source or ".eqns" in source or "jax.extend.core" in source
+    assert room == "_jaxprs" or not reads_programs
+    asks = "derivation is None" in source or "derivation is not None" in source
+    assert room in ("cells", "partials.py") or not asks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [([], 0, "usage:"), (["--help"], 0, "Dimensions"), (["--version"], 0, jaxbptt.__version__), (["x"], 2, "got 'x'")],
+)
+def test_the_command_line(arguments, code, said, capsys):
+    assert command_line.main(arguments) == code
+    captured = capsys.readouterr()
+    assert said in captured.out + captured.err
+
+
+@pytest.mark.parametrize("package", ["derivations", "models", "online", "spectra", "truncation"])
+def test_docstring_examples_run_as_printed(package):
+    result = doctest.testmod(module_of(package))
+    assert result.attempted > 5
+    assert result.failed == 0

@@ -1,3 +1,5 @@
+"""The README runs as printed, and what it names exists."""
+
 import doctest
 import re
 from pathlib import Path

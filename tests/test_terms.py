@@ -1,3 +1,6 @@
+"""The table of all terms (t, k), each against its definition."""
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +8,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import gradients, models, terms
-from jaxbptt.jacobians import product, step_jacobians
+from jaxbptt.gradients.forward import run_forward
+from jaxbptt.jacobians import step_jacobians
 from jaxbptt.terms import GradientTerms
 from jaxbptt.trajectories import unroll
 from tests import cases
@@ -17,22 +21,34 @@ KEY = jax.random.key(6)
 def dense_terms(model, params, inputs, targets, initial):
     """Every term as a pytree, one (t, k) at a time, from its definition."""
     trajectory = unroll(model, params, inputs, initial=initial)
-    chain = step_jacobians(model, params, trajectory, method="forward")
+    chain = np.asarray(step_jacobians(model, params, trajectory, method="forward"))
     weight = 1 / len(inputs) if model.reduction == "mean" else 1.0
-    at = lambda tree, t: jax.tree.map(lambda leaf: leaf[t], tree)  # noqa: E731
+    at = lambda tree, t: jax.tree.map(lambda leaf: leaf[t], tree)
+    unravel = ravel_pytree(at(trajectory.states, 0))[1]
+
+    @jax.jit
+    def local(state, target):
+        return jax.grad(lambda h: model.loss(model.readout(params, unravel(h)), target))(ravel_pytree(state)[0])
+
+    @jax.jit
+    def direct(previous, x, row):
+        return jax.vjp(lambda p: model.step(p, previous, x), params)[1](unravel(row))[0]
+
     table = {}
     for t in range(1, len(inputs) + 1):
-        state = at(trajectory.states, t - 1)
-        flat, unravel = ravel_pytree(state)
-        local = (
-            jax.grad(lambda h, t=t, u=unravel: model.loss(model.readout(params, u(h)), targets[t - 1]))(flat) * weight
-        )
-        for k in range(1, t + 1):
-            cotangent = unravel(product(chain, k, t).T @ local)
-            previous = at(trajectory.previous, k - 1)
-            _, pull = jax.vjp(lambda p, h=previous, k=k: model.step(p, h, inputs[k - 1]), params)
-            table[t, k] = pull(cotangent)[0]
+        row = np.asarray(local(at(trajectory.states, t - 1), targets[t - 1])) * weight
+        for k in range(t, 0, -1):
+            table[t, k] = direct(at(trajectory.previous, k - 1), inputs[k - 1], row)
+            row = row @ chain[k - 1]
     return table
+
+
+def in_place(table, numbers):
+    """[T, T] of one number a term."""
+    square = np.zeros((cases.T, cases.T))
+    for (t, k), number in zip(table, numbers, strict=True):
+        square[t - 1, k - 1] = number
+    return square
 
 
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom", "shared", "in stretches"])
@@ -47,21 +63,15 @@ def test_table_against_its_definition(name, monkeypatch):
     data = cases.instance(model, KEY, gain=1.5, num_outputs=outputs)
     table = dense_terms(model, *data)
     result = terms.gradient_terms(model, *data[:3], initial=data[3])
-    for t in range(1, cases.T + 1):
-        for k in range(1, cases.T + 1):
-            if k > t:
-                assert result.norms[t - 1, k - 1] == 0
-                continue
-            term = table[t, k]
-            np.testing.assert_allclose(result.norms[t - 1, k - 1], np.linalg.norm(ravel_pytree(term)[0]), rtol=1e-12)
-            expected = jax.tree.map(np.linalg.norm, term)
-            actual = jax.tree.map(lambda leaf, t=t, k=k: leaf[t - 1, k - 1], result.by_leaf)
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), actual, expected)
+    by_leaf = jax.tree.map(lambda *leaves: in_place(table, map(np.linalg.norm, leaves)), *table.values())
+    chex.assert_trees_all_close(result.by_leaf, by_leaf, rtol=1e-12, atol=1e-15)
+    norms = np.sqrt(sum(leaf**2 for leaf in jax.tree.leaves(by_leaf)))
+    np.testing.assert_allclose(result.norms, norms, rtol=1e-12)  # zero exactly for k > t
     # The terms and the readout's direct part are the whole gradient.
     total = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *table.values())
-    _, _, _, direct = gradients.run_forward(model, *data)
+    direct = run_forward(model, *data).direct
     _, expected = gradients.autodiff(model, *data[:3], initial=data[3])
-    jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a + b, c, rtol=1e-11, atol=1e-13), total, direct, expected)
+    chex.assert_trees_all_close(jax.tree.map(jnp.add, total, direct), expected, rtol=1e-11, atol=1e-13)
 
 
 def test_profile_and_reach():

@@ -1,7 +1,11 @@
+"""The forward pass is a loop over the step, and what cannot be unrolled is refused in one line."""
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from jaxbptt import cells, trajectories
 from tests import cases
@@ -9,20 +13,23 @@ from tests import cases
 KEY = jax.random.key(3)
 
 
-def same_at(t, states, state):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[t], b, rtol=1e-13, atol=1e-14), states, state)
-
-
 @pytest.mark.parametrize("name", cases.CELLS)
 def test_unroll_is_a_loop_over_step(name):
     cell = cases.CELLS[name]
     params, inputs, _, initial = cases.instance(cell, KEY)
     trajectory = trajectories.unroll(cell, params, inputs, initial=initial)
-    state = initial
-    for t, x in enumerate(inputs):
-        same_at(t, trajectory.previous, state)
-        state = cell.step(params, state, x)
-        same_at(t, trajectory.states, state)
+    states = [initial]
+    for x in inputs:
+        states.append(cell.step(params, states[-1], x))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    for actual, expected in (
+        (trajectory.previous, jax.tree.map(lambda leaf: leaf[:-1], stacked)),
+        (trajectory.states, jax.tree.map(lambda leaf: leaf[1:], stacked)),
+    ):
+        chex.assert_trees_all_equal_structs(actual, expected)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-13, atol=1e-14)
+    flat = trajectories.flatten_steps(trajectory.states)
+    np.testing.assert_array_equal(flat[-1], ravel_pytree(jax.tree.map(lambda leaf: leaf[-1], trajectory.states))[0])
 
 
 def test_initial_none_is_the_cells_own():
@@ -30,7 +37,7 @@ def test_initial_none_is_the_cells_own():
     params, inputs, *_ = cases.instance(cell, KEY)
     own = trajectories.unroll(cell, params, inputs)
     given = trajectories.unroll(cell, params, inputs, initial=cell.initial_state(params))
-    jax.tree.map(np.testing.assert_array_equal, own.states, given.states)
+    chex.assert_trees_all_equal(own, given)
 
 
 def test_inputs_may_be_any_pytree_or_empty():

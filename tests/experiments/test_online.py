@@ -1,38 +1,29 @@
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import __main__ as entry
 from experiments import online as experiment
-from experiments import online_tasks
+from experiments.online import figure
+from experiments.online import rules as rules_of
+from experiments.online import tasks as tasks_of
+from experiments.online.cosines import cosine_by_window
 
-TINY = ["--task", "copy", "--hidden", "4", "--length", "6", "--updates", "4", "--records", "2", "--keys", "2"]
+from .runs import WITH_SUMMARY, run_tiny
+
+TINY = "--task copy --hidden 4 --length 6 --updates 4 --records 2 --keys 2 --sequences 3"
 LENGTH = 9
 RUN = ("RTRL", "SnAp-1", "UORO")
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """Folder of a tiny run from the command line."""
-    out = tmp_path_factory.mktemp("online")
-    few = {rule: experiment.RULES[rule] for rule in RUN}  # compilation is all that a tiny run costs
-    with (
-        jax.numpy_dtype_promotion("standard"),
-        pytest.MonkeyPatch.context() as patch,
-    ):  # optax counts its steps in int32 and raises floats to them
-        patch.setattr(experiment, "RULES", few)
-        assert entry.main(["online", *TINY, "--sequences", "3", "--out", str(out)]) == 0
-    return out
-
-
-def test_a_tiny_run_measures_every_rule(tiny):
-    assert {path.name for path in tiny.iterdir()} == {"config.json", "arrays.npz", "summary.json", "figure.png"}
-    with np.load(tiny / "arrays.npz", allow_pickle=False) as file:
-        get = {name.removeprefix("copy."): array for name, array in file.items()}
-    rules, rates = len(RUN), len(online_tasks.RATES)
+def test_a_tiny_run_measures_every_rule(tmp_path, monkeypatch):
+    few = {rule: rules_of.RULES[rule] for rule in RUN}  # compilation is all that a tiny run costs
+    monkeypatch.setattr(rules_of, "RULES", few)
+    run = run_tiny("online", TINY, tmp_path, promotion="standard")
+    assert run.code == 0
+    assert run.files == WITH_SUMMARY
+    get = {name.removeprefix("copy."): array for name, array in run.arrays.items()}
+    rules, rates = len(RUN), len(tasks_of.RATES)
     assert get["cosine"].shape == get["mean_cosine"].shape == (rules, 3, 2, 4)
     assert get["cosine_all"].shape == (rules, 3, 2)
     assert get["final"].shape == (rules, rates, 2)
@@ -46,15 +37,16 @@ def test_a_tiny_run_measures_every_rule(tiny):
     assert len(np.unique(get["final"][:, 0, 0])) == rules  # every rule went its own way
     flops = dict(zip(get["rules"], get["flops"], strict=True))
     assert flops["RTRL"] > flops["UORO"] > flops["SnAp-1"]
-    summary = json.loads((tiny / "summary.json").read_text())["copy"]
-    assert summary["rules"]["RTRL"]["cosine"] == pytest.approx(1)
+    assert run.summary["copy"]["rules"]["RTRL"]["cosine"] == pytest.approx(1)
+    assert run.said.startswith("cosine to the exact gradient, range over tasks")
+    assert "published: sketched-rtrl's shipped results" in run.said
 
 
 def test_tasks_pose_what_they_say():
     symbols = np.arange(200, dtype=np.int32) % 27
-    tasks = online_tasks.make_tasks(3, LENGTH, 1.0, symbols)
+    tasks = tasks_of.make_tasks(3, LENGTH, 1.0, symbols)
     drawn = {name: jax.tree.map(np.asarray, task.draw(jax.random.key(2))) for name, task in tasks.items()}
-    back = online_tasks.DELAY
+    back = tasks_of.DELAY
     seen, wanted = drawn["copy"]
     np.testing.assert_array_equal(wanted, [0] * back + list(seen.argmax(axis=1)[:-back]))
     signs, wanted = drawn["delayed XOR"]
@@ -81,17 +73,17 @@ def test_cosine_by_window(window):
             p, q = (np.asarray(x[s, start : start + window]).sum(axis=0) for x in (a, b))
             if np.linalg.norm(p):
                 found.append(p @ q / np.linalg.norm(p) / np.linalg.norm(q))
-    assert experiment.cosine_by_window(a, b, window) == pytest.approx(np.mean(found), abs=1e-12)
+    assert cosine_by_window(a, b, window) == pytest.approx(np.mean(found), abs=1e-12)
 
 
 def fake_outcome():
-    rules = len(experiment.RULES)
+    rules = len(rules_of.RULES)
     cosine = np.broadcast_to(np.linspace(1, 0, rules)[:, None, None, None], (rules, 3, 2, 2)).copy()
     final = np.broadcast_to(np.linspace(0.5, 1, rules)[:, None, None], (rules, 2, 2)).copy()
     final[:, 0] += 0.25  # the second rate is the best
     final[-1, 1, 0] = np.nan  # but for the last rule, which failed there once
     return experiment.Outcome(
-        rules=np.array(list(experiment.RULES)),
+        rules=np.array(list(rules_of.RULES)),
         updates=np.array([0, 2, 4]),
         windows=np.array([1, 6]),
         cosine=cosine,
@@ -107,38 +99,21 @@ def fake_outcome():
 
 def test_summary_words_and_plot_of_arrays(tmp_path):
     results = {"copy": fake_outcome(), "text": fake_outcome()}
-    summary = experiment.summarise(results)
-    rules = summary["text"]["rules"]
+    found = experiment.summarise(results, experiment.Config())
+    rules = found.numbers["text"]["rules"]
     assert rules["RTRL"] | {"cosine": 1.0, "mean_cosine_one_step": 0.5, "final": 0.5, "rate": 0.2} == rules["RTRL"]
     assert rules["UORO"]["rate"] == 0.1
     assert rules["UORO"]["final"] == pytest.approx(1.25)
-    said = experiment.in_words(summary)
+    *said, why = found.lines
+    assert why.startswith("published: ")
     assert any(line.strip().startswith("SnAp-1         0.80 to 0.80 | 0.40 to 0.40 | 0.41 to 0.69") for line in said)
     assert said[-1].startswith("text: loss per step from 1.500 to RTRL 0.500, SnAp-1 0.600")
-    experiment.plot(results, tmp_path / "figure.png")
+    figure.plot(results, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_draws_are_the_same_for_every_rule_and_key_alone():
-    task = online_tasks.make_tasks(3, LENGTH, 1.0, np.arange(200, dtype=np.int32) % 27)["adding"]
+    task = tasks_of.make_tasks(3, LENGTH, 1.0, np.arange(200, dtype=np.int32) % 27)["adding"]
     a, b, other = (task.draw(jax.random.key(seed))[0] for seed in (1, 1, 2))
     assert jnp.array_equal(a, b)
     assert not jnp.array_equal(a, other)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["--length", "3"], "length: got 3, expected at least 4"),
-        (["--length", "9999999"], "length: got 9999999, expected at most"),
-        (["--keys", "1"], "keys: got 1, expected at least 2"),
-        (["--updates", "1"], "updates: got 1, expected at least 4"),
-        (["--gain", "0"], "gain: got 0"),
-    ],
-)
-def test_bad_arguments_get_one_line(arguments, line, tmp_path, capsys):
-    assert entry.main(["online", *arguments, "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert line in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "out").exists()

@@ -1,4 +1,3 @@
-import json
 from functools import partial
 
 import jax
@@ -6,40 +5,41 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import __main__ as entry
 from experiments import truncation as experiment
-from experiments import truncation_figure
+from experiments.truncation import figure, schemes, training
+from experiments.truncation import summary as summary_of
+from experiments.truncation.errors import Errors, measure_errors
+from experiments.truncation.tables import Tables
 from jaxbptt import cells, gradients, truncation
 from jaxbptt.models import sequence_model, softmax_cross_entropy
 
+from .runs import WITH_SUMMARY, run_tiny
+
 T, K = 6, 3
-SMALL = ["--hidden", "3", "--length", "6", "--window", "3", "--updates", "20", "--batch", "1", "--keys", "2"]
+SMALL = "--hidden 3 --length 6 --window 3 --updates 20 --batch 1 --keys 2 --draws 2"
 METHODS = ("full", "carried", "zero_state", "randomised", "randomised_wide", "adaptive")
 
 
-def test_small_run_from_the_command_line(tmp_path, monkeypatch, capsys):
-    for name, value in {
-        "WINDOWS": (2,),
-        "LAGS": (2, 6),
-        "MEAN_LENGTHS": (2,),
-        "HELD_OUT": 2,
-        "RATES": (0.1, 0.2),
-    }.items():
-        monkeypatch.setattr(experiment, name, value)
-    with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in int32 and raises floats to them
-        assert entry.main(["truncation", *SMALL, "--draws", "2", "--out", str(tmp_path)]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "arrays.npz", "summary.json", "figure.png"}
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    said = capsys.readouterr().out
-    assert "full BPTT" in said
-    assert '"does not work much better than regular truncation": ' in said
-    summary = json.loads((tmp_path / "summary.json").read_text())
+def test_a_small_run_is_whole(tmp_path, monkeypatch):
+    for module, name, value in (
+        (schemes, "WINDOWS", (2,)),
+        (schemes, "LAGS", (2, 6)),
+        (schemes, "MEAN_LENGTHS", (2,)),
+        (training, "HELD_OUT", 2),
+        (training, "RATES", (0.1, 0.2)),
+    ):
+        monkeypatch.setattr(module, name, value)
+    run = run_tiny("truncation", SMALL, tmp_path, promotion="standard")
+    assert run.code == 0
+    assert run.files == WITH_SUMMARY
+    assert "full BPTT" in run.said
+    assert '"does not work much better than regular truncation": ' in run.said
+    summary = run.summary
     assert tuple(summary["methods"]) == METHODS
     assert summary["methods"]["full"]["less_full"]["mean"] == 0
-    with np.load(tmp_path / "arrays.npz", allow_pickle=False) as file:
-        arrays = dict(file)
+    arrays = run.arrays
     losses = arrays["training.losses"]
-    assert losses.shape == (6, 2, 2, experiment.RECORDS)
+    assert losses.shape == (6, 2, 2, training.RECORDS)
     assert np.isfinite(losses).all()
     # The same weights and batches: after one small update the methods differ a little, the keys a lot.
     assert 0 < np.ptp(losses[:3, 0, 0, 0]) < abs(losses[0, 0, 0, 0] - losses[0, 0, 1, 0])
@@ -56,14 +56,14 @@ def test_small_run_from_the_command_line(tmp_path, monkeypatch, capsys):
 
 
 def test_bias_and_spread_are_those_of_the_routes(monkeypatch):
-    for name, value in {"WINDOWS": (K, 99), "LAGS": (2,), "MEAN_LENGTHS": (2,), "SEQUENCES": 2}.items():
-        monkeypatch.setattr(experiment, name, value)
+    for name, value in {"WINDOWS": (K, 99), "LAGS": (2,), "MEAN_LENGTHS": (2,)}.items():
+        monkeypatch.setattr(schemes, name, value)
     cell = cells.elman(27, 3)
     model = sequence_model(cell, 27, loss=softmax_cross_entropy, reduction="mean")
     params = model.init(jax.random.key(0))
     windows = jnp.asarray(np.random.default_rng(0).integers(0, 27, (2, T + 1)), jnp.int32)
     config = experiment.Config(length=T, draws=400)
-    errors = experiment._errors(model, params, config, windows, lambda message: None)
+    errors = measure_errors(model, params, config, windows, lambda message: None)
     data = jax.nn.one_hot(windows[:, :-1], 27, dtype=params.cell.b_h.dtype), windows[:, 1:]
 
     def vectors(route, **options):
@@ -71,12 +71,12 @@ def test_bias_and_spread_are_those_of_the_routes(monkeypatch):
         return np.concatenate([leaf.reshape(2, -1) for leaf in grads.cell], axis=1)
 
     exact = vectors(gradients.autodiff)
-    relative = lambda actual: np.linalg.norm(actual - exact) / np.linalg.norm(exact)  # noqa: E731
-    np.testing.assert_allclose(errors.carried, [relative(vectors(truncation.windowed, length=K))], rtol=1e-12)
+    relative = lambda actual: np.linalg.norm(actual - exact) / np.linalg.norm(exact)
+    np.testing.assert_allclose(errors.carried, [relative(vectors(truncation.windowed, window=K))], rtol=1e-12)
     np.testing.assert_allclose(
-        errors.zero_state, [relative(vectors(truncation.windowed, length=K, carry_state=False))], rtol=1e-12
+        errors.zero_state, [relative(vectors(truncation.windowed, window=K, carry_state=False))], rtol=1e-12
     )
-    np.testing.assert_allclose(errors.lag, [relative(vectors(truncation.lag, steps=2))], rtol=1e-12)
+    np.testing.assert_allclose(errors.lag, [relative(vectors(truncation.lag, num_lags=2))], rtol=1e-12)
     np.testing.assert_allclose(errors.text_spread, np.linalg.norm(exact - exact.mean(0)) / np.linalg.norm(exact))
     np.testing.assert_allclose([errors.window_cost, errors.lag_cost], [[2], [11 / 6]])
     # E over all 2^T patterns: the spread to the precision of 400 draws, the mean within what they leave.
@@ -96,10 +96,10 @@ def _random_gradient(model, params, cuts, inputs, targets):
 
 @pytest.mark.parametrize("window", [2, 7])
 def test_randomised_costs_what_regular_does(window):
-    keep = experiment.keep_probabilities(window)
-    cost = experiment._random_cost(np.array(list(keep.values())), 4000)
+    keep = schemes.keep_probabilities(window)
+    cost = schemes.expected_steps_back(np.array(list(keep.values())), 4000)
     np.testing.assert_allclose(cost, [(window + 1) / 2, window], rtol=3e-3)
-    short = experiment._random_cost(np.array([keep["randomised"]]), 5)
+    short = schemes.expected_steps_back(np.array([keep["randomised"]]), 5)
     cuts = jax.vmap(lambda key: truncation.draw_cuts(key, 5, keep["randomised"]))(
         jax.random.split(jax.random.key(0), 4000)
     )
@@ -114,16 +114,16 @@ def fake(excess, keys=8):
     losses[:, [0, 2]] += 0.5
     losses[3:5, :, :, -1] += excess
     lags, updates = np.full((3, 20), 4), np.arange(1, 21)
-    training = experiment.Training(
+    trained = training.Training(
         np.array(METHODS), np.array([48.5, 4, 4, 4, 7, 4]), np.array([1.0, 2, 3]), updates, losses, lags
     )
     steps = 8
     cuts = np.zeros((3, steps), bool)
     cuts[1:, 3] = True
     weights = np.tri(steps) * np.ones((3, 1, 1))
-    tables = experiment.Tables(np.array(list("a cat sat"))[:steps], np.exp(-weights[0]), weights, cuts)
+    tables = Tables(np.array(list("a cat sat"))[:steps], np.exp(-weights[0]), weights, cuts)
     sizes = np.array([2.0, 4, 8])
-    errors = experiment.Errors(
+    errors = Errors(
         sizes,
         sizes,
         1 / sizes,
@@ -137,7 +137,7 @@ def fake(excess, keys=8):
         0.1 / sizes,
         np.array(0.9),
     )
-    return {"training": training, "tables": tables, "errors": errors}
+    return {"training": trained, "tables": tables, "errors": errors}
 
 
 ALL_WORSE, MIXED = np.full(8, 0.03), np.array([0.1, -0.1] * 4)
@@ -152,7 +152,7 @@ ALL_WORSE, MIXED = np.full(8, 0.03), np.array([0.1, -0.1] * 4)
     ],
 )
 def test_the_verdict_says_what_the_numbers_say(excess, judged, remark):
-    summary = experiment.summarise(fake(excess))
+    summary = summary_of.judge(fake(excess))
     assert summary["verdict"][-1].endswith(f'truncation": {remark}')
     assert [line.endswith(judged) for line in summary["verdict"]].count(True) == 2
     assert summary["methods"]["carried"]["rate"] == 2
@@ -163,33 +163,11 @@ def test_the_verdict_says_what_the_numbers_say(excess, judged, remark):
     assert summary["randomised_less_carried_by_rate"]["3"] == pytest.approx(np.mean(excess))
 
 
-def test_a_training_that_failed_is_worse_and_its_rate_not_the_best():
-    paired = truncation_figure._paired(np.array([*[-0.1] * 7, np.nan]))
+def test_a_training_that_failed_is_worse():
+    paired = summary_of._paired(np.array([*[-0.1] * 7, np.nan]))
     assert (paired["worse"], paired["p"]) == (1, 18 / 256)
-    losses = np.array([[[[1.0], [np.nan]], [[2.0], [2.0]]], [[[1.0], [1.0]], [[2.0], [0.5]]]])
-    np.testing.assert_array_equal(truncation_figure.best_rates(losses), [1, 0])
 
 
 def test_plot_takes_arrays(tmp_path):
-    experiment.plot(fake(ALL_WORSE), tmp_path / "figure.png")
+    figure.plot(fake(ALL_WORSE), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["--window", "1"], "window: got 1, expected at least 2"),
-        (["--window", "97"], "window: got 97, expected at most 96"),
-        (["--length", "999999", "--window", "9"], "length: got T = 999999, expected at most"),
-        (["--keys", "1"], "keys: got 1, expected at least 2"),
-        (["--updates", "5"], "updates: got 5, expected at least 20"),
-        (["--tolerance", "0"], "tolerance: got 0.0, expected a number in (0, 1]"),
-        (["--text", "/no/such"], "text: cannot read /no/such"),
-    ],
-)
-def test_bad_arguments_get_one_line(arguments, line, tmp_path, capsys):
-    assert entry.main(["truncation", *arguments, "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert line in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "out").exists()

@@ -1,14 +1,16 @@
+"""Norms of the products over all spans, at any magnitude, against dense products."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxbptt import spectra
-from jaxbptt.spectra import pairs
+from jaxbptt.spectra import norms as module
 from tests.mutation import mutate
+from tests.spectra.chains import gaussian_chain, log_singular_values
 
-pair_norms = jax.jit(pairs.pair_norms, static_argnames=("spectral", "max_iterations"))
-log_singular_values = jax.jit(spectra.log_singular_values, static_argnames="every")
+pair_norms = jax.jit(spectra.pair_norms, static_argnames=("spectral", "max_iterations"))
 
 
 def dense_norms(chain):
@@ -23,10 +25,6 @@ def dense_norms(chain):
                 frobenius[t, k] = np.log(np.linalg.norm(product))
                 spectral[t, k] = np.log(np.linalg.norm(product, 2))
     return frobenius, spectral
-
-
-def gaussian_chain(size, length, gain, seed=0):
-    return np.random.default_rng(seed).standard_normal((length, size, size)) * gain / size**0.5
 
 
 def assert_spectral(actual, expected, tolerance):
@@ -149,7 +147,7 @@ def test_without_spectral_norms():
 
 def test_under_vmap():
     chains = np.stack([gaussian_chain(4, 7, 1.0, seed) for seed in (0, 1)])
-    batched = jax.jit(jax.vmap(pairs.pair_norms))(chains)
+    batched = jax.jit(jax.vmap(spectra.pair_norms))(chains)
     for index, chain in enumerate(chains):
         single = pair_norms(chain)
         np.testing.assert_allclose(batched.log_frobenius[index], single.log_frobenius, rtol=0, atol=1e-13)
@@ -182,7 +180,7 @@ def test_a_broken_line_is_seen(old, new):
     graded = np.array([np.diag([0, 0, 1.0]), tiny, tiny, flip] * 4)
     chains = (gaussian_chain(3, 16, 1e-40), gaussian_chain(3, 16, 1.0), crossing, graded)
     ones = np.ones((200, 3, 3), np.float32)
-    wrong = jax.jit(mutate(pairs, old, new).pair_norms)
+    wrong = jax.jit(mutate(module, old, new).pair_norms)
 
     def differ(chain):
         tables = zip(pair_norms(chain), wrong(chain), (1e-9, 1e-3, 1e-6), strict=True)
@@ -194,7 +192,7 @@ def test_a_broken_line_is_seen(old, new):
 def test_bad_numbers():
     chain = jnp.ones((5, 3, 3)).at[3, 0, 1].set(jnp.nan)
     with pytest.raises(ValueError, match="jacobians: got NaN or inf, expected finite numbers; first at step t = 4"):
-        pairs.pair_norms(chain)
+        spectra.pair_norms(chain)
     for table in pair_norms(chain):
         assert np.isnan(table).all()
 
@@ -213,4 +211,4 @@ def test_bad_numbers():
 )
 def test_bad_arguments_get_one_line(chain, options, error, message):
     with pytest.raises(error, match=message):
-        pairs.pair_norms(chain, **options)
+        spectra.pair_norms(chain, **options)

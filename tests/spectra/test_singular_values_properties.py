@@ -78,6 +78,6 @@ def test_a_block_diagonal_chain_has_the_values_of_its_blocks(seed, ratio):
     second = second * ratio
     zeros = np.zeros_like(first)
     whole = np.block([[first, zeros], [zeros, second]])
-    pad = lambda chain: np.block([[chain, zeros], [zeros, 1e-300 * np.eye(2) + zeros]])  # noqa: E731
+    pad = lambda chain: np.block([[chain, zeros], [zeros, 1e-300 * np.eye(2) + zeros]])
     parts = np.concatenate([last(pad(first))[:2], last(pad(second))[:2]])
     np.testing.assert_allclose(last(whole), np.sort(parts)[::-1], rtol=0, atol=TOLERANCE)

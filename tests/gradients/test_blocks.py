@@ -1,0 +1,78 @@
+"""Blocks of steps and the parallel adjoint change the order of the work, not the gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbptt import gradients, models
+from jaxbptt.comparison import compare
+from tests import cases
+from tests.gradients.problems import BATCH, KEY, batch_of, model_of
+from tests.mutation import mutate_package
+
+LENGTH = 11
+
+
+def run(route, model, data, **options):
+    return jax.jit(lambda *data: route(model, *data[:3], **options))(*data)
+
+
+@pytest.fixture(scope="module")
+def problem_of():
+    """name -> (model, data, (C, dC/dθ) by autodiff), each once."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            model = model_of("gru" if name == "batch" else name, "squared", "mean")
+            data = batch_of(model, LENGTH) if name == "batch" else cases.instance(model, KEY, gain=1.5, length=LENGTH)
+            model = models.batched(model, BATCH) if name == "batch" else model
+            made[name] = model, data, run(gradients.autodiff, model, data)
+        return made[name]
+
+    return make
+
+
+@pytest.mark.parametrize("options", [{"block": 1}, {"block": 3}, {"block": 4}, {"block": 99}, {"adjoint": "parallel"}],
+                         ids=str)  # fmt: skip
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom", "plain", "batch"])
+def test_blocks_and_the_parallel_adjoint_change_nothing(name, options, problem_of):
+    model, data, (loss, expected) = problem_of(name)
+    actual_loss, actual = run(gradients.bptt, model, data, **options)
+    np.testing.assert_allclose(actual_loss, loss, rtol=1e-13)
+    assert compare(expected, actual).relative < 1e-12
+    if "adjoint" in options:
+        sequential = run(gradients.adjoints, model, data)
+        parallel = run(gradients.adjoints, model, data, **options)
+        np.testing.assert_allclose(parallel, sequential, rtol=1e-10, atol=1e-13)
+
+
+PARALLEL, BLOCKS = {"adjoint": "parallel"}, {"block": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "old", "new"),
+    [
+        (PARALLEL, "over_blocks, later, affine, reverse=True", "over_blocks, later, affine"),
+        (PARALLEL, "jax.tree.map(jnp.add, own, _apply(maps, after, batch)), after", "own, after"),
+        (PARALLEL, "leaf[length - whole :]", "leaf[:whole]"),
+        (BLOCKS, "(saved_head, head), reverse=True", "(saved_head, head)"),
+        (BLOCKS, "start, size = index * block,", "start, size = 0 * index * block,"),
+        (BLOCKS, "(jax.tree.map(jnp.add, grads, block_grads), earlier), losses", "(block_grads, earlier), losses"),
+        (BLOCKS, "(jax.tree.map(jnp.add, grads, block_grads), earlier), losses",
+         "(jax.tree.map(jnp.add, grads, block_grads), jax.tree.map(jnp.zeros_like, earlier)), losses"),
+    ],
+)  # fmt: skip
+def test_a_broken_block_is_seen(options, old, new, problem_of):
+    model, data, (_, expected) = problem_of("lstm")
+    _, broken = run(mutate_package(gradients, old, new).bptt, model, data, **options)
+    assert compare(expected, broken).relative > 1e-3
+
+
+def test_a_state_that_overflows_is_named_in_blocks_too():
+    model = model_of("linear")
+    params, inputs, targets, initial = cases.instance(model, KEY)
+    params = params._replace(cell=params.cell._replace(w_hh=1e200 * jnp.eye(cases.N)))
+    with pytest.raises(ValueError, match=r"states.*t = 2"):
+        gradients.bptt(model, params, inputs, targets, initial=initial, block=2)

@@ -1,0 +1,26 @@
+"""ln r_ii step by step, and its derivative."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxbptt import spectra
+from tests.spectra.chains import TANH, growth_by_qr
+
+
+def test_log_growth_is_the_exponents_step_by_step():
+    chain = TANH[1.0][:80]
+    growth = spectra.log_growth(jnp.asarray(chain), k=2)
+    np.testing.assert_allclose(growth, growth_by_qr(chain, 2), atol=1e-11)
+
+
+@pytest.mark.parametrize("k", [None, 2])
+def test_log_growth_has_its_derivative(k):
+    chain = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3, 3)))
+    check_grads(
+        lambda chain: spectra.log_growth(chain, k=k), (chain,), order=1, modes=("fwd", "rev"), rtol=1e-4, atol=1e-6
+    )
+    total = jax.grad(lambda chain: jnp.sum(spectra.log_growth(chain)))(chain)
+    np.testing.assert_allclose(total, np.linalg.inv(chain).swapaxes(1, 2), rtol=1e-9)

@@ -1,0 +1,104 @@
+"""What a spectrum of exponents says of itself: error bars that cover, dimension, entropy, spread over sequences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbptt import spectra
+from jaxbptt.spectra import statistics
+from tests.mutation import mutate
+from tests.spectra.chains import exponents
+
+STUDENT = 2.0395  # 97.5 % of Student's t, 31 degrees of freedom
+
+
+def test_intervals_of_time_cover_what_they_claim():
+    """Student intervals from the block means: 95 % of them hold the exact exponent (i.i.d. Gaussian steps)."""
+    size, length, runs = 3, 320, 300
+    draws = jax.random.normal(jax.random.key(0), (runs, length, size, size)) / size**0.5
+    result = jax.jit(lambda draws: jax.lax.map(lambda c: spectra.lyapunov_exponents(c, warm_up=0), draws))(draws)
+    half = (size - np.arange(size)) / 2
+    exact = np.asarray(0.5 * (np.log(2) + jax.scipy.special.digamma(half)) - 0.5 * np.log(size))
+    inside = np.abs(np.asarray(result.exponents) - exact) < STUDENT * np.asarray(result.standard_error)
+    # 900 trials of probability 0.95: standard deviation 0.0073; a standard error 15 % too small gives 0.90.
+    assert abs(inside.mean() - 0.95) < 3.5 * 0.0073
+
+
+def test_intervals_of_time_cover_correlated_growth():
+    """ln J_t an AR(1) process of mean 0.1 with correlation 0.9: √(1/T) of single steps would be 4.4 times too small."""
+    length, runs = 3200, 400
+    noise = np.random.default_rng(0).standard_normal((runs, length + 100))
+    logs = np.zeros(noise.shape)
+    for t in range(1, noise.shape[1]):
+        logs[:, t] = 0.9 * logs[:, t - 1] + noise[:, t]
+    logs = 0.1 + 0.1 * logs[:, 100:]
+    chains = jnp.exp(logs)[:, :, None, None]
+    result = jax.jit(lambda chains: jax.lax.map(lambda c: spectra.lyapunov_exponents(c, warm_up=0), chains))(chains)
+    np.testing.assert_allclose(result.exponents[:, 0], logs.mean(axis=1), atol=1e-12)
+    off = np.abs(np.asarray(result.exponents)[:, 0] - 0.1)
+    inside = off < STUDENT * np.asarray(result.standard_error)[:, 0]
+    # Blocks of 100 steps, correlation over about 20: a slightly small error, 0.93 to 0.95. Standard deviation 0.011.
+    assert 0.90 < inside.mean() < 0.985
+    naive = logs.std(axis=1) / length**0.5
+    assert (off < 1.96 * naive).mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "dimension", "entropy"),
+    [
+        ([0.9056, 0.0, -14.5723], 2 + 0.9056 / 14.5723, 0.9056),
+        ([0.41922, -1.62319], 1.25827, 0.41922),
+        ([0.5, 0.1], 2, 0.6),
+        ([-0.1, -2.0], 0, 0),
+        ([0.2, -np.inf], 1, 0.2),
+        ([-np.inf, -np.inf], 0, 0),
+        ([0.3], 1, 0.3),
+        ([0.0, -1.0], 1, 0),  # a limit cycle
+        ([0.0, 0.0, -2.0], 2, 0),  # a torus
+        ([0.5, -0.5, -1.0], 2, 0.5),
+    ],
+)
+def test_dimension_and_entropy(spectrum, dimension, entropy):
+    spectrum = jnp.array(spectrum)
+    np.testing.assert_allclose(spectra.kaplan_yorke_dimension(spectrum), dimension, atol=1e-5)
+    np.testing.assert_allclose(spectra.entropy_rate(spectrum), entropy)
+
+
+def test_a_part_of_the_spectrum_says_what_it_can():
+    growing = np.broadcast_to(np.diag([3.0, 2.0, 0.1]), (50, 3, 3))
+    part, whole = (exponents(growing, k=k, warm_up=40) for k in (1, 3))
+    assert np.isnan(part.kaplan_yorke_dimension())
+    assert np.isnan(part.entropy_rate())
+    np.testing.assert_allclose(whole.entropy_rate(), np.log(6), rtol=1e-6)
+    np.testing.assert_allclose(whole.kaplan_yorke_dimension(), 2 + np.log(6) / np.log(10), rtol=1e-6)
+    assert exponents(growing / 5, k=1, warm_up=40).kaplan_yorke_dimension() == 0
+
+
+def test_pooling_tells_alike_from_unlike():
+    @jax.jit
+    def pooled(shift):
+        factors = jnp.exp(shift * jnp.arange(8.0))[:, None, None, None]
+        draws = jax.random.normal(jax.random.key(1), (8, 400, 2, 2)) * factors
+        return spectra.pool_exponents(jax.lax.map(lambda c: spectra.lyapunov_exponents(c, interval=1), draws))
+
+    alike, unlike = pooled(0.0), pooled(0.1)
+    assert (alike.spread < 2 * alike.within).all()
+    assert (unlike.spread > 4 * unlike.within).all()
+    np.testing.assert_allclose(unlike.exponents, alike.exponents + 0.35, atol=1e-9)
+    np.testing.assert_allclose(alike.standard_error, alike.spread / 8**0.5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "spectrum"),
+    [
+        ("sums >= 0", "sums > 0", [0.0, -1.0]),
+        ("sums >= 0", "exponents >= 0", [0.9, -0.2, -14.0]),
+        ("jnp.where(j < len(exponents), whole", "jnp.where(j >= 0, whole", [0.5, 0.1]),
+    ],
+)
+def test_a_broken_dimension_is_seen(old, new, spectrum):
+    right, wrong = (
+        module.kaplan_yorke_dimension(jnp.array(spectrum)) for module in (statistics, mutate(statistics, old, new))
+    )
+    assert abs(right - wrong) > 1e-3
