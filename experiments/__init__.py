@@ -1,1 +1,1 @@
-"""Scripts: each a Config, run(config) -> arrays, plot(arrays, path) and main(arguments)."""
+"""Scripts, each an `Experiment`: Config, run(config) -> results, plot(results, path), summarise; one `main` for all."""

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from experiments import harness, systems
 from jaxbptt import cells, spectra
-from jaxbptt.checks import require_size
+
+from . import files, harness, options, systems
 
 GAINS = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 GATED_GAINS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
@@ -48,10 +48,10 @@ class Transition(NamedTuple):
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Transition]:
     """Tanh nets of three sizes, gated nets of the smallest, over gains, in float64 (the caller enables x64)."""
-    require_size("size", config.size, least=8)
-    require_size("nets", config.nets, least=2)
-    require_size("length", config.length, least=2)
-    require_size("transient", config.transient, least=0)
+    options.require_size("size", config.size, least=8)
+    options.require_size("nets", config.nets, least=2)
+    options.require_size("length", config.length, least=2)
+    options.require_size("transient", config.transient, least=0)
     swept = {f"tanh, N = {n}": (systems.random_tanh(n, 1.0), GAINS) for n in _sizes(config)}
     smallest = 2 * (config.size // 8)
     swept[f"lstm, N = {smallest}"] = (cells.lstm(0, smallest // 2), GATED_GAINS)
@@ -92,7 +92,20 @@ def pool(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.mean(axis=1), values.std(axis=1, ddof=1) / values.shape[1] ** 0.5
 
 
-def summarise(result: Transition) -> dict[str, Any]:
+def summarise(results: dict[str, Transition], config: Config) -> harness.Summary:
+    """Every cell and size, and what the mean field and the published values say of g = 3."""
+    judged = {name: judge(result) for name, result in results.items()}
+    infinite, published = systems.mean_field_exponent(REFERENCE), systems.CLARK_EXPONENT
+    lines = [in_words(name, entry) for name, entry in judged.items()]
+    lines += [
+        f"g = {REFERENCE:g}, for comparison: λ_1 {infinite:.6f} in the mean field (N → ∞), {published} published at",
+        f"  N = 4096, with D_KY/N {systems.CLARK_DIMENSION}",
+    ]
+    mean_field = {f"{gain:g}": systems.mean_field_exponent(gain) for gain in GAINS}
+    return harness.Summary(lines, {**judged, "mean_field": mean_field})
+
+
+def judge(result: Transition) -> dict[str, Any]:
     """Over gain: λ_1, dimension and entropy rate with their standard errors over nets, and where λ_1 turns positive."""
     top, error = pool(result.exponents[:, :, 0])
     dimension, dimension_error = pool(result.dimension / result.size)
@@ -112,6 +125,7 @@ def summarise(result: Transition) -> dict[str, Any]:
 
 
 def in_words(name: str, summary: dict[str, Any]) -> str:
+    """Where it turns chaotic, and a tanh net's values at g = 3."""
     start = summary["chaotic_from"]
     words = f"{name}: " + ("not chaotic at any gain" if start is None else f"chaotic from gain {start:g}")
     if name.startswith("tanh"):
@@ -175,7 +189,7 @@ def plot(results: dict[str, Transition], path: Path) -> None:
         ax.axhline(0, color="0.5", linewidth=0.8, zorder=0)
         ax.title.set_fontweight("bold")
         ax.spines[["top", "right"]].set_visible(False)
-    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    files.write_figure(path, figure, dpi=120)
 
 
 def _plot_means(ax, gains, values, colour, label):
@@ -200,21 +214,12 @@ def _title(name):
     return name.replace("lstm", "LSTM").replace("gru", "GRU")
 
 
-def main(arguments: list[str]) -> int:
-    config = harness.parse(Config, arguments, "python -m experiments chaos", __doc__)
-    jax.config.update("jax_enable_x64", True)
-    out, progress = Path(config.out), harness.Progress()
-    results = run(config, progress)
-    progress("figure")
-    plot(results, out / "figure.png")
-    summary = {name: summarise(result) for name, result in results.items()}
-    summary["mean_field"] = {f"{gain:g}": systems.mean_field_exponent(gain) for gain in GAINS}
-    harness.write_results(out, config, results)
-    harness.write_json(out / "summary.json", summary)
-    for name in results:
-        print(in_words(name, summary[name]))
-    infinite, published = systems.mean_field_exponent(REFERENCE), systems.CLARK_EXPONENT
-    print(f"g = {REFERENCE:g}, for comparison: λ_1 {infinite:.6f} in the mean field (N → ∞), {published} published at")
-    print(f"  N = 4096, with D_KY/N {systems.CLARK_DIMENSION}")
-    progress(f"wrote config.json, arrays.npz, summary.json and figure.png to {out}")
-    return 0
+EXPERIMENT = harness.Experiment(
+    name="chaos",
+    purpose="random networks through the transition to chaos, against the mean field and across sizes",
+    description=__doc__,
+    config=Config,
+    run=run,
+    summarise=summarise,
+    plot=plot,
+)

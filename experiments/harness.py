@@ -1,34 +1,38 @@
-"""What every experiment shares: options from a Config, progress on stderr, results written whole or not at all."""
+"""What an experiment is, and how any of them is run from its options to its files."""
 
-import argparse
-import dataclasses
-import json
-import math
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+import jax
 
-
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+from . import files, options
 
 
-def parse(config_type: type, arguments: Sequence[str], prog: str, description: str) -> Any:
-    """A Config from the command line; a field's metadata gives its help, choices and other argparse words."""
-    parser = _OneLineParser(prog=prog, description=description, allow_abbrev=False)
-    for field in dataclasses.fields(config_type):
-        words = dict(field.metadata)
-        words["help"] = f"{words['help']} (default: {words.pop('shown', field.default)})"
-        words.setdefault("type", str if field.default is None else type(field.default))
-        parser.add_argument("--" + field.name.replace("_", "-"), default=field.default, **words)
-    return config_type(**vars(parser.parse_args(arguments)))
+class Summary(NamedTuple):
+    """What a run found."""
+
+    lines: Sequence[str]  # printed
+    numbers: Any = None  # of the summary's file; None: there is no such file
+    exit_code: int = 0  # 1: not what was expected
+
+
+class Experiment(NamedTuple):
+    """One experiment: `run` measures, the rest are pure functions of what it found."""
+
+    name: str  # python -m experiments NAME
+    purpose: str  # one line of the list of experiments
+    description: str | None  # what NAME --help says first: its first paragraph; None under python -OO
+    config: type  # a frozen dataclass whose fields are the options; `out` is the folder of the results
+    run: Callable[[Any, Callable[[str], None]], Any]  # (config, progress) -> results
+    summarise: Callable[[Any, Any], Summary]  # (results, config) -> Summary
+    plot: Callable[[Any, Path], None]  # (results, path): writes one figure
+    float64: bool = True  # x64 is switched on
+    keeps_arrays: bool = True  # results: {name: NamedTuple of arrays}, kept in arrays.npz beside config.json
+    summary_file: str = "summary.json"
+    figure_file: str = "figure.png"
 
 
 class Progress:
@@ -41,48 +45,23 @@ class Progress:
         print(f"[{time.monotonic() - self.start:5.1f} s] {message}", file=sys.stderr, flush=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Strict JSON: a number that is not finite becomes null."""
-    write_atomically(
-        path, lambda file: file.write(json.dumps(_finite(value), indent=2, allow_nan=False).encode() + b"\n")
-    )
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """A compressed .npz of plain arrays (never pickled)."""
-    plain = {name: np.asarray(array) for name, array in arrays.items()}
-    if any(array.dtype.hasobject for array in plain.values()):
-        raise TypeError("arrays: got an object array, expected plain numbers or strings")
-    write_atomically(path, lambda file: np.savez_compressed(file, **plain))
-
-
-def write_results(out: Path, config: Any, results: Mapping[str, Any]) -> None:
-    """arrays.npz with every field of every named result as "name.field", and config.json."""
-    fields = {f"{name}.{key}": value for name, result in results.items() for key, value in result._asdict().items()}
-    write_arrays(out / "arrays.npz", fields)
-    write_json(out / "config.json", dataclasses.asdict(config))
-
-
-def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
-    """`write` into a temporary file beside `path`, then rename: a reader sees the old file or the new one, whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _finite(value):
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+def run_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:
+    """Parse, run, write, print, plot; returns the exit code. What was measured is on the disk before it is drawn."""
+    description = (experiment.description or experiment.purpose).split("\n\n")[0]
+    config = options.parse(experiment.config, arguments, f"python -m experiments {experiment.name}", description)
+    if experiment.float64:
+        jax.config.update("jax_enable_x64", True)
+    out, progress, written = Path(config.out), Progress(), []
+    results = experiment.run(config, progress)
+    summary = experiment.summarise(results, config)
+    if experiment.keeps_arrays:
+        files.write_results(out, config, results)
+        written += ["config.json", "arrays.npz"]
+    if summary.numbers is not None:
+        files.write_json(out / experiment.summary_file, summary.numbers)
+        written.append(experiment.summary_file)
+    print("\n".join(summary.lines), flush=True)
+    progress(Path(experiment.figure_file).stem)
+    experiment.plot(results, out / experiment.figure_file)
+    progress(f"wrote {', '.join(written)} and {experiment.figure_file} to {out}")
+    return summary.exit_code

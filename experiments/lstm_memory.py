@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import harness, text
 from jaxbptt import cells
-from jaxbptt.cells.lstm import gates
-from jaxbptt.checks import require_size
+from jaxbptt.cells import gates
 from jaxbptt.jacobians import prefix_products, step_jacobians
 from jaxbptt.trajectories import Trajectory, unroll
+
+from . import files, harness, nets, options, text
 
 FORGET_BIASES = (0.0, 1.0, 3.0)
 MEANINGS = ("h frozen: diag f", "through h, o frozen", "C block of the full product")
@@ -41,20 +41,18 @@ class Memory(NamedTuple):
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Memory]:
     """Every forget bias, in float64 (the caller enables x64)."""
     for name in ("hidden", "length"):
-        require_size(name, getattr(config, name))
+        options.require_size(name, getattr(config, name))
     symbols = text.load_text(config.text)
     if len(symbols) < config.length + 1:
         raise ValueError(
             f"length: got T = {config.length}, expected at most {len(symbols) - 1} (the text's symbols less 1)"
         )
-    one_hot = jax.nn.one_hot(
-        text.encode(symbols[: config.length + 1]), len(text.ALPHABET), dtype=jnp.result_type(float)
-    )
+    one_hot = nets.encode_one_hot(text.encode(symbols[: config.length + 1]))
     results = {}
     for bias in FORGET_BIASES:
         progress(f"forget bias {bias:g}")
         recurrent = cells.gaussian(config.gain)
-        cell = cells.lstm(len(text.ALPHABET), config.hidden, forget_bias=bias, recurrent=recurrent)
+        cell = nets.make_text_cell("lstm", config.hidden, forget_bias=bias, recurrent=recurrent)
         measured = jax.jit(lambda params, inputs, cell=cell: _measure(cell, params, inputs))
         traces, one_step, log_norms, error = measured(cell.init(jax.random.key(config.seed)), one_hot)
         results[f"{bias:g}"] = Memory(np.asarray(traces), np.asarray(one_step), np.asarray(log_norms), float(error))
@@ -64,9 +62,8 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Memor
 def _measure(cell, params, inputs):
     """The first symbol only makes h_0 = o_0 ⊙ tanh(C_0), so that o_{t−1} is known at every step from 1 on."""
     whole = unroll(cell, params, inputs)
-    trajectory = Trajectory(
-        *jax.tree.map(lambda leaf: leaf[0], (whole.states,)), whole.inputs[1:], _from(whole.states, 1)
-    )
+    first, rest = (jax.tree.map(lambda leaf, part=part: leaf[part], whole.states) for part in (0, slice(1, None)))
+    trajectory = Trajectory(first, whole.inputs[1:], rest)
     i, f, _, o = jax.vmap(lambda state, x: gates(params, state, x))(trajectory.previous, trajectory.inputs)
     output_before = jax.vmap(lambda state, x: gates(params, state, x)[3])(whole.previous, whole.inputs)[:-1]
     size = f.shape[1]
@@ -82,15 +79,21 @@ def _measure(cell, params, inputs):
 
     automatic = jax.vmap(jax.jacfwd(next_cell))(trajectory.previous.cell, output_before, trajectory.inputs)
     error = jnp.maximum(jnp.max(jnp.abs(automatic - through)), jnp.max(jnp.abs(chain[:, :size, :size] - frozen)))
-    norm = lambda matrices: jnp.log(jnp.linalg.norm(matrices, ord=2, axis=(1, 2)))  # noqa: E731
-    log_norms = [norm(prefix_products(frozen)), norm(prefix_products(through))]
-    log_norms.append(norm(prefix_products(chain)[:, :size, :size]))
+    products = prefix_products(frozen), prefix_products(through), prefix_products(chain)[:, :size, :size]
+    log_norms = [jnp.log(jnp.linalg.norm(matrices, ord=2, axis=(1, 2))) for matrices in products]
     one_step = [jnp.linalg.svd(matrices, compute_uv=False) for matrices in (frozen, through)]
     return jnp.stack((i, f, o), axis=1), jnp.stack(one_step), jnp.stack(log_norms), error
 
 
-def _from(tree, start):
-    return jax.tree.map(lambda leaf: leaf[start:], tree)
+def summarise(results: dict[str, Memory], config: Config) -> harness.Summary:
+    """The median forget gate, and the growth of dC_T/dC_0 by each meaning."""
+    lines = []
+    for bias, memory in results.items():
+        rates = memory.log_norms[:, -1] / len(memory.gates)
+        said = "; ".join(f"{name} {rate:+.3f}" for name, rate in zip(MEANINGS, rates, strict=True))
+        median = np.median(memory.gates[:, 1])
+        lines.append(f"forget bias {bias}: median f {median:.2f}; nats per step of dC_T/dC_0: {said}")
+    return harness.Summary(lines)
 
 
 def plot(results: dict[str, Memory], path: Path) -> None:
@@ -126,19 +129,15 @@ def plot(results: dict[str, Memory], path: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     for row in axes:
         row[0].legend(frameon=False, fontsize="small")
-    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
+    files.write_figure(path, figure, dpi=130)
 
 
-def main(arguments: list[str]) -> int:
-    config = harness.parse(Config, arguments, "python -m experiments lstm_memory", __doc__)
-    jax.config.update("jax_enable_x64", True)
-    out, progress = Path(config.out), harness.Progress()
-    results = run(config, progress)
-    plot(results, out / "figure.png")
-    harness.write_results(out, config, results)
-    for bias, memory in results.items():
-        rates = memory.log_norms[:, -1] / config.length
-        said = "; ".join(f"{name} {rate:+.3f}" for name, rate in zip(MEANINGS, rates, strict=True))
-        print(f"forget bias {bias}: median f {np.median(memory.gates[:, 1]):.2f}; nats per step of dC_T/dC_0: {said}")
-    progress(f"wrote config.json, arrays.npz and figure.png to {out}")
-    return 0
+EXPERIMENT = harness.Experiment(
+    name="lstm_memory",
+    purpose="LSTM gates on real text and the three meanings of dC_t/dC_{t-1}, over forget biases",
+    description=__doc__,
+    config=Config,
+    run=run,
+    summarise=summarise,
+    plot=plot,
+)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import harness
 from jaxbptt import cells
-from jaxbptt.checks import require_size
 from jaxbptt.jacobians import step_jacobians
 from jaxbptt.trajectories import unroll
+
+from . import files, harness, nets, options
 
 DISTANCES = (1e-8, 1e-4, 1e-1)
 KICK = 1e-7  # of the central difference behind the backward picture
@@ -46,18 +46,19 @@ def make_cells(size: int) -> dict[str, cells.Cell]:
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Divergence]:
     """Every cell, in float64 (the caller enables x64)."""
-    require_size("hidden", config.hidden)
-    require_size("length", config.length)
+    options.require_size("hidden", config.hidden)
+    options.require_size("length", config.length)
     results = {}
     for name, cell in make_cells(config.hidden).items():
         progress(name)
         keys = jax.random.split(jax.random.key(config.seed), 4)
         params = cell.init(keys[0])
         h_0, direction, g = (jax.random.normal(key, (config.hidden,)) for key in keys[1:])
-        settled = unroll(cell, params, jnp.zeros((50, 0)), initial=0.5 * h_0).states[-1] if "chaotic" in name else h_0
+        if "chaotic" in name:  # onto its attractor
+            h_0 = nets.settle(cell, params, jnp.zeros((50, 0)), initial=0.5 * h_0)
         unit = direction / jnp.linalg.norm(direction)
         measure = jax.jit(lambda *a, cell=cell: _measure(cell, config.length, *a))
-        results[name] = Divergence(*map(np.asarray, measure(params, settled, unit, g / jnp.linalg.norm(g))))
+        results[name] = Divergence(*map(np.asarray, measure(params, h_0, unit, g / jnp.linalg.norm(g))))
     return results
 
 
@@ -72,8 +73,8 @@ def _measure(cell, length, params, h_0, direction, g):
         moved = unroll(cell, params, inputs, initial=h_0 + distance * direction)
         return jnp.linalg.norm(jnp.concatenate((moved.initial[None], moved.states)) - states, axis=1)
 
-    push = lambda vector, jacobian: (jacobian @ vector,) * 2  # noqa: E731
-    pull = lambda vector, jacobian: (vector @ jacobian,) * 2  # noqa: E731
+    push = lambda vector, jacobian: (jacobian @ vector,) * 2
+    pull = lambda vector, jacobian: (vector @ jacobian,) * 2
     pushed = jnp.concatenate((direction[None], jax.lax.scan(push, direction, chain)[1]))
     pulled = jnp.concatenate((jax.lax.scan(pull, g, chain, reverse=True)[1], g[None]))
     size_back = jnp.linalg.norm(pulled, axis=1)
@@ -96,6 +97,21 @@ def _measure(cell, length, params, h_0, direction, g):
         size_back,
         jnp.abs(jax.vmap(slope)(jnp.arange(length + 1), states, along)),
     )
+
+
+def summarise(results: dict[str, Divergence], config: Config) -> harness.Summary:
+    """The predicted growth, and from which step on the prediction is off."""
+    lines = []
+    for name, result in results.items():
+        rate = np.log(result.predicted[0, -1] / result.predicted[0, 0]) / (result.predicted.shape[1] - 1)
+        gap = np.abs(result.actual / result.predicted - 1) > 0.1
+        first = [int(np.argmax(row)) if row.any() else None for row in gap]
+        said = ", ".join(
+            f"δ = {distance:.0e}: " + ("within 10 % throughout" if step is None else f"off by 10 % from step {step}")
+            for distance, step in zip(DISTANCES, first, strict=True)
+        )
+        lines.append(f"{name}: predicted growth {rate:+.3f} nats per step; {said}")
+    return harness.Summary(lines)
 
 
 def plot(results: dict[str, Divergence], path: Path) -> None:
@@ -123,24 +139,15 @@ def plot(results: dict[str, Divergence], path: Path) -> None:
     axes[1, 0].legend(frameon=False, fontsize="small")
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
-    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
+    files.write_figure(path, figure, dpi=130)
 
 
-def main(arguments: list[str]) -> int:
-    config = harness.parse(Config, arguments, "python -m experiments perturbation", __doc__)
-    jax.config.update("jax_enable_x64", True)
-    out, progress = Path(config.out), harness.Progress()
-    results = run(config, progress)
-    plot(results, out / "figure.png")
-    harness.write_results(out, config, results)
-    for name, result in results.items():
-        rate = np.log(result.predicted[0, -1] / result.predicted[0, 0]) / config.length
-        gap = np.abs(result.actual / result.predicted - 1) > 0.1
-        first = [int(np.argmax(row)) if row.any() else None for row in gap]
-        said = ", ".join(
-            f"δ = {distance:.0e}: " + ("within 10 % throughout" if step is None else f"off by 10 % from step {step}")
-            for distance, step in zip(DISTANCES, first, strict=True)
-        )
-        print(f"{name}: predicted growth {rate:+.3f} nats per step; {said}")
-    progress(f"wrote config.json, arrays.npz and figure.png to {out}")
-    return 0
+EXPERIMENT = harness.Experiment(
+    name="perturbation",
+    purpose="predicted and actual divergence of two trajectories, forward and backward",
+    description=__doc__,
+    config=Config,
+    run=run,
+    summarise=summarise,
+    plot=plot,
+)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import harness, systems
 from jaxbptt import spectra
-from jaxbptt.checks import require_size
-from jaxbptt.jacobians import prefix_products, step_jacobians
+from jaxbptt.jacobians import step_jacobians
 from jaxbptt.trajectories import unroll
+
+from . import assembled, files, harness, nets, options, systems
 
 SETTLE = 200  # steps before step 1
 RIGHT = 1.0  # digits: a value with fewer is called lost
@@ -40,15 +40,24 @@ class Digits(NamedTuple):
     horizons: np.ndarray  # [N] ln(1/eps)/(λ_1 − λ_i), eps of the float: the rule of thumb; inf for i = 1
 
 
-def run(config: Config, progress: Any = lambda message: None) -> dict[str, Digits]:
-    """Both methods in both floats (the caller enables x64).
+class Check(NamedTuple):
+    """The graded float64 values of a small net against arbitrary precision."""
+
+    error: np.ndarray  # [] worst, nats; NaN where mpmath is not installed
+
+
+CHECK = "arbitrary precision"  # its name among the results
+
+
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, Digits | Check]:
+    """Both methods in both floats, "method, float", and the check (the caller enables x64).
 
     Each is judged against the chain it was given: the float32 ones against the rounded Jacobians, whose rounding is not
     the method's doing. Truth is the graded method in float64; for that one, its values from the transposed, reversed
     chain, which meets the same matrices in the opposite order.
     """
     for name in ("hidden", "length", "records"):
-        require_size(name, getattr(config, name))
+        options.require_size(name, getattr(config, name))
     if not (np.isfinite(config.gain) and config.gain > 0):
         raise ValueError(f"gain: got {config.gain}, expected a positive number")
     progress(f"tanh net, N = {config.hidden}, g = {config.gain:g}")
@@ -57,23 +66,24 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Digit
     steps = np.unique(np.append(np.arange(every, config.length + 1, every), config.length))
     graded = jax.jit(lambda chain: spectra.log_singular_values(chain, every=every))
     chains = {"float32": chain.astype(jnp.float32), "float64": chain}
-    results = {}
+    results: dict[str, Digits | Check] = {}
     for dtype, given in chains.items():
         progress(f"graded, {dtype}")
         own = np.asarray(graded(given), float)
         truth = own if dtype == "float64" else np.asarray(graded(given.astype(chain.dtype)))
         progress(f"assembled, {dtype}")
-        assembled = _assembled(given)[steps - 1]
+        of_products = assembled.log_singular_values(given)[steps - 1]
         if dtype == "float64":
             progress("graded, float64, transposed and reversed")
             other = np.asarray(jax.jit(_reversed_values)(given, jnp.asarray(steps)))
         rates = truth[-1] / config.length
         with np.errstate(divide="ignore"):
             horizons = -np.log(np.finfo(dtype).eps) / (rates[0] - rates)
-        results[f"assembled, {dtype}"] = Digits(steps, digits_kept(assembled, truth), assembled, horizons)
+        results[f"assembled, {dtype}"] = Digits(steps, digits_kept(of_products, truth), of_products, horizons)
         against = other if dtype == "float64" else truth
         results[f"graded, {dtype}"] = Digits(steps, digits_kept(own, against), own, horizons)
-    return results
+    progress(f"arbitrary precision, N = {SMALL}, T = {SMALL_LENGTH}")
+    return results | {CHECK: Check(np.array(check_by_arbitrary_precision(config.gain, config.seed)))}
 
 
 def tanh_chain(size: int, gain: float, length: int, seed: int) -> jax.Array:
@@ -81,19 +91,10 @@ def tanh_chain(size: int, gain: float, length: int, seed: int) -> jax.Array:
     cell = systems.random_tanh(size, gain)
 
     def chain(params):
-        settled = unroll(cell, params, jnp.zeros((SETTLE, 0))).states[-1]
+        settled = nets.settle(cell, params, jnp.zeros((SETTLE, 0)))
         return step_jacobians(cell, params, unroll(cell, params, jnp.zeros((length, 0)), initial=settled))
 
     return jax.jit(chain)(cell.init(jax.random.key(seed)))
-
-
-def _assembled(chain):
-    """ln σ of the assembled products, by an SVD of each in its own float; NaN where a product is not finite."""
-    products = np.asarray(jax.jit(prefix_products)(chain))
-    finite = np.isfinite(products).all(axis=(1, 2))
-    values = np.linalg.svd(np.where(finite[:, None, None], products, 0), compute_uv=False)
-    with np.errstate(divide="ignore"):
-        return np.where(finite[:, None], np.log(values.astype(float)), np.nan)
 
 
 def _reversed_values(chain, steps):
@@ -115,12 +116,12 @@ def digits_kept(log_values: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.where(log_values == truth, 16.0, np.nan_to_num(np.clip(digits, 0, 16), nan=0.0))
 
 
-def check_by_arbitrary_precision(gain: float, seed: int) -> float | None:
-    """Worst |error| in nats of the graded float64 values of a small net, by mpmath; None if that is not installed."""
+def check_by_arbitrary_precision(gain: float, seed: int) -> float:
+    """Worst |error| in nats of the graded float64 values of a small net, by mpmath; NaN if that is not installed."""
     try:
         import mpmath
     except ImportError:
-        return None
+        return np.nan
     chain = tanh_chain(SMALL, gain, SMALL_LENGTH, seed)
     values = np.asarray(jax.jit(spectra.log_singular_values)(chain))[0]
     with mpmath.workdps(SMALL_DIGITS):
@@ -131,23 +132,40 @@ def check_by_arbitrary_precision(gain: float, seed: int) -> float | None:
     return float(np.max(np.abs(values - np.array(exact))))
 
 
-def summarise(results: dict[str, Digits]) -> dict[str, Any]:
-    """For each method: when σ_N is lost for good, the rule of thumb's T*, and what is kept at T."""
-    summary = {}
-    for name, result in results.items():
-        lost = result.kept[:, -1] < RIGHT
-        first = len(lost) - int(np.argmin(lost[::-1])) if not lost.all() else 0  # after the last right record
-        summary[name] = {
-            "smallest_lost_at": int(result.steps[first]) if lost[-1] else None,
-            "rule_of_thumb": float(result.horizons[-1]),
-            "right_at_end": int(np.sum(result.kept[-1] >= RIGHT)),
-            "singular_values": int(result.kept.shape[1]),
-            "fewest_digits_at_end": float(result.kept[-1].min()),
-        }
-    return summary
+def summarise(results: dict[str, Digits | Check], config: Config) -> harness.Summary:
+    """What every method loses, and how far the check is off."""
+    error = float(results[CHECK].error)
+    judged = {name: judge(result) for name, result in results.items() if name != CHECK}
+    lines = [_in_words(name, entry) for name, entry in judged.items()]
+    if np.isnan(error):
+        lines.append("graded float64 not checked in arbitrary precision: mpmath is not installed")
+    else:
+        small = f"N = {SMALL}, T = {SMALL_LENGTH}"
+        lines.append(f"graded float64 against {SMALL_DIGITS} digits, {small}: {error:.0e} nats at worst")
+    return harness.Summary(lines, {**judged, "error_against_mpmath": error})
 
 
-def plot(results: dict[str, Digits], path: Path) -> None:
+def judge(result: Digits) -> dict[str, Any]:
+    """Of one method: when σ_N is lost for good, the rule of thumb's T*, and what is kept at T."""
+    lost = result.kept[:, -1] < RIGHT
+    first = len(lost) - int(np.argmin(lost[::-1])) if not lost.all() else 0  # after the last right record
+    return {
+        "smallest_lost_at": int(result.steps[first]) if lost[-1] else None,
+        "rule_of_thumb": float(result.horizons[-1]),
+        "right_at_end": int(np.sum(result.kept[-1] >= RIGHT)),
+        "singular_values": int(result.kept.shape[1]),
+        "fewest_digits_at_end": float(result.kept[-1].min()),
+    }
+
+
+def _in_words(name, entry):
+    when = entry["smallest_lost_at"]
+    said = "never lost" if when is None else f"lost from step {when} (rule of thumb {entry['rule_of_thumb']:.0f})"
+    kept = f"{entry['right_at_end']} of {entry['singular_values']} values right at T"
+    return f"{name:18} σ_N {said}; {kept}, fewest digits {entry['fewest_digits_at_end']:.1f}"
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
     """Digits kept, singular index against t, four panels; beside them how many values are still right."""
     from matplotlib.figure import Figure
 
@@ -186,30 +204,15 @@ def plot(results: dict[str, Digits], path: Path) -> None:
     count.spines[["top", "right"]].set_visible(False)
     title = r"Correct digits of each singular value of $dh_t/dh_0$, largest at the top: tanh net"
     figure.suptitle(f"{title}, N = {size}", fontsize="x-large")
-    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
+    files.write_figure(path, figure, dpi=130)
 
 
-def main(arguments: list[str]) -> int:
-    config = harness.parse(Config, arguments, "python -m experiments precision", __doc__)
-    jax.config.update("jax_enable_x64", True)
-    out, progress = Path(config.out), harness.Progress()
-    results = run(config, progress)
-    progress("figure")
-    plot(results, out / "figure.png")
-    summary = summarise(results)
-    progress(f"arbitrary precision, N = {SMALL}, T = {SMALL_LENGTH}")
-    error = check_by_arbitrary_precision(config.gain, config.seed)
-    harness.write_results(out, config, results)
-    harness.write_json(out / "summary.json", {**summary, "error_against_mpmath": error})
-    for name, entry in summary.items():
-        when = entry["smallest_lost_at"]
-        said = "never lost" if when is None else f"lost from step {when} (rule of thumb {entry['rule_of_thumb']:.0f})"
-        kept = f"{entry['right_at_end']} of {entry['singular_values']} values right at T"
-        print(f"{name:18} σ_N {said}; {kept}, fewest digits {entry['fewest_digits_at_end']:.1f}")
-    if error is None:
-        print("graded float64 not checked in arbitrary precision: mpmath is not installed")
-    else:
-        small = f"N = {SMALL}, T = {SMALL_LENGTH}"
-        print(f"graded float64 against {SMALL_DIGITS} digits, {small}: {error:.0e} nats at worst")
-    progress(f"wrote config.json, arrays.npz, summary.json and figure.png to {out}")
-    return 0
+EXPERIMENT = harness.Experiment(
+    name="precision",
+    purpose="digits of each singular value kept by the assembled product and by the graded method",
+    description=__doc__,
+    config=Config,
+    run=run,
+    summarise=summarise,
+    plot=plot,
+)

@@ -14,7 +14,8 @@ from jax.scipy.special import digamma, polygamma
 
 from jaxbptt import cells
 from jaxbptt.cells import Cell
-from jaxbptt.checks import require_size
+
+from . import options
 
 LORENZ_EXPONENTS = (0.9056, 0.0, -14.5723)  # per unit time; Sprott (2003), Chaos and Time-Series Analysis
 LORENZ_SUM = -41 / 3  # per unit time: −(σ + 1 + β), exact for the flow
@@ -204,7 +205,7 @@ def mean_field_exponent(gain: float, drive: float = 0.0) -> float:
 def gaussian_chain(key: jax.Array, length: int, size: int) -> jax.Array:
     """[T, n, n] independent matrices of N(0, 1/n) entries: `gaussian_exponents`, `gaussian_variances`."""
     for name, value in (("length", length), ("size", size)):
-        require_size(name, value)
+        options.require_size(name, value)
     dtype = jnp.result_type(float)
     return jax.random.normal(key, (length, size, size), dtype) / jnp.asarray(size**0.5, dtype)
 

@@ -8,17 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import harness, text
-from jaxbptt import cells, gradients, spectra
-from jaxbptt.checks import require_size
+from jaxbptt import gradients, spectra
 from jaxbptt.comparison import compare
-from jaxbptt.jacobians import prefix_products, step_jacobians
-from jaxbptt.models import sequence_model, softmax_cross_entropy
+from jaxbptt.jacobians import step_jacobians
 from jaxbptt.terms import gradient_terms
 from jaxbptt.trajectories import unroll
 
+from . import assembled, files, harness, nets, options, text
+
 CELLS = ("elman", "lstm", "gru")
-SCHEMES = {"gaussian": cells.gaussian, "orthogonal": cells.orthogonal, "identity": cells.identity}
 ROUTES = (gradients.bptt, gradients.forward_sensitivity, gradients.double_sum)
 PROVED = 1e-12  # worst relative difference from autodiff, any leaf, any route, float64
 QUANTILES = (0.5, 0.9, 0.99)
@@ -34,7 +32,7 @@ class Config:
     length: int = field(default=256, metadata={"help": "steps T"})
     offset: int = field(default=0, metadata={"help": "first symbol of the text to use"})
     gain: float = field(default=1.0, metadata={"help": "gain of the recurrent scheme"})
-    scheme: str = field(default="gaussian", metadata={"choices": tuple(SCHEMES), "help": "recurrent scheme"})
+    scheme: str = field(default="gaussian", metadata={"choices": tuple(nets.SCHEMES), "help": "recurrent scheme"})
     forget_bias: float = field(default=1.0, metadata={"help": "LSTM's forget bias"})
     seed: int = field(default=0, metadata={"help": "seed of the weights"})
     out: str = field(default="results/xray", metadata={"help": "folder of the results"})
@@ -63,11 +61,10 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, XRay]
 
 def _symbols(config):
     for name in ("hidden", "length"):
-        require_size(name, getattr(config, name))
-    require_size("offset", config.offset, least=0)
+        options.require_size(name, getattr(config, name))
+    options.require_size("offset", config.offset, least=0)
     for name in ("gain", "forget_bias"):
-        if not np.isfinite(getattr(config, name)):
-            raise ValueError(f"{name}: got {getattr(config, name)}, expected a finite number")
+        options.require_finite(name, getattr(config, name))
     available = text.load_text(config.text)
     needed = WARM_UP + config.length + 1
     if config.offset + needed > len(available):
@@ -79,21 +76,18 @@ def _symbols(config):
 
 
 def _run_cell(name, config, symbols, progress):
-    make = getattr(cells, name)
-    options = {"forget_bias": config.forget_bias} if name == "lstm" else {}
-    cell = make(len(text.ALPHABET), config.hidden, recurrent=SCHEMES[config.scheme](config.gain), **options)
-    model = sequence_model(cell, len(text.ALPHABET), loss=softmax_cross_entropy, reduction="mean")
+    gates = {"forget_bias": config.forget_bias} if name == "lstm" else {}
+    cell = nets.make_text_cell(name, config.hidden, recurrent=nets.SCHEMES[config.scheme](config.gain), **gates)
+    model = nets.make_text_model(cell)
     params = model.init(jax.random.key(config.seed))
-    one_hot = jax.nn.one_hot(symbols, len(text.ALPHABET), dtype=params.readout.b_y.dtype)
+    one_hot = nets.encode_one_hot(symbols)
     inputs, targets = one_hot[WARM_UP:-1], jnp.asarray(symbols[WARM_UP + 1 :])
-
-    def warm_up(params, inputs):
-        return jax.tree.map(lambda leaf: leaf[-1], unroll(model, params, inputs).states)
+    h_0 = jax.jit(lambda params, inputs: nets.settle(model, params, inputs))(params, one_hot[:WARM_UP])
+    arguments = (params, inputs, targets, h_0)
 
     def jitted(function):
         return jax.jit(lambda params, inputs, targets, h_0: function(model, params, inputs, targets, initial=h_0))
 
-    arguments = (params, inputs, targets, jax.jit(warm_up)(params, one_hot[:WARM_UP]))
     progress(f"{name}: gradient by autodiff")
     loss, expected = jax.block_until_ready(jitted(gradients.autodiff)(*arguments))
     errors = []
@@ -108,7 +102,7 @@ def _run_cell(name, config, symbols, progress):
     def jacobian_chain(params, inputs, h_0):
         return step_jacobians(model, params, unroll(model, params, inputs, initial=h_0))
 
-    jacobians = jax.jit(jacobian_chain)(params, inputs, arguments[-1])
+    jacobians = jax.jit(jacobian_chain)(params, inputs, h_0)
     log_values = jax.jit(lambda j: spectra.log_singular_values(j, every=every))(jacobians)
     progress(f"{name}: the (t, k) table")
     terms = jitted(gradient_terms)(*arguments)
@@ -117,25 +111,24 @@ def _run_cell(name, config, symbols, progress):
         route_errors=np.array(errors),
         steps=steps,
         log_singular_values=np.asarray(log_values),
-        assembled=_assembled(jacobians)[steps - 1],
-        assembled_float32=_assembled(jacobians.astype(jnp.float32))[-1],
+        assembled=assembled.log_singular_values(jacobians)[steps - 1],
+        assembled_float32=assembled.log_singular_values(jacobians.astype(jnp.float32), np.float64)[-1],
         norms=np.asarray(terms.norms),
         profile=np.asarray(terms.profile()),
         reach=np.array([int(terms.reach(quantile)) for quantile in QUANTILES]),
     )
 
 
-def _assembled(jacobians):
-    """What people do: ln σ of the assembled products, by an SVD of each; NaN where a product overflowed."""
-    products = np.asarray(jax.jit(prefix_products)(jacobians), np.float64)
-    finite = np.isfinite(products).all(axis=(1, 2))
-    values = np.linalg.svd(np.where(finite[:, None, None], products, 0), compute_uv=False)
-    with np.errstate(divide="ignore"):
-        return np.where(finite[:, None], np.log(values), np.nan)
+def summarise(xrays: dict[str, XRay], config: Config) -> harness.Summary:
+    """The verdict on every cell; the exit code says whether every gradient is proved."""
+    judged = {name: judge(xray) for name, xray in xrays.items()}
+    lines = [f"{name}\n  " + "\n  ".join(entry["verdict"]) for name, entry in judged.items()]
+    return harness.Summary(lines, judged, exit_code=0 if all(entry["proved"] for entry in judged.values()) else 1)
 
 
-def summarise(xray: XRay, length: int) -> dict[str, Any]:
-    """The numbers of the verdict, and the verdict in words."""
+def judge(xray: XRay) -> dict[str, Any]:
+    """The numbers of the verdict on one cell, and the verdict in words."""
+    length = len(xray.profile)
     rate = _growth_rate(xray.steps, xray.log_singular_values[:, 0])
     error = float(np.max(xray.route_errors))
     trend = "stable" if abs(rate) * length < 1 else "vanishing" if rate < 0 else "exploding"
@@ -212,14 +205,13 @@ def plot(xrays: dict[str, XRay], path: Path) -> None:
     figure = Figure(figsize=(1.2 + 4.4 * len(xrays), 10.2), layout="constrained")
     axes = figure.subplots(3, len(xrays), squeeze=False)
     for column, (name, xray) in zip(axes.T, xrays.items(), strict=True):
-        length = len(xray.profile)
-        summary = summarise(xray, length)
+        summary = judge(xray)
         column[0].set_title(_heading(name, summary), fontsize="medium")
         plotting.singular_values(column[0], xray.steps, xray.log_singular_values, epsilon=np.finfo(np.float64).eps)
         image = plotting.terms_table(column[1], xray.norms, reach=summary["reach"]["0.9"])
         figure.colorbar(image, ax=column[1], label=r"$\log_{10}$ ‖term (t, k)‖", shrink=0.9)
         plotting.lag_profile(column[2], xray.profile, dict(zip(QUANTILES, map(int, xray.reach), strict=True)))
-    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
+    files.write_figure(path, figure, dpi=130)
 
 
 def _heading(name, summary):
@@ -229,18 +221,12 @@ def _heading(name, summary):
     return f"$\\bf{{{title}}}$\ngradient {proof}\n{summary['trend']}, {rate}".replace("-", "−")
 
 
-def main(arguments: list[str]) -> int:
-    config = harness.parse(Config, arguments, "python -m experiments xray", __doc__)
-    jax.config.update("jax_enable_x64", True)
-    out = Path(config.out)
-    progress = harness.Progress()
-    xrays = run(config, progress)
-    progress("figure")
-    plot(xrays, out / "figure.png")
-    summary = {name: summarise(xray, config.length) for name, xray in xrays.items()}
-    harness.write_results(out, config, xrays)
-    harness.write_json(out / "summary.json", summary)
-    for name, entry in summary.items():
-        print(f"{name}\n  " + "\n  ".join(entry["verdict"]))
-    progress(f"wrote config.json, arrays.npz, summary.json and figure.png to {out}")
-    return 0 if all(entry["proved"] for entry in summary.values()) else 1
+EXPERIMENT = harness.Experiment(
+    name="xray",
+    purpose="the main job: prove the gradient of a character model and show where it goes",
+    description=__doc__,
+    config=Config,
+    run=run,
+    summarise=summarise,
+    plot=plot,
+)

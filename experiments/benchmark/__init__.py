@@ -3,12 +3,11 @@
 import argparse
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from experiments import harness
-from experiments.benchmark import cases, exponents, figure, machine, online, report, suites
-from jaxbptt.checks import require_size
+from experiments import harness, options
+
+from . import cases, exponents, figure, machine, online, report, suites
 
 SUITES = ("gradients", "jacobians", "terms", "spectra", "online", "scaling")
 QUICK = {"lengths": (256,), "sizes": (32, 128), "seconds": 0.2}
@@ -27,6 +26,7 @@ def integers(text: str) -> tuple[int, ...]:
 
 
 def names(text: str) -> tuple[str, ...]:
+    """ "tanh,lstm" as names."""
     return tuple(text.split(","))
 
 
@@ -55,7 +55,7 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
     config = dataclasses.replace(config, **QUICK) if config.quick else config
     for name in ("lengths", "sizes", "batches"):
         for value in getattr(config, name):
-            require_size(name, value)
+            options.require_size(name, value)
     for cell in config.cells:
         if cell not in cases.MAKERS:
             raise ValueError(f"cells: got {cell!r}, expected some of {', '.join(cases.MAKERS)}")
@@ -75,17 +75,20 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
     return {"environment": environment, "config": dataclasses.asdict(config), "rows": rows}
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
-    figure.plot(results, path)
+def summarise(results: dict[str, Any], config: Config) -> harness.Summary:
+    """The rows as they are, and as a table."""
+    return harness.Summary([report.render(results)], results)
 
 
-def main(arguments: list[str]) -> int:
-    config = harness.parse(Config, arguments, "python -m experiments benchmark", __doc__)
-    out, progress = Path(config.out), harness.Progress()
-    results = run(config, progress)
-    harness.write_json(out / "benchmark.json", results)
-    print(report.render(results))
-    progress("figure")
-    plot(results, out / "figure.png")
-    progress(f"wrote benchmark.json and figure.png to {out}")
-    return 0
+EXPERIMENT = harness.Experiment(
+    name="benchmark",
+    purpose="speed and memory beside Flax, Equinox, PyTorch, clvlib, lyapax and chaotax, if installed",
+    description=__doc__,
+    config=Config,
+    run=run,
+    summarise=summarise,
+    plot=figure.plot,
+    float64=False,
+    keeps_arrays=False,
+    summary_file="benchmark.json",
+)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark.timing import Contestant, race
 from jaxbptt import cells, jacobians, spectra
-from jaxbptt.cells.elman import ElmanParams
+from jaxbptt.cells import ElmanParams
 from jaxbptt.trajectories import unroll
+
+from .timing import Contestant, race
 
 GAIN = 1.5  # chaotic: λ_1 ≈ 0.05
 UNITS = (64, 128)
@@ -81,8 +82,8 @@ def _clvlib(w_hh, start, steps):
     import clvlib
 
     def function(w_hh, start):
-        follow = lambda t, h: np.tanh(w_hh @ h)  # noqa: E731
-        tangent = lambda t, h: (1 - np.tanh(w_hh @ h) ** 2)[:, None] * w_hh  # noqa: E731
+        follow = lambda t, h: np.tanh(w_hh @ h)
+        tangent = lambda t, h: (1 - np.tanh(w_hh @ h) ** 2)[:, None] * w_hh
         states = [start]
         for _ in range(steps):
             states.append(follow(0, states[-1]))
@@ -115,7 +116,7 @@ def _chaotax(w_hh, start, steps):
         return chaotax.lyapunov_spectrum(lambda h: jnp.tanh(w_hh @ h), **options)(start, noise)
 
     noise = jax.random.normal(jax.random.key(2), w_hh.shape, w_hh.dtype)
-    finished = lambda *arguments: jax.block_until_ready(function(*arguments))  # noqa: E731
+    finished = lambda *arguments: jax.block_until_ready(function(*arguments))
     return Contestant(finished, (w_hh, start, noise), _descending, traced=False, note="QR every step; cannot be jitted")
 
 
@@ -135,7 +136,7 @@ def _descending(exponents):
 
 def _log_singular_values(chain):
     every = max(1, len(chain) // RECORDS)
-    function = lambda chain: spectra.log_singular_values(chain, every=every)  # noqa: E731
+    function = lambda chain: spectra.log_singular_values(chain, every=every)
     return Contestant(function, (chain,), note=f"log_singular_values, a record every {every} steps")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import harness
+from experiments import files
 
 TITLES = {"tanh": "tanh", "lstm": "LSTM", "gru": "GRU"}
 COLOURS = {"autodiff": "#1f5f99", "flax": "#3a9d5d", "equinox": "#d1801f", "torch": "#c23b4b", "cudnn": "#7a5195"}
@@ -35,7 +35,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     device = environment["cpu"] if environment["backend"] == "cpu" else environment["device"]
     where = f"{device}, {environment['cores']} cores, float32, jax {environment['versions']['jax']}"
     right.supxlabel(f"{where}, {environment['date'][:10]}", fontsize=12, color="0.35", x=0.99, ha="right")
-    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    files.write_figure(path, figure, dpi=110)
 
 
 def _plot_ratios(figure, rows):

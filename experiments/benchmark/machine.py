@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmark.timing import Contestant, race
+from .timing import Contestant, race
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "equinox", "torch", "clvlib", "lyapax", "chaotax", "braintrace")
 ROOFLINE_SIZE = {"cpu": 2048}

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmark.cases import make_case
-from experiments.benchmark.timing import Contestant, race
 from jaxbptt import online
-from jaxbptt.cells.elman import ElmanParams
+from jaxbptt.cells import ElmanParams
 from jaxbptt.models import SequenceParams
+
+from .cases import make_case
+from .timing import Contestant, race
 
 STEPS, UNITS = 128, (32, 64)  # A_t is [N, N(N + M + 1)]
 TOLERANCE = 1e-3
@@ -30,7 +31,7 @@ def online_rows(config: Any, progress: Callable) -> Iterator[dict]:
 
 def _rtrl(case):
     rule = online.rtrl()
-    function = lambda params, inputs, targets: online.run(rule, case.model, params, inputs, targets)  # noqa: E731
+    function = lambda params, inputs, targets: online.run(rule, case.model, params, inputs, targets)
     return Contestant(function, (case.params, case.inputs, case.targets), note="online.rtrl")
 
 
@@ -68,7 +69,7 @@ def _make_snap(case):
         w_hx, w_hh = jnp.split(recurrent["weight"].T, 2, axis=1)
         return loss, SequenceParams(ElmanParams(w_hx, w_hh, recurrent["bias"]), grads["readout",])
 
-    finished = lambda *data: jax.block_until_ready(gradient(*data))  # noqa: E731
+    finished = lambda *data: jax.block_until_ready(gradient(*data))
     return Contestant(finished, (case.inputs, case.targets), convert, traced=False, note="SnAp, jitted by brainstate")
 
 

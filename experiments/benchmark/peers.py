@@ -9,13 +9,12 @@ import timeit
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmark.cases import OUTPUTS, Case
-from experiments.benchmark.timing import Contestant, Unavailable
 from jaxbptt import gradients, models
-from jaxbptt.cells.elman import ElmanParams
-from jaxbptt.cells.gru import GRUParams
-from jaxbptt.cells.lstm import LSTMParams
+from jaxbptt.cells import ElmanParams, GRUParams, LSTMParams
 from jaxbptt.models import Readout, SequenceParams
+
+from .cases import OUTPUTS, Case
+from .timing import Contestant, Unavailable
 
 
 def ours(case: Case, **options) -> Contestant:
@@ -109,7 +108,7 @@ def equinox(case: Case) -> Contestant:
         cell = eqx.nn.GRUCell(case.units, case.units, key=key)
         fixed = 2 * case.units  # the r and z parts of b_h have no place of their own
         bias, bias_n = params.b_x.at[:fixed].add(params.b_h[:fixed]), params.b_h[fixed:]
-        fields = lambda c: (c.weight_ih, c.weight_hh, c.bias, c.bias_n)  # noqa: E731
+        fields = lambda c: (c.weight_ih, c.weight_hh, c.bias, c.bias_n)
         cell = eqx.tree_at(fields, cell, (params.w_hx, params.w_hh, bias, bias_n))
     readout = _equinox_linear(eqx, *case.params.readout)
 
@@ -151,7 +150,7 @@ def torch(case: Case) -> Contestant:
     params, biases = case.params, _biases(case.params.cell)
     biases = biases if len(biases) == 2 else (*biases, jnp.zeros_like(biases[0]))
     values = (params.cell.w_hx, params.cell.w_hh, *biases, *params.readout)
-    as_tensor = lambda array: torch.tensor(jax.device_get(array))  # noqa: E731
+    as_tensor = lambda array: torch.tensor(jax.device_get(array))
     leaves = [*network.parameters(), *readout.parameters()]
     with torch.no_grad():
         for leaf, value in zip(leaves, values, strict=True):
@@ -193,7 +192,7 @@ def cudnn(case: Case) -> Contestant:
     from jax.experimental import rnn
 
     sizes = {"input_size": case.units, "hidden_size": case.units, "num_layers": 1, "bidirectional": False}
-    batch_first = lambda array: jnp.swapaxes(array.reshape(case.length, case.batch, -1), 0, 1)  # noqa: E731
+    batch_first = lambda array: jnp.swapaxes(array.reshape(case.length, case.batch, -1), 0, 1)
     weights = rnn.init_lstm_weight(jax.random.key(0), **sizes)
     lengths = jnp.full(case.batch, case.length, jnp.int32)
     zeros = jnp.zeros((1, case.batch, case.units), case.inputs.dtype)

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 from jax.flatten_util import ravel_pytree
 
-from experiments.benchmark import machine, peers
-from experiments.benchmark.cases import Case, grid, make_case
-from experiments.benchmark.timing import Contestant, fit_exponent, race
 from jaxbptt import jacobians, spectra, terms
 from jaxbptt.trajectories import unroll
+
+from . import machine, peers
+from .cases import Case, grid, make_case
+from .timing import Contestant, fit_exponent, race
 
 TOLERANCE = 1e-3  # relative, worst leaf: float32 over T ≤ 65,536 steps
 PARALLEL = 256  # B·N up to which the two ways to the adjoint are compared, on an accelerator
@@ -55,12 +56,12 @@ def jacobian_rows(config: Any, progress: Callable) -> Iterator[dict]:
 
 
 def _closed(case, trajectory):
-    function = lambda params, trajectory: jacobians.step_jacobians(case.model, params, trajectory)  # noqa: E731
+    function = lambda params, trajectory: jacobians.step_jacobians(case.model, params, trajectory)
     return Contestant(function, (case.params, trajectory), note="step_jacobians, auto")
 
 
 def _structured(case, trajectory):
-    function = lambda params, trajectory: jacobians.structured_jacobians(case.model, params, trajectory)  # noqa: E731
+    function = lambda params, trajectory: jacobians.structured_jacobians(case.model, params, trajectory)
     return Contestant(
         function, (case.params, trajectory), convert=lambda chain: chain.assemble(), note="diagonals and blocks"
     )
@@ -70,7 +71,7 @@ def _jacfwd(case, trajectory):
     def function(params, trajectory):
         def step(state, x):
             flat, unravel = ravel_pytree(state)
-            following = lambda h: ravel_pytree(case.model.step(params, unravel(h), x))[0]  # noqa: E731
+            following = lambda h: ravel_pytree(case.model.step(params, unravel(h), x))[0]
             return jax.jacfwd(following)(flat)
 
         return jax.vmap(step)(trajectory.previous, trajectory.inputs)

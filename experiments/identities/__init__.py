@@ -1,7 +1,7 @@
 """Every equation of the source notes judged by running it: holds, holds under a condition, fails (and what is right).
 
-A row is one short function under `@identity` in a module named after its source. The residuals at random instances and
-at the smallest counterexample decide the verdict; it stands beside the expected one.
+A row is one short function under `@identity` in a module of its subject. The residuals at random instances and at the
+smallest counterexample decide the verdict; it stands beside the expected one.
 """
 
 import importlib
@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from experiments import harness
+from experiments import files, harness
 
 SOURCES = {
     "S0": "exercise notes on RNN gradients",
@@ -40,18 +38,19 @@ class Config:
 
 def load() -> dict[str, Any]:
     """All rows, by id in the order of the notes; x64 must be on, because rows hold arrays."""
-    from experiments.identities.identity import REGISTRY
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
+    from .identity import REGISTRY
 
-    for module in pkgutil.iter_modules(__path__):
-        if re.fullmatch(r"(s\d|x)(_\w+)?", module.name):
-            importlib.import_module(f"{__name__}.{module.name}")
-    place = lambda id: (list(SOURCES).index(re.match("S.|X", id)[0]), int(re.search(r"\d+$", id)[0]))  # noqa: E731
+    def place(id):
+        return list(SOURCES).index(re.match("S.|X", id)[0]), int(re.search(r"\d+$", id)[0])
+
     return {id: REGISTRY[id] for id in sorted(REGISTRY, key=place)}
 
 
 def run(config: Config, progress: Any = lambda message: None) -> list[Any]:
     """Judge the rows of the config; a filter on the verdict comes after judging."""
-    from experiments.identities.identity import judge
+    from .identity import judge
 
     rows = load()
     if config.id is not None and config.id not in rows:
@@ -98,23 +97,34 @@ def table(judgements: list[Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> int:
-    config = harness.parse(Config, arguments, "python -m experiments identities", __doc__.splitlines()[0])
-    jax.config.update("jax_enable_x64", True)
-    progress = harness.Progress()
-    judgements = run(config, progress)
-    out = Path(config.out)
-    print(table(judgements))
-    harness.write_json(out / "identities.json", [record(judgement) for judgement in judgements])
-    progress("page")
-    from experiments.identities import page
-
-    text = page.render([record(judgement) for judgement in judgements], SOURCES)
-    harness.write_atomically(out / "identities.html", lambda file: file.write(text.encode()))
+def summarise(judgements: list[Any], config: Config) -> harness.Summary:
+    """The table, the records, and whether every verdict is the expected one."""
     wrong = [judgement.identity.id for judgement in judgements if judgement.verdict != judgement.identity.expected]
     counts = Counter(judgement.verdict for judgement in judgements)
-    print(f"{len(judgements)} rows: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in sorted(counts)))
+    lines = [table(judgements)]
+    lines.append(f"{len(judgements)} rows: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in sorted(counts)))
     if wrong:
-        print(f"verdict differs from the expected one: {', '.join(wrong)}")
-    progress(f"wrote identities.json and identities.html to {out}")
-    return 1 if wrong else 0
+        lines.append(f"verdict differs from the expected one: {', '.join(wrong)}")
+    return harness.Summary(lines, list(map(record, judgements)), exit_code=1 if wrong else 0)
+
+
+def draw_page(judgements: list[Any], path: Path) -> None:
+    """The rows as a page that needs no network."""
+    from . import page
+
+    text = page.render(list(map(record, judgements)), SOURCES)
+    files.write_atomically(path, lambda file: file.write(text.encode()))
+
+
+EXPERIMENT = harness.Experiment(
+    name="identities",
+    purpose="every equation of the source notes judged by running it",
+    description=__doc__,
+    config=Config,
+    run=run,
+    summarise=summarise,
+    plot=draw_page,
+    keeps_arrays=False,
+    summary_file="identities.json",
+    figure_file="identities.html",
+)

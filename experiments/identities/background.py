@@ -8,11 +8,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from experiments.identities import instances
-from experiments.identities.identity import Claim, identity
-from experiments.identities.instances import N
-from experiments.identities.s4_powers import end_in_start, jordan, sloped
 from jaxbptt import cells, jacobians, models, spectra
+
+from . import instances
+from .derivatives import end_in_start
+from .identity import Claim, identity
+from .instances import N
+from .tutorial.matrix_powers import jordan, sloped
 
 LENGTH = 12
 LONG = 400
@@ -37,8 +39,8 @@ def varying(steps):
 @functools.cache
 def _free_running_model(size, activation):
     cell = cells.elman(0, size, activation=activation)
-    loss = lambda output, target: jnp.sum(output)  # noqa: E731
-    readout = lambda params, h: h  # noqa: E731
+    loss = lambda output, target: jnp.sum(output)
+    readout = lambda params, h: h
     return models.Model(
         cell.init, cell.initial_state, cell.step, readout, loss, derivation=cell.derivation, num_inputs=0
     )
@@ -164,7 +166,7 @@ def powers_vanish_by_radius(matrices):
 )
 def growth_by_eigenvalues(problem):
     written = jnp.prod(spectral_radius(problem.jacobians))
-    measured, ordered = end_in_start(*problem), problem.product(0, problem.length)
+    measured, ordered = end_in_start(problem), problem.product(0, problem.length)
     # Neither the norm nor the spectral radius of the product, which for a constant J would be exact.
     truth = spectral_norm(measured), spectral_radius(measured)
     return Claim(

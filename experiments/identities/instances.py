@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import cells, gradients, jacobians, models, trajectories
+from jaxbptt.trajectories import flatten_steps
 
 N, M, O, T = 3, 2, 2, 5
 THETAS = (2.0, 3.0, 0.7)
@@ -20,6 +21,11 @@ THETAS = (2.0, 3.0, 0.7)
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _call(function, model, *arguments):
     return function(model, *arguments)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _product(product, steps, start, stop):
+    return product(steps, start, stop)
 
 
 class Problem(NamedTuple):
@@ -50,12 +56,12 @@ class Problem(NamedTuple):
     @property
     def states(self) -> jax.Array:
         """h_1 … h_T, [T, N], flattened."""
-        return gradients.flatten_steps(self.trajectory.states)
+        return flatten_steps(self.trajectory.states)
 
     @property
     def previous(self) -> jax.Array:
         """h_0 … h_{T−1}, [T, N], flattened."""
-        return gradients.flatten_steps(self.trajectory.previous)
+        return flatten_steps(self.trajectory.previous)
 
     @property
     def outputs(self) -> jax.Array:
@@ -127,7 +133,7 @@ class Problem(NamedTuple):
 
     def product(self, start: int, stop: int) -> jax.Array:
         """dh_stop/dh_start, [N, N]."""
-        return jacobians.product(self.jacobians, start, stop)
+        return _product(jacobians.product, self.jacobians, start, stop)
 
 
 def net(key: jax.Array, *, activation: Any = jnp.tanh, reduction: str = "mean", length: int = T) -> Problem:
@@ -191,7 +197,7 @@ def _lstm_model(hidden, reduction):
 @functools.cache
 def _shared_model(reduction):
     cell = cells.elman(M, N)
-    readout = lambda params, state: jnp.sin(params.w_hh @ state)  # noqa: E731
+    readout = lambda params, state: jnp.sin(params.w_hh @ state)
     return models.Model(
         cell.init, cell.initial_state, cell.step, readout, models.squared_error, reduction, cell.derivation, M
     )
@@ -252,7 +258,7 @@ def _direct_params(model, params, *data):
 
 def _total_params(model, params, *data):
     theta, unravel = ravel_pytree(params)
-    states = lambda theta: gradients.flatten_steps(_trajectory(model, unravel(theta), *data).states)  # noqa: E731
+    states = lambda theta: flatten_steps(_trajectory(model, unravel(theta), *data).states)
     return jax.jacfwd(states)(theta)
 
 
@@ -266,7 +272,7 @@ def _output_state(model, params, *data):
     states = _trajectory(model, params, *data).states
     _, unravel = ravel_pytree(data[-1])
     partial = jax.jacrev(lambda h: jnp.atleast_1d(model.readout(params, unravel(h))))
-    return jax.vmap(partial)(gradients.flatten_steps(states))
+    return jax.vmap(partial)(flatten_steps(states))
 
 
 def _output_params(model, params, *data):

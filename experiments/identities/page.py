@@ -84,8 +84,8 @@ def _numbers(record):
 def equation(latex: str) -> str:
     """Mathtext as one SVG path, with the source as its accessible name."""
     outline = TextPath((0, 0), f"${latex}$", size=SIZE, prop=FontProperties(math_fontfamily="cm"))
-    box = outline.get_extents()
-    left, bottom, width, height = box.x0 - 2, box.y0 - 2, box.width + 4, box.height + 4
+    points = outline.vertices[outline.codes != Path.CLOSEPOLY]  # their box holds the outline
+    (left, bottom), (width, height) = points.min(axis=0) - 2, np.ptp(points, axis=0) + 4
     title = html.escape(latex, quote=True)
     return (
         f'<svg role="img" aria-label="{title}" width="{width:.0f}" height="{height:.0f}" '

@@ -1,7 +1,7 @@
 """S3: slides of equations 9.7.1 to 9.7.16 (003_e5801c300151b42c), L = 1/T Σ_t l(o_t, y_t).
 
 Equations 9.7.3 to 9.7.7 are about any cell, 9.7.11 to 9.7.16 about h_t = W_hx x_t + W_hh h_{t−1}, o_t = W_qh h_t,
-without activation; those that the other notes have too are computed in `s2`.
+without activation; those that other notes have too are computed in `perceptron_and_rnn.recurrent_net`.
 """
 
 import functools
@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from experiments.identities import instances, s2
-from experiments.identities.identity import Claim, identity
-from experiments.identities.instances import THETAS
-from jaxbptt import gradients, jacobians, trajectories
+from jaxbptt import jacobians
+
+from . import instances
+from .derivatives import total_states
+from .identity import Claim, identity
+from .instances import THETAS
+from .perceptron_and_rnn import recurrent_net
 
 
 class Recurrence(NamedTuple):
@@ -51,7 +54,7 @@ def _step_pairs(product, steps, order):
     # Reversed order is that of the transposes, transposed.
     turn = (lambda matrix: matrix) if order == "descending" else (lambda matrix: jnp.swapaxes(matrix, -1, -2))
     zero = jnp.zeros((size, size))
-    pair = lambda t, i: turn(product(turn(steps), i, t)) if i < t else zero  # noqa: E731
+    pair = lambda t, i: turn(product(turn(steps), i, t)) if i < t else zero
     return jnp.array([[pair(t, i) for i in range(length + 1)] for t in range(1, length + 1)])
 
 
@@ -59,19 +62,6 @@ def recurrence_of(problem, first=None):
     """The recurrence of dh_t/dθ; a_0 = 0 unless given."""
     direct = problem.direct_params
     return Recurrence(direct, problem.jacobians, jnp.zeros_like(direct[0]) if first is None else first)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def total_states(model, params, inputs, targets, initial, first):
-    """dh_t/dθ, [T, N, P], by jacfwd through the unroll, h_0 moving with θ at the rate `first`."""
-    theta, unravel = ravel_pytree(params)
-    flat, unravel_state = ravel_pytree(initial)
-
-    def states(moved):
-        start = unravel_state(flat + first @ (moved - theta))
-        return gradients.flatten_steps(trajectories.unroll(model, unravel(moved), inputs, initial=start).states)
-
-    return jax.jacfwd(states)(theta)
 
 
 def _net(key):
@@ -171,7 +161,7 @@ def solved_recurrence(recurrence, order):
 )
 def total_from_all_direct(problem, first, order):
     recurrence = recurrence_of(problem, first)
-    return Claim(recurrence.solved(order), total_states(*problem, first), recurrence.corrected())
+    return Claim(recurrence.solved(order), total_states(problem, first), recurrence.corrected())
 
 
 @identity(
@@ -182,7 +172,7 @@ def total_from_all_direct(problem, first, order):
     general=_linear_net,
 )
 def mean_loss_in_output(problem):
-    return s2.mean_loss_in_output(problem)
+    return recurrent_net.mean_loss_in_output(problem)
 
 
 @identity(
@@ -194,7 +184,7 @@ def mean_loss_in_output(problem):
     general=_linear_net,
 )
 def readout_weights(problem):
-    return s2.readout_weights(problem)
+    return recurrent_net.readout_weights(problem)
 
 
 @identity(
@@ -206,7 +196,7 @@ def readout_weights(problem):
     general=_linear_net,
 )
 def last_state(problem):
-    return s2.last_state(problem)
+    return recurrent_net.last_state(problem)
 
 
 @identity(
@@ -220,7 +210,10 @@ def last_state(problem):
     general=_linear_net,
 )
 def error_from_next_and_own(problem):
-    by_products, by_weights = s2.error_from_next_and_own(problem), s2.carried_back_by_weight(problem)
+    by_products, by_weights = (
+        recurrent_net.error_from_next_and_own(problem),
+        recurrent_net.carried_back_by_weight(problem),
+    )
     return Claim((by_products.written, by_weights.written), (by_products.truth, by_weights.truth))
 
 
@@ -231,12 +224,12 @@ def error_from_next_and_own(problem):
     r"\,\frac{\partial L}{\partial o_{T+t-i}}",
     "unrolled without activation, a state's gradient sums powers of W_hhᵀ on the errors of all outputs from t on",
     general=_linear_net,
-    smallest=[{"problem": s2.scalar_net(2.0, (1.0, 10.0, 100.0), initial=1.0)}],
+    smallest=[{"problem": recurrent_net.scalar_net(2.0, (1.0, 10.0, 100.0), initial=1.0)}],
     counterexample="none: 1 + 2 · 10 + 4 · 100 = 421 for W_hh = 2, ∂L/∂o = (1, 10, 100), t = 1",
 )
 def powers_of_recurrent_weights(problem):
-    written = s2.sum_of_powers(problem, lambda t, i: problem.length + t - i)
-    return Claim((written,) * 2, (s2.state_gradients(problem), problem.adjoints))
+    written = recurrent_net.sum_of_powers(problem, lambda t, i: problem.length + t - i)
+    return Claim((written,) * 2, (recurrent_net.state_gradients(problem), problem.adjoints))
 
 
 @identity(
@@ -249,7 +242,9 @@ def powers_of_recurrent_weights(problem):
 )
 def cell_weights(problem):
     written = tuple(problem.adjoints.T @ multiplied for multiplied in (problem.inputs, problem.previous))
-    return Claim((written,) * 2, s2.by_both_routes(problem, lambda grads: (grads.cell.w_hx, grads.cell.w_hh)))
+    return Claim(
+        (written,) * 2, recurrent_net.by_both_routes(problem, lambda grads: (grads.cell.w_hx, grads.cell.w_hh))
+    )
 
 
 class Truncations(NamedTuple):

@@ -1,4 +1,4 @@
-"""The four tasks of the online experiment: models, data, and training by any gradient."""
+"""The four tasks of the online experiment: models, data, and training by any gradient or rule."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,18 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments import text
+from experiments import text, training
 from jaxbptt import cells
-from jaxbptt.models import Model, sequence_model, softmax_cross_entropy, squared_error, step_losses
-from jaxbptt.trajectories import unroll
+from jaxbptt.models import Model, sequence_model, softmax_cross_entropy, squared_error
 
 TASKS = {"copy": "nats", "delayed XOR": "nats", "adding": "½ error²", "text": "nats"}  # unit of the loss
 SYMBOLS = 4  # of the copy task
 DELAY = 3  # steps, of copy and delayed XOR
 RATES = (0.002, 0.006)  # of Adam; every rule gets its best
-CLIP = 1.0  # of the norm of an update's gradient
 HELD_OUT = 64  # sequences of the final losses
 KEPT_BACK = 10  # the last tenth of the text is for the final losses only
 
@@ -70,9 +67,8 @@ def make_tasks(hidden: int, length: int, gain: float, symbols: Any) -> dict[str,
 
     def windows_of(part):
         def draw(key):
-            window = jax.lax.dynamic_slice_in_dim(
-                part, jax.random.randint(key, (), 0, len(part) - length, jnp.int32), length + 1
-            )
+            start = jax.random.randint(key, (), 0, len(part) - length, jnp.int32)
+            window = jax.lax.dynamic_slice_in_dim(part, start, length + 1)
             return one_hot(window[:-1], size), window[1:]
 
         return draw
@@ -88,54 +84,51 @@ def make_tasks(hidden: int, length: int, gain: float, symbols: Any) -> dict[str,
     }
 
 
-def train(task, config, keys, begin, gradient):
-    """(losses at the start [L, D], params at every record, final losses [L, D]); params lead with [L, D]."""
-    adam = optax.chain(optax.clip_by_global_norm(CLIP), optax.scale_by_adam())
+def train(task: Task, config: Any, keys: jax.Array, params: Any, gradient: Callable) -> tuple[Any, list, Any]:
+    """Training at every rate, from params that lead with the keys [D].
+
+    Args:
+      task: what is learned.
+      config: updates, records, batch, length and seed.
+      keys: [D]
+      params: leaves [D, ...]
+      gradient: (params, inputs, targets, key) -> dC/dθ of one sequence.
+
+    Returns:
+      (losses at the start [R, D], params at every record, leaves [R, D, ...], final losses [R, D]).
+    """
     every = config.updates // config.records
 
+    def mean_gradient(params, key):
+        draws = jax.random.split(key, (2, config.batch))
+        grads = jax.vmap(gradient, in_axes=(None, 0, 0, 0))(params, *jax.vmap(task.draw)(draws[0]), draws[1])
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0) / config.length, grads)
+
     def held_out(params):
-        def loss(key):
-            inputs, targets = task.draw_held_out(key)
-            return jnp.mean(step_losses(task.model, params, unroll(task.model, params, inputs).states, targets))
+        draws = jax.random.split(jax.random.key(config.seed + 1), HELD_OUT)
+        return jnp.mean(jax.vmap(lambda key: training.mean_loss(task.model, params, *task.draw_held_out(key)))(draws))
 
-        return jnp.mean(jax.vmap(loss)(jax.random.split(jax.random.key(config.seed + 1), HELD_OUT)))
-
-    def advance(params, moments, rate, key, done):
-        def update(carry, step):
-            params, moments = carry
-            draws = jax.random.split(jax.random.fold_in(key, step), (2, config.batch))
-            grads = jax.vmap(gradient, in_axes=(None, 0, 0, 0))(params, *jax.vmap(task.draw)(draws[0]), draws[1])
-            mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0) / config.length, grads)
-            moved, moments = adam.update(mean, moments)
-            return (jax.tree.map(lambda leaf, move: leaf - rate * move, params, moved), moments), None
-
-        params, moments = jax.lax.scan(update, (params, moments), done + jnp.arange(every))[0]
-        return params, moments, held_out(params)
-
-    over = jax.vmap(jax.vmap(advance, in_axes=(0, 0, None, 0, None)), in_axes=(0, 0, 0, None, None))
-    advance_all = jax.jit(over)
-    params = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(RATES), axis=0), begin)
-    moments = jax.vmap(jax.vmap(adam.init))(params)
-    start = np.asarray(jax.jit(jax.vmap(jax.vmap(held_out)))(params))
-    rates, found = jnp.asarray(RATES, start.dtype), [params]
-    for i in range(config.records):
-        params, moments, loss = advance_all(params, moments, rates, keys, i * every)
-        found.append(params)
-    return start, found, np.asarray(loss)
+    trainer = training.make_trainer(mean_gradient, held_out, every)
+    state = training.begin(params, len(RATES))
+    start = np.asarray(jax.jit(jax.vmap(jax.vmap(held_out)))(state[0]))
+    rates = jnp.asarray(RATES, start.dtype)
+    records = training.follow(lambda i, state: trainer, state, rates, keys, records=config.records, every=every)
+    states, losses = zip(*records, strict=True)
+    return start, [state[0], *(params for params, _ in states)], losses[-1]
 
 
-def step_gradients(rule, state, params, inputs, targets, key):
+def step_gradients(rule: Any, state: Any, params: Any, inputs: Any, targets: Any, key: jax.Array) -> Any:
     """g_1 … g_T at fixed params, a pytree with leading T."""
     if state.key is not None:
         state = dataclasses.replace(state, key=key)
 
     def body(state, step):
-        state, _, grads = rule.update(state, params, *step)
+        state, _, grads = rule.update(params, state, *step)
         return state, grads
 
     return jax.lax.scan(body, state, (inputs, targets))[1]
 
 
-def estimate(rule, state, *call):
+def estimate(rule: Any, state: Any, *call: Any) -> Any:
     """Σ g_t."""
     return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), step_gradients(rule, state, *call))

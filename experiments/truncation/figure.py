@@ -1,22 +1,15 @@
-"""What the truncation experiment found, in numbers, words and one figure."""
+"""The figure of the truncation experiment: the cuts on text, error over cost, training, final losses."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import harness
+from experiments import files
+from experiments.training import find_best_rates
 
-CHANCE = 0.05  # a difference whose sign-test p is below this is one
-NAMES = {
-    "full": "full BPTT",
-    "carried": "regular, state carried",
-    "zero_state": "regular, state reset",
-    "randomised": "randomised, as many steps back",
-    "randomised_wide": "randomised, as long a mean window",
-    "adaptive": "adaptive lag",
-}
+from .summary import NAMES, compare, error_curves, judge
+
 COLOURS = {
     "full": "#222222",
     "carried": "#31688e",
@@ -28,119 +21,14 @@ COLOURS = {
 DECADES = 4  # of the tables
 
 
-def best_rates(losses: np.ndarray) -> np.ndarray:
-    """[M], the rate with the least mean final loss; losses [M, R, D, E]. One that failed with a key is not the best."""
-    final = np.where(np.isfinite(losses[..., -1]), losses[..., -1], np.inf)
-    return np.argmin(np.mean(final, axis=2), axis=1)
-
-
-def summarise(results: dict[str, Any]) -> dict[str, Any]:
-    """Every method at its best rate, differences paired over keys, bias at equal cost, and the verdict in words."""
-    training, errors = results["training"], results["errors"]
-    best, final = best_rates(training.losses), {}
-    for m, name in enumerate(map(str, training.methods)):
-        final[name] = training.losses[m, best[m], :, -1]
-    methods = {
-        name: {
-            "rate": float(training.rates[best[m]]),
-            "steps_back": float(training.cost[m]),
-            "final_median": float(np.median(losses)),
-            "final_10_90": np.quantile(losses, (0.1, 0.9)).tolist(),
-            "less_full": _paired(losses - final["full"]),
-            "less_carried": _paired(losses - final["carried"]),
-        }
-        for m, (name, losses) in enumerate(final.items())
-    }
-    cost = methods["carried"]["steps_back"]
-    at_cost = {
-        name: float(np.exp(np.interp(np.log(cost), np.log(costs), np.log(np.maximum(values, 1e-300)))))
-        for name, costs, values in _error_curves(errors)
-    }
-    summary = {
-        "methods": methods,
-        "errors_at_cost": {"steps_back": cost, **at_cost},
-        "text_spread": float(errors.text_spread),
-        "randomised_less_carried_by_rate": _by_rate(training),
-        "adaptive_lags": training.lags[best[-1]].tolist(),
-    }
-    return {**summary, "verdict": _in_words(summary, len(final["full"]))}
-
-
-def _paired(differences):
-    """Mean, its standard error, how many are above 0, and how likely a split so uneven is by chance (sign test).
-
-    A training that failed, at infinity, counts as worse.
-    """
-    keys, above = len(differences), int(np.sum(~(differences <= 0)))
-    tail = sum(math.comb(keys, i) for i in range(min(above, keys - above) + 1)) / 2**keys
-    return {
-        "mean": float(np.mean(differences)),
-        "standard_error": float(np.std(differences, ddof=1) / np.sqrt(keys)),
-        "worse": above,
-        "p": min(1.0, 2 * tail),
-    }
-
-
-def _by_rate(training):
-    """Mean difference of the final losses at each rate, both methods at the same one."""
-    named = dict(zip(map(str, training.methods), training.losses[..., -1], strict=True))
-    means = np.mean(named["randomised"] - named["carried"], axis=1)
-    return {f"{rate:g}": float(mean) for rate, mean in zip(training.rates, means, strict=True)}
-
-
-def _error_curves(errors):
-    yield "carried", errors.window_cost, errors.carried
-    yield "zero_state", errors.window_cost, errors.zero_state
-    yield "adaptive", errors.lag_cost, errors.lag
-    yield "randomised", errors.random_cost, errors.spread
-
-
-def _judge(paired, keys):
-    """better, worse or neither, than chance allows."""
-    if paired["p"] > CHANCE:
-        return "no different beyond chance"
-    return "worse" if 2 * paired["worse"] > keys else "better"
-
-
-def _in_words(summary, keys):
-    lines = []
-    for name, entry in summary["methods"].items():
-        low, high = entry["final_10_90"]
-        line = f"{NAMES[name]:34} {entry['final_median']:.3f} nats per symbol held out ({low:.3f} to {high:.3f}),"
-        line += f" {entry['steps_back']:.1f} steps back a loss, rate {entry['rate']:g}"
-        lines.append(line)
-    at = summary["errors_at_cost"]
-    lines.append(
-        f"at {at['steps_back']:.1f} steps back a loss, over the exact norm: bias {at['carried']:.2f} regular,"
-        f" {at['zero_state']:.2f} with the state reset, {at['adaptive']:.2f} by lag; spread {at['randomised']:.2f}"
-        f" randomised, without bias (from sequence to sequence: {summary['text_spread']:.2f})"
-    )
-    verdicts = []
-    for name in ("randomised", "randomised_wide"):
-        paired = summary["methods"][name]["less_carried"]
-        verdicts.append(_judge(paired, keys))
-        lines.append(
-            f"{NAMES[name]}, less regular: {paired['mean']:+.4f} ± {paired['standard_error']:.4f} nats per symbol,"
-            f" worse with {paired['worse']} of {keys} keys (p = {paired['p']:.2g}): {verdicts[-1]}"
-        )
-    by_rate = ", ".join(f"{mean:+.3f} at {rate}" for rate, mean in summary["randomised_less_carried_by_rate"].items())
-    lines.append(f"{NAMES['randomised']}, less regular, both at one rate: {by_rate}")
-    holds = "better" not in verdicts
-    lines.append(
-        f'"does not work much better than regular truncation": {"holds" if holds else "does not hold"} here'
-        + (", and it works worse" if set(verdicts) == {"worse"} else "")
-    )
-    return lines
-
-
 def plot(results: dict[str, Any], path: Path) -> None:
     """Above: the text, its cuts and the (t, k) table, three ways. Below: error over cost, training, final losses."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(19, 13.4), layout="constrained")
-    summary = summarise(results)
+    summary = judge(results)
     losses = results["training"].losses
-    judged = _judge(summary["methods"]["randomised"]["less_carried"], losses.shape[2])
+    judged = compare(summary["methods"]["randomised"]["less_carried"], losses.shape[2])
     title = "Truncated gradients on text: at the same reach, cutting at random trains "
     title += {"worse": "worse than", "better": "better than"}.get(judged, "no better and no worse than")
     title += " cutting at fixed steps"
@@ -153,7 +41,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     _plot_final(axes[2], results["training"], summary["methods"])
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
-    harness.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    files.write_figure(path, figure, dpi=110)
 
 
 def _plot_tables(figure, tables):
@@ -189,7 +77,7 @@ def _plot_tables(figure, tables):
 def _plot_errors(ax, errors, cost):
     labels = ("bias: regular, state carried", "bias: regular, state reset", "bias: the last L steps of every loss")
     labels += ("spread: randomised, no bias",)
-    for (name, costs, values), label in zip(_error_curves(errors), labels, strict=True):
+    for (name, costs, values), label in zip(error_curves(errors), labels, strict=True):
         line = "--" if name == "randomised" else "-"
         ax.loglog(costs, values, line, color=COLOURS[name], marker="o", markersize=5, linewidth=2.4, label=label)
     style = {"color": COLOURS["randomised"], "linewidth": 1.4}
@@ -211,7 +99,7 @@ def _plot_errors(ax, errors, cost):
 
 
 def _plot_curves(ax, training):
-    best, ends = best_rates(training.losses), []
+    best, ends = find_best_rates(training.losses[..., -1]), []
     for m, name in enumerate(map(str, training.methods)):
         low, middle, high = np.quantile(training.losses[m, best[m]], (0.1, 0.5, 0.9), axis=0)
         ax.fill_between(training.updates, low, high, color=COLOURS[name], alpha=0.12, linewidth=0)
@@ -229,7 +117,7 @@ def _plot_curves(ax, training):
 
 
 def _plot_final(ax, training, methods):
-    best = best_rates(training.losses)
+    best = find_best_rates(training.losses[..., -1])
     final = np.stack([training.losses[m, rate, :, -1] for m, rate in enumerate(best)])
     regular = list(training.methods).index("carried")
     excess, labels = final - final[regular], []

@@ -1,5 +1,4 @@
-"""S1: chain-rule bookkeeping (001_719220d52c62b28b): the two paths out of h_t, by o_t and by h_{t+1}, and the
-recurrence of dC/dh_t they give.
+"""The two paths out of h_t, by o_t and by h_{t+1}, and the recurrence of dC/dh_t they give.
 
 Gradients in h_t are rows, so that dC/dh_t = ∇_oL ∇_hg + (dC/dh_{t+1}) J_{t+1} reads as the note writes it.
 """
@@ -10,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from experiments.identities import instances
+from experiments.identities.derivatives import sensitivities, state_pairs, via_output
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import THETAS
-from experiments.identities.s1 import losses_only_at, sensitivities, state_pairs, via_output
 from jaxbptt import cells, models
+
+from .losses import losses_only_at
 
 
 def chain(a, b, c, length):
@@ -33,13 +34,13 @@ def curved_chain(key, length=instances.T):
 @functools.cache
 def _chain_model(activation):
     cell = cells.from_step(lambda params, h, x: activation(params[0] * h + x), lambda params: jnp.zeros(()))
-    readout = lambda params, h: activation(params[1] * h)  # noqa: E731
+    readout = lambda params, h: activation(params[1] * h)
     return models.Model(cell.init, cell.initial_state, cell.step, readout, lambda output, weight: weight * output)
 
 
 def state_gradient(problem):
     """dC/dh_t, [T, N], by autodiff: a nudge on h_t and all that follows."""
-    return problem.weight * jnp.sum(sensitivities(*problem)[1].state, axis=0)
+    return problem.weight * jnp.sum(sensitivities(problem)[1].state, axis=0)
 
 
 def all_later_losses(problem, t):
@@ -85,7 +86,7 @@ TWO_LOSSES = {
 )
 def one_loss_as_recurrence(problem, t):
     here, jacobian = via_output(problem)[t - 1], problem.jacobians[t]
-    written = sensitivities(*problem)[1].state[t - 1, t] @ jacobian + here
+    written = sensitivities(problem)[1].state[t - 1, t] @ jacobian + here
     corrected = problem.adjoints[t] @ jacobian + problem.weight * here
     return Claim(written, state_gradient(problem)[t - 1], corrected)
 
@@ -104,7 +105,7 @@ def one_loss_as_recurrence(problem, t):
 def output_gradient_by_state(problem, t):
     # ∂h/∂o can only mean the inverse of ∂⁺o/∂⁺h.
     written = jnp.linalg.solve(problem.output_state[t - 1].T, problem.adjoints[t - 1])
-    truth = problem.weight * jnp.sum(sensitivities(*problem)[1].output, axis=0)[t - 1]
+    truth = problem.weight * jnp.sum(sensitivities(problem)[1].output, axis=0)[t - 1]
     return Claim(written, truth, problem.weight * problem.loss_output[t - 1])
 
 
@@ -129,7 +130,7 @@ def adjoint_recurrence(problem):
 
 def _next_output(problem, t):
     """(∂L_{t+1}/∂o_{t+1}) do_{t+1}/dh_t, total."""
-    return problem.loss_output[t] @ sensitivities(*problem)[0].state[t, :, t - 1]
+    return problem.loss_output[t] @ sensitivities(problem)[0].state[t, :, t - 1]
 
 
 def _next_output_by_jacobian(problem, t):
@@ -174,7 +175,7 @@ def two_losses(problem, t):
     general=lambda key: {"problem": instances.shared_net(key)},
 )
 def local_term_and_the_rest(problem):
-    losses = sensitivities(*problem)[1].state  # dL_s/dh_t, [T, T, N]
+    losses = sensitivities(problem)[1].state  # dL_s/dh_t, [T, T, N]
     later = jnp.tril(jnp.ones((problem.length,) * 2), -1)
     return Claim(via_output(problem) + jnp.einsum("st,stn->tn", later, losses), problem.adjoints)
 
@@ -189,7 +190,7 @@ def local_term_and_the_rest(problem):
     general=lambda key: {"problem": instances.shared_net(key)},
 )
 def through_output_and_next_state(problem):
-    losses = sensitivities(*problem)[1]
+    losses = sensitivities(problem)[1]
     return Claim(jnp.sum(losses.read, axis=0) + jnp.sum(losses.carried, axis=0), problem.adjoints)
 
 

@@ -1,84 +1,17 @@
-"""S1: chain-rule bookkeeping (001_719220d52c62b28b): what each loss sends to θ. The recurrence of dC/dh_t is in
-`s1_paths`, the scalar examples and what follows from them in `s1_scalar`.
+"""What each loss sends to θ, and how the gradient of their sum is put together.
 
-The note takes C = Σ_t L_t and writes ∂ for total and direct derivatives alike; it is scalar in style, so a product of
-two derivatives in θ is read entry by entry.
+The recurrence of dC/dh_t is in `adjoint_recurrence`, the scalar examples and what follows from them in
+`scalar_examples`.
 """
 
-import functools
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from experiments.identities import instances
+from experiments.identities.derivatives import sensitivities, state_pairs, total_outputs
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import THETAS
-from jaxbptt import jacobians, trajectories
 
 UNITS = [{"problem": instances.unit(theta), "t": t} for theta in THETAS for t in (1, 2, 3)]
-
-
-class Nudges(NamedTuple):
-    """Where a small change enters; as a result of `sensitivities`, the derivatives to it, step t on axis −2."""
-
-    state: jax.Array  # [T, N] on h_t, every use of it
-    carried: jax.Array  # [T, N] on the copy of h_t that h_{t+1} reads
-    read: jax.Array  # [T, N] on the copy of h_t that o_t reads
-    output: jax.Array  # [T, O] on o_t
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def sensitivities(model, params, inputs, targets, initial):
-    """(do_s [T, O, …], dL_s [T, …]) to each nudge, total, by jacrev through the whole unroll."""
-    flat, unravel = ravel_pytree(initial)
-
-    def shift(state, by):
-        return unravel(ravel_pytree(state)[0] + by)
-
-    def step(params, h, x):
-        x, carried, state = x
-        return shift(model.step(params, shift(h, carried), x), state)
-
-    nudged_model = model._replace(step=step, derivation=None, num_inputs=None)
-
-    def run(nudges):
-        carried = jnp.concatenate((jnp.zeros((1, flat.size)), nudges.carried[:-1]))  # step t + 1 reads h_t
-        states = trajectories.unroll(nudged_model, params, (inputs, carried, nudges.state), initial=initial).states
-        outputs = jax.vmap(lambda h, by: model.readout(params, shift(h, by)))(states, nudges.read)
-        outputs += nudges.output.reshape(outputs.shape)
-        return outputs.reshape(len(inputs), -1), jax.vmap(model.loss)(outputs, targets)
-
-    num_outputs = jax.eval_shape(model.readout, params, initial).size
-    none = jnp.zeros((len(inputs), flat.size))
-    return jax.jacrev(run)(Nudges(none, none, none, jnp.zeros((len(inputs), num_outputs))))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def total_outputs(model, params, inputs, targets, initial):
-    """do_t/dθ, [T, O, P], by jacfwd through the whole unroll."""
-    theta, unravel = ravel_pytree(params)
-
-    def outputs(theta):
-        params = unravel(theta)
-        states = trajectories.unroll(model, params, inputs, initial=initial).states
-        return jax.vmap(lambda h: model.readout(params, h).ravel())(states)
-
-    return jax.jacfwd(outputs)(theta)
-
-
-@jax.jit
-def state_pairs(steps):
-    """dh_s/dh_t at [s−1, t−1], [T, T, N, N], the identity for s = t and zero for s < t."""
-    length, size = steps.shape[:2]
-    times, zero = range(1, length + 1), jnp.zeros((size, size))
-    return jnp.array([[jacobians.product(steps, t, s) if s >= t else zero for t in times] for s in times])
-
-
-def via_output(problem):
-    """(∂L_t/∂o_t)(∂⁺o_t/∂⁺h_t), [T, N]."""
-    return jnp.einsum("to,ton->tn", problem.loss_output, problem.output_state)
 
 
 def losses_only_at(problem, *steps):
@@ -141,7 +74,7 @@ def loss_through_output(problem):
     general=lambda key: {"problem": instances.shared_net(key)},
 )
 def dependency_of_outputs(problem):
-    measured = jnp.moveaxis(sensitivities(*problem)[0].state, 2, 1)  # do_s/dh_t, [T, T, O, N]
+    measured = jnp.moveaxis(sensitivities(problem)[0].state, 2, 1)  # do_s/dh_t, [T, T, O, N]
     arrows = jnp.einsum("son,stnm->stom", problem.output_state, state_pairs(problem.jacobians))
     reaches = jnp.tril(jnp.ones((problem.length,) * 2, bool))
     return Claim((reaches, arrows), (jnp.any(measured != 0, axis=(2, 3)), measured))
@@ -160,10 +93,10 @@ def dependency_of_outputs(problem):
     counterexample="unit problem, θ = 2: written 4, 12, 32 for t = 1, 2, 3, true 48 = (14·1 + 6·2 + 2·4) + (2 + 4 + 8)",
 )
 def gradient_from_one_step(problem, t):
-    outputs = problem.loss_output[t - 1] @ total_outputs(*problem)[t - 1]
+    outputs = problem.loss_output[t - 1] @ total_outputs(problem)[t - 1]
     later = 0.0  # no h_{t+1} at t = T
     if t < problem.length:
-        later = sensitivities(*problem)[1].state[t - 1, t] @ problem.total_params[t]
+        later = sensitivities(problem)[1].state[t - 1, t] @ problem.total_params[t]
     recurrent = jnp.einsum("tn,tnp->p", problem.adjoints, problem.direct_params)
     readout = problem.weight * jnp.einsum("to,top->p", problem.loss_output, problem.output_params)
     return Claim(later + outputs, problem.flat_gradient(), recurrent + readout)
@@ -189,7 +122,7 @@ def sum_of_losses(problem):
     general=lambda key: {"problem": instances.shared_net(key)},
 )
 def loss_times_total_output(problem):
-    written = problem.weight * jnp.einsum("to,top->p", problem.loss_output, total_outputs(*problem))
+    written = problem.weight * jnp.einsum("to,top->p", problem.loss_output, total_outputs(problem))
     return Claim(written, problem.flat_gradient("forward_sensitivity"))
 
 
@@ -250,7 +183,7 @@ def product_of_direct_partials(problem, t):
 def derivative_of_composed_output(problem, t, outer):
     written = problem.loss_output[t - 1]
     if outer == "g":
-        written = written @ total_outputs(*problem)[t - 1]
+        written = written @ total_outputs(problem)[t - 1]
     elif outer == "f":
         written = written @ problem.total_params[t]  # f(h_t(θ), θ) is h_{t+1}
     return Claim(written, problem.total_losses[t - 1], _loss_by_two_paths(problem, t))

@@ -1,5 +1,5 @@
-"""S1: the scalar chain-rule examples (001_719220d52c62b28b), f(z) = z² with z = 4x + 3 and f(θ) = θ h(θ) + θ²,
-and what the note draws from them: tied copies of w, and the paths of h_t to each loss.
+"""The scalar examples, f(z) = z² with z = 4x + 3 and f(θ) = θ h(θ) + θ², and what the note draws from them: tied
+copies of w, and the paths of h_t to each loss.
 
 Total derivatives are `jax.grad` of the composition. With h = 3θ the terms θ h' and h are equal and could be swapped
 unseen, so the rows that are about any h also run on a curved one.
@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.identities import instances
+from experiments.identities.derivatives import sensitivities, state_pairs, via_output
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import THETAS
-from experiments.identities.s1 import sensitivities, state_pairs, via_output
 
 
 def square(z):
@@ -213,7 +213,7 @@ def tied_copies(problem, t):
     general=lambda key: {"problem": instances.shared_net(key)},
 )
 def path_through_output(problem):
-    losses = sensitivities(*problem)[1]
+    losses = sensitivities(problem)[1]
     written = jnp.einsum("sto,ton->stn", losses.output, problem.output_state)
     own_only = jnp.eye(problem.length)[:, :, None] * via_output(problem)
     return Claim((written, own_only), (losses.read, losses.read))
@@ -230,7 +230,7 @@ def path_through_output(problem):
     counterexample="1 + 2 + 4 = 7 = dC/dh_1 with h_t = 2h_{t−1}, o = h, T = 3",
 )
 def paths_to_each_loss(problem):
-    losses = sensitivities(*problem)[1]
+    losses = sensitivities(problem)[1]
     products = jnp.einsum("sn,stnm->stm", via_output(problem), state_pairs(problem.jacobians))
     written = losses.read + losses.carried, products, jnp.sum(products, axis=0)
     return Claim(written, (losses.state, losses.state, problem.adjoints))

@@ -1,4 +1,4 @@
-"""S2: the two-layer perceptron with L2 penalty of the handwritten notes (002_928120d7f21e0d45), forward and backward.
+"""The two-layer perceptron with L2 penalty, forward and backward.
 
 z = W_1 x, h = φ(z), o = W_2 h, J = L + s with L = ℓ(o, y) and s = λ/2 (‖W_1‖² + ‖W_2‖²). Without the penalty it is the
 recurrent net at T = 1 and h_0 = 0, so the toolkit's BPTT is a second judge of the backward pass.
@@ -151,8 +151,8 @@ def _frobenius_or_spectral(key, frobenius):
     general=lambda key: {**_draw(key), "x": jax.random.normal(key, (M, 4))},
 )
 def chain_rule(net, x):
-    first = lambda x: net.activation(net.weights.w_1 @ x)  # noqa: E731
-    second = lambda y: net.weights.w_2 @ y  # noqa: E731
+    first = lambda x: net.activation(net.weights.w_1 @ x)
+    second = lambda y: net.weights.w_2 @ y
     whole = jax.vmap(lambda x: forward(net._replace(x=x))[1].o, in_axes=1, out_axes=1)
 
     @jax.jit

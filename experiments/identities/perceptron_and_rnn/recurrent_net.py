@@ -1,4 +1,4 @@
-"""S2: the recurrent net of the notes (002_928120d7f21e0d45), forward and backward; the perceptron is in `s2_mlp`.
+"""The recurrent net, forward and backward.
 
 h_t = φ(W_hx x_t + W_hh h_{t−1}), o_t = W_yh h_t, L = 1/T Σ_t ℓ(o_t, y_t). Gradients are columns in the note, rows here.
 """
@@ -22,10 +22,10 @@ log_growth = jax.jit(lambda steps: spectra.log_singular_values(steps)[-1, 0])  #
 @functools.partial(jax.jit, static_argnums=0)
 def total_errors(model, params, inputs, targets, initial):
     """(dL/dh_t [T, N], dL/do_t [T, O]), total: by a change of h_t that o_t and h_{t+1} both see, and by one of o_t."""
-    step = lambda params, h, x: model.step(params, h, x[0]) + x[1]  # noqa: E731
-    loss = lambda output, target: model.loss(output + target[1], target[0])  # noqa: E731
+    step = lambda params, h, x: model.step(params, h, x[0]) + x[1]
+    loss = lambda output, target: model.loss(output + target[1], target[0])
     changed = model._replace(step=step, loss=loss, derivation=None, num_inputs=None)
-    cost = lambda h, o: gradients.autodiff(changed, params, (inputs, h), (targets, o), initial=initial)[0]  # noqa: E731
+    cost = lambda h, o: gradients.autodiff(changed, params, (inputs, h), (targets, o), initial=initial)[0]
     none = (jnp.zeros((len(inputs), size)) for size in (initial.size, params.readout.b_y.size))
     return jax.grad(cost, argnums=(0, 1))(*none)
 
@@ -61,7 +61,7 @@ def sum_of_powers(problem, index):
     """Σ_{i=t}^T (W_hhᵀ)^{T−i} W_yhᵀ ∂L/∂o_{index(t, i)} for every t, [T, N]; an index past the end reads the last."""
     steps, local = range(1, problem.length + 1), error_from_output(problem)
     powers = [jnp.linalg.matrix_power(problem.params.cell.w_hh, problem.length - i) for i in steps]
-    read = lambda s: jnp.take(local, s - 1, axis=0, mode="clip")  # noqa: E731
+    read = lambda s: jnp.take(local, s - 1, axis=0, mode="clip")
     return jnp.array([sum(read(index(t, i)) @ powers[i - 1] for i in steps[t - 1 :]) for t in steps])
 
 

@@ -1,4 +1,4 @@
-"""S0 (000_b8c8704d28633358): the linear recurrence by powers and eigenvectors, perturbed, contracting, composed."""
+"""The linear recurrence by powers and eigenvectors; perturbed, contracting, composed."""
 
 import functools
 
@@ -9,8 +9,9 @@ import numpy as np
 from experiments.identities import instances
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import N
-from experiments.identities.s0_jacobians import recurrence
 from jaxbptt import jacobians, spectra, trajectories
+
+from .state_jacobians import recurrence
 
 LONG = 40  # steps after which growing and shrinking components are apart
 DEPTH = 6  # how often the map is composed

@@ -1,6 +1,6 @@
-"""S0: handwritten exercise notes on RNN gradients (000_b8c8704d28633358): partials, and the gradient as their product.
+"""Partials of f, g and L, and the gradient as their product.
 
-Derivatives between states are in `s0_jacobians`, powers and eigenvectors in `s0_linear`.
+Derivatives between states are in `state_jacobians`, powers and eigenvectors in `linear_recurrence`.
 """
 
 import functools
@@ -8,12 +8,12 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from experiments.identities import instances
+from experiments.identities.derivatives import total_outputs
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import THETAS, N, O
-from jaxbptt import gradients, models, trajectories
+from jaxbptt import gradients, models
 
 ALL = slice(None)
 OF_READOUT = slice(-(O * N + O), None)  # the columns of θ that only g has: w_yh, b_y
@@ -39,22 +39,6 @@ def _cost(model, params, inputs, targets, initial):
 @functools.cache
 def _with_loss_offsets(model):
     return model._replace(loss=lambda output, target: model.loss(output, target[0]) + target[1])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _outputs_in_params(model, params, inputs, initial):
-    theta, unravel = ravel_pytree(params)
-
-    def outputs(theta):
-        states = trajectories.unroll(model, unravel(theta), inputs, initial=initial).states
-        return jax.vmap(lambda state: jnp.atleast_1d(model.readout(unravel(theta), state)))(states)
-
-    return jax.jacrev(outputs)(theta)
-
-
-def total_outputs(problem):
-    """do_t/dθ, [T, O, P], by jacrev through the unroll."""
-    return _outputs_in_params(problem.model, problem.params, problem.inputs, problem.initial)
 
 
 def through_states(problem, states_in_params):

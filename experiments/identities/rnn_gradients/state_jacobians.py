@@ -1,7 +1,4 @@
-"""S0 (000_b8c8704d28633358): what one step passes on, and derivatives between states, dh_t/dh_i.
-
-The truth of these rows is a kick: a vector added to h_i inside the unroll, and what it does to everything after.
-"""
+"""What one step passes on, and derivatives between states, dh_t/dh_i, measured by kicks."""
 
 import functools
 
@@ -10,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.identities import instances
+from experiments.identities.derivatives import between, outputs_in_states, states_in_states
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import THETAS, T
 from jaxbptt import cells, models, trajectories
@@ -35,32 +33,6 @@ def recurrence(w_hh, w_hx=None, *, initial=None, activation=None, length=T):
     model = _recurrence_model(w_hx.shape[1], size, activation)
     initial = jnp.ones(size) if initial is None else jnp.asarray(initial, float)
     return instances.Problem(model, params, jnp.ones((length, w_hx.shape[1])), jnp.ones((length, size)), initial)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _answers(model, params, inputs, initial):
-    def step(params, state, driven):
-        return model.step(params, state, driven[0]) + driven[1]
-
-    kicked = model._replace(step=step, derivation=None, num_inputs=None)
-
-    def run(kicks):
-        states = trajectories.unroll(kicked, params, (inputs, kicks), initial=initial).states
-        return states, jax.vmap(lambda state: model.readout(params, state))(states)
-
-    return jax.jacfwd(run)(jnp.zeros((len(inputs), *initial.shape)))
-
-
-def answers(problem):
-    """(dh_t/dh_i [T, N, T, N], do_t/dh_i [T, O, T, N]), total, by jacfwd of the unroll in kicks on the states."""
-    size = problem.initial.size
-    both = _answers(problem.model, problem.params, problem.inputs, problem.initial)
-    return tuple(each.reshape(problem.length, -1, problem.length, size) for each in both)
-
-
-def between(problem, start, stop):
-    """dh_stop/dh_start, [N, N], by a kick on h_start."""
-    return answers(problem)[0][stop - 1, :, start - 1]
 
 
 @functools.cache
@@ -94,7 +66,7 @@ def partials_by_column(function, argument):
 )
 def output_in_state(problem):
     steps = jnp.arange(problem.length)
-    return Claim(problem.output_state, answers(problem)[1][steps, :, steps])
+    return Claim(problem.output_state, outputs_in_states(problem)[steps, steps])
 
 
 @identity(
@@ -114,7 +86,7 @@ def state_in_previous_state(problem, feedback):
     opened = problem._replace(inputs=problem.inputs + feedback * outputs)  # what f was fed in the closed loop
     through_input = feedback * opened.direct_inputs[1:] @ opened.output_state[:-1]
     later = jnp.arange(1, problem.length)
-    total = answers(closed)[0][later, :, later - 1]
+    total = states_in_states(closed)[later, later - 1]
     return Claim(opened.jacobians[1:], total, opened.jacobians[1:] + through_input)
 
 

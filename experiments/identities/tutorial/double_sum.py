@@ -1,5 +1,4 @@
-"""S4: tutorial solutions (004_7f024d66c3c7872e): layouts, the double sum over (t, k) and its expansion at T = 3. Powers
-and eigenvalues are in `s4_powers`, the LSTM in `s4_lstm`.
+"""Layouts, the double sum over (t, k) and its expansion at T = 3.
 
 The note counts t = 0 … T from a given h_{−1}, so its t is the index t of an array here. W is the recurrent matrix.
 """
@@ -10,13 +9,12 @@ from collections import Counter
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from experiments.identities import instances
+from experiments.identities.derivatives import state_pairs, states_in_states, via_output
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import THETAS, M, N
-from experiments.identities.s1 import state_pairs, via_output
-from jaxbptt import cells, gradients, terms, trajectories
+from jaxbptt import cells, terms
 
 LENGTH = 4  # the note's T = 3
 ALL = slice(None)
@@ -40,23 +38,6 @@ def tutorial(key):
 
 def direct_or_total(key, satisfied):
     return {**tutorial(key), "last": "direct" if satisfied else "total"}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def states_in_states(model, params, inputs, targets, initial):
-    """dh_t/dh_k at [t, k], [T, T, N, N], by jacfwd through the unroll: a nudge on h_k and all that follows."""
-    flat, unravel = ravel_pytree(initial)
-
-    def step(params, h, x):
-        x, nudge = x
-        return unravel(ravel_pytree(model.step(params, h, x))[0] + nudge)
-
-    nudged = model._replace(step=step, derivation=None, num_inputs=None)
-
-    def states(nudges):
-        return gradients.flatten_steps(trajectories.unroll(nudged, params, (inputs, nudges), initial=initial).states)
-
-    return jnp.moveaxis(jax.jacfwd(states)(jnp.zeros((len(inputs), flat.size))), 2, 1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -158,7 +139,7 @@ def sum_through_states(problem, columns):
 )
 def dependency_on_earlier_states(problem):
     reaches = jnp.tril(jnp.ones((LENGTH, LENGTH), bool))
-    measured = jnp.any(states_in_states(*problem) != 0, axis=(2, 3))
+    measured = jnp.any(states_in_states(problem) != 0, axis=(2, 3))
     own = jnp.any(problem.direct_params[..., RECURRENT] != 0, axis=(1, 2))
     return Claim((reaches, jnp.ones(LENGTH, bool), reaches), (measured, own, _recurrent_terms(*problem) > 0))
 
@@ -176,7 +157,7 @@ def dependency_on_earlier_states(problem):
     counterexample="h_t = 2h_{t−1}, h_{−1} = 1, L_t = h_t, T = 3: with total ∂h_k/∂W 111, true 49",
 )
 def double_sum(problem, columns, last):
-    return _with_last_factor(problem, columns, last, states_in_states(*problem))
+    return _with_last_factor(problem, columns, last, states_in_states(problem))
 
 
 @identity(
@@ -190,7 +171,7 @@ def double_sum(problem, columns, last):
     smallest=[{"problem": instances.scalar(2.0, LENGTH)}],
 )
 def ordered_product(problem):
-    measured = states_in_states(*problem)
+    measured = states_in_states(problem)
     return Claim(
         [problem.product(k + 1, t + 1) for t, k in EXACT],
         [measured[t, k] for t, k in EXACT],

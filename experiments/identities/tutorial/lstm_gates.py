@@ -1,5 +1,4 @@
-"""S4: tutorial solutions (004_7f024d66c3c7872e): the LSTM's gates and the size of ∂C_t/∂C_{t−1}; its terms are in
-`s4_lstm_terms`.
+"""The LSTM's gates and the size of ∂C_t/∂C_{t−1}.
 
 Three derivatives go by that name: h_{t−1} frozen; through h_{t−1} = o_{t−1} ⊙ tanh(C_{t−1}) with o_{t−1} frozen (what
 the note differentiates); the C block of the product of state Jacobians (the one that composes). With biases, which the
@@ -13,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from experiments.identities import instances
+from experiments.identities.derivatives import end_in_start
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import M, N, T
-from experiments.identities.s4_powers import end_in_start
 from jaxbptt import cells
-from jaxbptt.cells.lstm import gates
+from jaxbptt.cells import gates
 
 INPUT, FORGET, CANDIDATE, OUTPUT = range(4)  # the rows of the toolkit's w_hh, H each
 SHUT = 800.0  # a bias that takes σ to 0.0 or 1.0 in float64
@@ -39,10 +38,10 @@ class Parts(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _parts(model, params, x, cell, output):
-    hidden = lambda cell: output * jnp.tanh(cell)  # noqa: E731
-    state = lambda cell, hidden: cells.LSTMState(cell, hidden)  # noqa: E731
-    new_cell = lambda cell, hidden: model.step(params, state(cell, hidden), x).cell  # noqa: E731
-    of_hidden = lambda hidden: gates(params.cell, state(cell, hidden), x)  # noqa: E731
+    hidden = lambda cell: output * jnp.tanh(cell)
+    state = lambda cell, hidden: cells.LSTMState(cell, hidden)
+    new_cell = lambda cell, hidden: model.step(params, state(cell, hidden), x).cell
+    of_hidden = lambda hidden: gates(params.cell, state(cell, hidden), x)
     return Parts(
         of_hidden(hidden(cell)),
         jax.jacfwd(of_hidden)(hidden(cell)),
@@ -202,7 +201,7 @@ def remembering(key, satisfied):
 )
 def gradient_of_the_cell_state(problem, output):
     own = parts(problem, output)
-    truth = own.frozen, own.through, blocks(end_in_start(*problem))[0]
+    truth = own.frozen, own.through, blocks(end_in_start(problem))[0]
     whole = blocks(problem.product(0, problem.length))[0]
     corrected = blocks(problem.jacobians[0])[0], by_blocks(problem, output), whole
     return Claim((jnp.eye(len(output)),) * 3, truth, corrected)

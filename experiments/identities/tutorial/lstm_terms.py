@@ -1,4 +1,4 @@
-"""S4: tutorial solutions (004_7f024d66c3c7872e): the terms of the LSTM's ∂C_t/∂C_{t−1}, and its product over steps."""
+"""The terms of the LSTM's ∂C_t/∂C_{t−1}, and its product over steps."""
 
 import functools
 
@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.identities.identity import Claim, identity
-from experiments.identities.s4_lstm import OUTPUT, all_gates, blocks, by_blocks, drawn, parts, scalar, slope_of_tanh
 from jaxbptt import cells, jacobians, trajectories
+
+from .lstm_gates import OUTPUT, all_gates, blocks, by_blocks, drawn, parts, scalar, slope_of_tanh
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,17 +1,17 @@
-"""S4: tutorial solutions (004_7f024d66c3c7872e): the product of Jacobians as a sum, as powers and by eigenvalues."""
+"""The product of Jacobians as a sum, as powers and by eigenvalues."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from experiments.identities import instances
+from experiments.identities.derivatives import end_in_start, state_pairs, states_in_states
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import THETAS, N, T
-from experiments.identities.s1 import state_pairs
-from experiments.identities.s4 import ALL, LENGTH, states_in_states, through_pairs, tutorial
-from jaxbptt import cells, jacobians, models, trajectories
+from jaxbptt import cells, jacobians, models
+
+from .double_sum import ALL, LENGTH, through_pairs, tutorial
 
 POWER = 10
 WELL_CONDITIONED = 1e8  # of Q; above 1/√eps no digit of QΛQ⁻¹ is worth keeping
@@ -26,20 +26,8 @@ def sloped(weights, slopes):
 @functools.cache
 def _sloped_model():
     cell = cells.from_step(lambda weights, h, slope: slope * (weights @ h), lambda weights: jnp.ones(len(weights)))
-    loss = lambda output, target: jnp.sum(output)  # noqa: E731
+    loss = lambda output, target: jnp.sum(output)
     return models.Model(cell.init, cell.initial_state, cell.step, lambda weights, h: h, loss)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def end_in_start(model, params, inputs, targets, initial):
-    """dh_T/dh_0, [N, N], by jacfwd through the unroll."""
-    flat, unravel = ravel_pytree(initial)
-
-    def end(h):
-        states = trajectories.unroll(model, params, inputs, initial=unravel(h)).states
-        return ravel_pytree(jax.tree.map(lambda leaf: leaf[-1], states))[0]
-
-    return jax.jacfwd(end)(flat)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -112,7 +100,7 @@ DEFECTIVE = {
 def sum_for_product(problem, t, k):
     # With the right σ' granted; what is judged is the sum and its range.
     written = jnp.sum(problem.jacobians[1 : t + 1], axis=0)
-    return Claim(written, states_in_states(*problem)[t, k], problem.product(k + 1, t + 1))
+    return Claim(written, states_in_states(problem)[t, k], problem.product(k + 1, t + 1))
 
 
 @identity(
@@ -135,7 +123,7 @@ def powers_for_products(problem, columns):
     def of(pairs):
         return through_pairs(problem, pairs, problem.direct_params)[columns], pairs[-1, 0]
 
-    truth = problem.flat_gradient("bptt")[columns], states_in_states(*problem)[-1, 0]
+    truth = problem.flat_gradient("bptt")[columns], states_in_states(problem)[-1, 0]
     return Claim(of(powers_of_latest(problem.jacobians)), truth, of(state_pairs(problem.jacobians)))
 
 
@@ -210,7 +198,7 @@ def slopes_gathered(weights, slopes):
     commutator = problem.jacobians - weights * slopes[:, None, :]
     entries = (slopes[:, :, None] - slopes[:, None, :]) * weights
     norms = [jnp.linalg.norm(each, axis=(1, 2)) for each in (commutator, entries)]
-    return Claim((written, jnp.zeros(count)), (end_in_start(*problem), norms[0]), (problem.product(0, count), norms[1]))
+    return Claim((written, jnp.zeros(count)), (end_in_start(problem), norms[0]), (problem.product(0, count), norms[1]))
 
 
 @identity(
@@ -225,7 +213,7 @@ def slopes_gathered(weights, slopes):
 def linear_recurrence_by_eigenvectors(matrix):
     written, invertible = by_eigenvectors(matrix, POWER)
     trace = jnp.sum(jnp.linalg.eigvals(matrix) ** POWER)
-    truth = end_in_start(*sloped(matrix, jnp.ones((POWER, len(matrix)))))
+    truth = end_in_start(sloped(matrix, jnp.ones((POWER, len(matrix)))))
     return Claim(
         (written, trace, True),
         (truth, jnp.trace(truth), invertible),

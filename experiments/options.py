@@ -1,0 +1,51 @@
+"""A Config from the command line, and what its values may be: one line that names the option, what came, what may."""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
+def parse(config_type: type, arguments: Sequence[str], prog: str, description: str) -> Any:
+    """A Config from the command line; a field's metadata gives its help, choices and other argparse words."""
+    parser = _OneLineParser(prog=prog, description=description, allow_abbrev=False)
+    for field in dataclasses.fields(config_type):
+        words = dict(field.metadata)
+        words["help"] = f"{words['help']} (default: {words.pop('shown', field.default)})"
+        words.setdefault("type", str if field.default is None else type(field.default))
+        parser.add_argument("--" + field.name.replace("_", "-"), default=field.default, **words)
+    return config_type(**vars(parser.parse_args(arguments)))
+
+
+def require_size(name: str, value: Any, *, least: int = 1, most: int | None = None) -> None:
+    """Raise unless `value` is an int of at least `least`, at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected an int")
+    if value < least:
+        raise ValueError(f"{name}: got {value}, expected at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{name}: got {value}, expected at most {most}")
+
+
+def require_finite(name: str, value: float) -> None:
+    """Raise unless `value` is finite."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: got {value}, expected a finite number")
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raise unless `value` is finite and above 0."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: got {value}, expected a finite number above 0")
+
+
+def require_probability(name: str, value: float) -> None:
+    """Raise unless `value` lies in (0, 1]."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{name}: got {value}, expected a number in (0, 1]")
