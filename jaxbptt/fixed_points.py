@@ -67,7 +67,7 @@ def find_fixed_points(
       optimizer: an optax GradientTransformation; None: Adam, its learning rate from 0.03 to 0 on a cosine.
       num_steps: static, ≥ 0.
       polish_steps: static, ≥ 0.
-      tolerance: on q, a scalar ≥ 0; None: ½ N (100 eps)² max(1, mean h*²).
+      tolerance: on q, a scalar ≥ 0; None: ½ N (100 eps)² max(1, mean h²), h as polishing begins.
 
     Returns:
       FixedPoints of the dtype of the states. Under jit, NaN throughout (is_fixed False) if params, x or states are not

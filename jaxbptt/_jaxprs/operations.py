@@ -70,7 +70,7 @@ def _size_in_bytes(variable):
     return math.prod(getattr(variable.aval, "shape", ())) * itemsize
 
 
-def bytes_written(function: Callable[..., Any], *arguments: Any) -> int:
-    """Σ of the sizes in bytes of the results of the traced program's operations; called functions are not opened."""
+def count_in_loops(function: Callable[..., Any], *arguments: Any) -> int:
+    """The operations in the bodies of the program's loops, called functions not opened."""
     program = jax.make_jaxpr(function)(*arguments).jaxpr
-    return sum(_size_in_bytes(variable) for equation in program.eqns for variable in equation.outvars)
+    return sum(len(body.eqns) for equation in program.eqns for body in _inner_programs(equation))

@@ -76,7 +76,8 @@ def bptt(
     state = jax.tree.map(jnp.asarray, model.initial_state(params) if initial is None else initial)
     parallel = _takes_parallel(adjoint, model, state, length, whole=(block or length) >= length)
     run = make_runner(model, params, parallel=parallel)
-    blocks = choose_blocks(run, model, params, state, inputs, length if parallel and block is None else block)
+    size = length if parallel and block is None else block
+    blocks = choose_blocks(run, state, inputs, size, batch=model.batch)
     if blocks.before_last and all(map(_validation.is_concrete, jax.tree.leaves((params, inputs, state)))):
         unroll(model, params, inputs, initial=initial)  # names the first bad step
 

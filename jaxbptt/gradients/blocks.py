@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
-from jaxbptt._jaxprs.operations import bytes_written
+from jaxbptt._jaxprs.operations import count_in_loops
 from jaxbptt.gradients.sequence import Runner
-from jaxbptt.models.model import Model
 from jaxbptt.types import Inputs, Params, State, Targets
 
 WHOLE_BYTES = 4 * 2**20  # all steps are one block if they keep at most this
@@ -27,21 +26,18 @@ class Blocks(NamedTuple):
     keep: bool  # whether what they keep is stored; else they run again
 
 
-def choose_blocks(run: Runner, model: Model, params: Params, state: State, inputs: Inputs, size: int | None) -> Blocks:
+def choose_blocks(run: Runner, state: State, inputs: Inputs, size: int | None, *, batch: int | None = None) -> Blocks:
     """Blocks of `size` steps, which run again; for None, blocks as large as the cache allows."""
     length = jax.tree.leaves(inputs)[0].shape[0]
     if size is not None:
         return Blocks(size, -(-length // size) - 1, keep=False)
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), inputs)
     if run.keeps:
-        kept = jax.tree.leaves(jax.eval_shape(run.forward, state, first)[1])
-        per_step = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
-    else:
-        x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), first)
-        per_step = bytes_written(lambda state, x: model.step(params, state, x), state, x)
-    per_step = max(1, per_step)
+        per_step = max(1, _size_in_bytes(jax.eval_shape(run.forward, state, first)[1]))
+    else:  # an operation writes about as much as the state is
+        per_step = max(1, count_in_loops(run.skip, state, first) * _size_in_bytes(state))
     whole, one_block = (WHOLE_BYTES, BLOCK_BYTES) if run.keeps else WRITTEN_BYTES
-    if not run.keeps and model.batch is None:  # products with one vector cost too much to be computed twice
+    if not run.keeps and batch is None:  # products with one vector cost too much to be computed twice
         whole = KEPT_BYTES
     longest = length if length * per_step <= whole else max(LEAST_STEPS, one_block // per_step)
     size = math.ceil(length / math.ceil(length / longest))
@@ -81,6 +77,10 @@ def pull_in_blocks(
         (grads, earlier), before = jax.lax.scan(backward, (grads, earlier), (saved_head, head), reverse=True)
         losses = jnp.concatenate((before.reshape(-1), losses))
     return losses, grads, earlier
+
+
+def _size_in_bytes(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _steps_of(sequences, index, block, size=None):

@@ -16,7 +16,8 @@ from jaxbptt.types import ArrayLike, Scalar
 class Bounds(NamedTuple):
     """Natural logs. log_step_minima[-1] ≤ log_smallest ≤ log_norm[-1]; log_norm ≤ log_step_norms ≤ t · log_gamma_sigma.
 
-    The last inequality needs J_t = diag(φ'_t) W with |φ'_t| ≤ γ. `log_gamma_radius` bounds nothing unless J_t = W.
+    The last inequality needs J_t = diag(φ'_t) W with |φ'_t| ≤ γ. `log_gamma_radius` is no upper bound, and a
+    lower one only where J_t = W.
     """
 
     log_norm: Float[Array, " time"]  # ln σ_1(dh_t/dh_0)

@@ -36,7 +36,7 @@ def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
     return Factors(q, zeros, zeros, t, jnp.arange(size), jnp.zeros_like(t), jnp.asarray(-jnp.inf, dtype))
 
 
-def multiply(jacobian, factors):
+def multiply(jacobian: jax.Array, factors: Factors) -> Factors:
     """The factors of J P. A J with badly scaled columns is split into (J/d) diag(d), each with its own QR."""
     columns = jnp.max(jnp.abs(jacobian), axis=0)
     graded = jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)
@@ -49,7 +49,7 @@ def multiply(jacobian, factors):
     return jax.lax.fori_loop(0, passes, visit, factors)
 
 
-def absorb(matrix, factors):
+def absorb(matrix: jax.Array, factors: Factors) -> Factors:
     """The factors of A P by one QR of M = A Q:  ℓ'_i = ℓ_i + ln r_ii,  T' = B T,  B_ij = r_ij e^(ℓ_j − ℓ'_i).
 
     Directions are kept in descending order of max|M_j| e^ℓ_j, so that B stays bounded however the chain turns. One
@@ -106,7 +106,7 @@ def _reversal(log_scale, log_lead):
     return log_lead, jnp.max(log_mixed + jnp.maximum(log_mixed, behind))
 
 
-def row_sorted_qr(m):
+def row_sorted_qr(m: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Householder QR of M; rows that differ much in size are sorted first, which keeps row-graded matrices accurate."""
     rows = jnp.max(jnp.abs(m), axis=1)
 
@@ -118,7 +118,7 @@ def row_sorted_qr(m):
     return jax.lax.cond(jnp.min(rows) * GRADED_ROWS < jnp.max(rows), in_order, lambda m: tuple(jnp.linalg.qr(m)), m)
 
 
-def add_compensated(total, carry, increment):
+def add_compensated(total: jax.Array, carry: jax.Array, increment: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(total, carry) + increment, the rounding error of the sum added to carry (Knuth's two-sum); −inf stays −inf."""
     new = total + increment
     back = new - total
