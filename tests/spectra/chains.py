@@ -67,15 +67,15 @@ def growth_by_qr(chain, k):
 CHAINS = driven(np.random.default_rng(7), 4, 300, 5.0)
 TANH = {gain: tanh_chain(np.random.default_rng(1), 6, 600, gain) for gain in (0.5, 1.0, 1.5, 4.0)}
 
-# One direction gains nats on another and loses some again: (gained, lost).
-REVERSALS = np.array([(8, 8), (14, 14), (20, 20), (40, 15), (40, 22), (60, 32)])
+# One direction gains nats on another, which then gains as many, fewer or more: (gained, lost).
+REVERSALS = np.array([(8, 8), (14, 14), (20, 20), (40, 15), (40, 22), (60, 32), (10, 30)])
 REVERSED = np.array([turning([[up / 4, 0, 0]] * 4 + [[0, down / 4, 0]] * 4) for up, down in REVERSALS])
 
 
 def grown_rounding(gained, lost):
-    """ln of the error that eps becomes: δ max(δ, e^−d), δ = eps e^lost, d = gained − lost; at least eps."""
-    log_eps = np.log(np.finfo(float).eps)
-    return np.maximum(log_eps, lost + log_eps + np.maximum(lost + log_eps, lost - gained))
+    """ln of the error that eps becomes: δ max(δ, e^−d), δ = eps e^D, D nats regained, d still missing; at least eps."""
+    log_eps, regained = np.log(np.finfo(float).eps), np.minimum(gained, lost)
+    return np.maximum(log_eps, regained + log_eps + np.maximum(regained + log_eps, regained - gained))
 
 
 GROWN = grown_rounding(*REVERSALS.T)

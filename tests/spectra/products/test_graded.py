@@ -65,7 +65,7 @@ def rounding_of(module):
 
 
 def test_how_far_rounding_may_have_grown():
-    np.testing.assert_allclose(rounding_of(graded), GROWN, rtol=0, atol=0.3)
+    np.testing.assert_allclose(rounding_of(graded), GROWN, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(
