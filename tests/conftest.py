@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes side by side: LAPACK's threads would wait for each other
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # read as JAX is imported; subprocesses inherit it
@@ -39,6 +40,20 @@ typecheck.install()  # before anything imports the package
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+MOST_MAPS = 25_000  # memory maps of a process; the kernel allows 65,530, and every compiled program holds some
+CHECK_EVERY = 40  # tests
+_run_tests = 0
+
+
+def pytest_runtest_teardown(item):
+    """Forget what is compiled before the process has too many memory maps: it would end in a segmentation fault."""
+    global _run_tests
+    _run_tests += 1
+    maps = Path("/proc/self/maps")
+    if _run_tests % CHECK_EVERY == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 def pytest_configure(config):
