@@ -11,9 +11,7 @@ import pytest
 
 from jaxbptt import gradients, models, truncation
 from jaxbptt.comparison import compare
-from jaxbptt.trajectories import unroll
 from tests import cases
-from tests.mutation import mutate_package
 from tests.truncation.problems import (
     CUTS,
     KEEP,
@@ -85,28 +83,6 @@ def test_a_batch_is_the_sum_of_its_sequences():
             assert compare(total, actual).relative < 1e-12
 
 
-def window_sum(model, params, inputs, targets, window, initial):
-    """(loss, gradient) of every window on its own by autodiff, from its own h_0, added up; 1/T for the mean."""
-    own = model._replace(reduction="sum")
-    windows = [slice(start, start + window) for start in range(0, T, window)]
-    parts = [
-        gradients.autodiff(own, params, inputs[at], targets[at], initial=start)
-        for at, start in zip(windows, initial, strict=True)
-    ]
-    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / T, *parts)
-
-
-def test_windows_add_up():
-    """Each window's own exact gradient, the state it was handed a constant, adds up to the windowed one."""
-    model = model_of("custom", "mean")
-    data = params, inputs, targets, _ = cases.instance(model, KEY)
-    states = unroll(model, params, inputs).previous
-    handed = [None] + [jax.tree.map(lambda leaf, s=s: leaf[s], states) for s in (2, 4)]
-    total = jax.jit(lambda: window_sum(model, params, inputs, targets, 2, handed)[1])()
-    _, actual = of(model, "windowed", own_initial=True, window=2)(*data)
-    assert compare(total, actual).relative < 1e-12
-
-
 def test_kept_and_dropped_terms_are_the_whole():
     model = model_of("custom", "sum")
     data = cases.instance(model, KEY)
@@ -121,37 +97,6 @@ def test_kept_and_dropped_terms_are_the_whole():
     for one, other in zip(kept, by_table(model, True, data, dropped)[1], strict=True):
         assert compare(exact, jax.tree.map(lambda a, b, c: a + b - c, one, other, direct)).relative < 1e-12
         assert compare(exact, one).relative > 1e-2
-
-
-@pytest.mark.parametrize(
-    ("name", "own_initial", "window"),
-    [("custom", True, 2), ("custom", True, T + 1), ("custom", False, 2), ("lstm", False, 2)],
-)
-def test_zero_state_windows_are_sequences_of_their_own(name, own_initial, window):
-    model = model_of(name, "mean")
-    data = params, inputs, targets, initial = cases.instance(model, KEY, gain=1.5)
-    starts = [None if own_initial else initial] * -(-T // window)
-    loss, expected = jax.jit(lambda: window_sum(model, params, inputs, targets, window, starts))()
-    actual_loss, actual = of(model, "windowed", own_initial, window=window, carry_state=False)(*data)
-    np.testing.assert_allclose(actual_loss, loss, rtol=1e-13)
-    assert compare(expected, actual).relative < 1e-12
-    carried_loss, carried = of(model, "windowed", own_initial, window=window)(*data)
-    assert (compare(carried, actual).relative < 1e-12) == (window > T)
-    assert np.isclose(carried_loss, loss, rtol=1e-12) == (window > T)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("_ResetSteps(previous, inputs)", "_ResetSteps(forward.trajectory.previous, inputs)"),
-        ("jnp.sum(leaf, axis=0), carried", "leaf[0], carried"),
-        ("% window == 0", "% window == 1"),
-    ],
-)
-def test_a_broken_zero_state_is_seen(old, new):
-    model, data, _ = small()
-    run = lambda module: jax.jit(lambda: module.windowed(model, *data, window=2, carry_state=False))()
-    assert compare(run(truncation), run(mutate_package(truncation, old, new))).relative > 1e-3
 
 
 def scalar_problem(reduction, at_end):
