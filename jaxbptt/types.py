@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 ArrayLike: TypeAlias = jax.Array | np.ndarray
 
@@ -26,7 +26,6 @@ Targets: TypeAlias = Any  # y_1 … y_T, leaves [T, ...]
 Key: TypeAlias = jax.Array  # one typed key, from `jax.random.key`
 Scalar: TypeAlias = Float[Array, ""]
 Integer: TypeAlias = Int[Array, ""]
-Truth: TypeAlias = Bool[Array, ""]
 LossAndGrads: TypeAlias = tuple[Scalar, Params]  # (C, dC/dθ shaped like params)
 
 Reduction: TypeAlias = Literal["sum", "mean"]  # of the losses over the T steps

@@ -120,13 +120,6 @@ def test_a_reverse_rule_that_cannot_be_transposed_is_still_pushed():
     np.testing.assert_array_equal(pushed, [2, -2, 1])
 
 
-SOURCES = {
-    "factored": cases.CELLS["lstm"],
-    "plain": cases.CELLS["lstm"]._replace(derivation=Derivation(*cases.CELLS["lstm"].derivation[:2])),
-    "automatic": cases.CELLS["lstm"]._replace(derivation=None),
-}
-
-
 def plain_pullback(cell):
     """The same numbers behind a function that is no FactoredPullback."""
     pullback = cell.derivation.pullback

@@ -94,7 +94,7 @@ def test_public_functions_are_typed_and_documented(function):
     assert signature.return_annotation is not signature.empty
     assert all(each.annotation is not each.empty for each in signature.parameters.values())
     if function.__module__ != "jaxbptt.plotting":
-        assert "Returns:" in doc or "Returns" in doc
+        assert "Returns:" in doc
     if signature.parameters and len(doc.splitlines()) > 1:
         assert "Args:" in doc
 

@@ -58,7 +58,7 @@ def bptt(
         a cell known by its step alone. K ≥ T: one block, nothing runs twice.
       adjoint: "sequential", λ by one scan; "parallel", all of √T blocks of √T steps at once, N times the work in 3√T
         dependent steps (within each block of K steps, if there are several); "auto", parallel except on a CPU for
-        N ≤ 256 and T ≥ 1024 of a single sequence if `block` leaves one block, else sequential.
+        a factored derivation, N ≤ 256 and T ≥ 1024 of a single sequence if `block` leaves one block, else sequential.
 
     Returns:
       (C scalar, dC/dθ shaped like params).
@@ -132,6 +132,8 @@ def adjoints(
 def _takes_parallel(adjoint: AdjointMethod, model: Model, state: State, length: int, *, whole: bool) -> bool:
     if adjoint != "auto":
         return adjoint == "parallel"
+    if jax.default_backend() == "cpu" or not whole:
+        return False
+    measured = model.batch is None and step_partials(model).factored is not None
     size = sum(leaf.size for leaf in jax.tree.leaves(state))
-    fits = model.batch is None and size <= PARALLEL_SIZE and length >= PARALLEL_STEPS
-    return whole and fits and jax.default_backend() != "cpu"
+    return measured and size <= PARALLEL_SIZE and length >= PARALLEL_STEPS

@@ -7,6 +7,7 @@ import pytest
 
 from jaxbptt import gradients, models
 from jaxbptt.comparison import compare
+from jaxbptt.gradients import backpropagation, sequence
 from tests import cases
 from tests.gradients.problems import BATCH, KEY, batch_of, model_of
 from tests.mutation import mutate_package
@@ -76,3 +77,35 @@ def test_a_state_that_overflows_is_named_in_blocks_too():
     params = params._replace(cell=params.cell._replace(w_hh=1e200 * jnp.eye(cases.N)))
     with pytest.raises(ValueError, match=r"states.*t = 2"):
         gradients.bptt(model, params, inputs, targets, initial=initial, block=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "length", "options", "batch", "parallel"),
+    [
+        ("lstm", "gpu", 1024, {}, None, True),
+        ("lstm", "cpu", 1024, {}, None, False),
+        ("lstm", "gpu", 1023, {}, None, False),
+        ("lstm", "gpu", 1024, {}, 2, False),  # a batch and a step alone were not measured
+        ("custom", "gpu", 1024, {}, None, False),
+        ("lstm", "gpu", 1024, {"block": 512}, None, False),
+        ("lstm", "gpu", 1024, {"adjoint": "sequential"}, None, False),
+        ("custom", "cpu", 8, {"adjoint": "parallel"}, None, True),
+    ],
+)
+def test_where_the_parallel_adjoint_is_taken(monkeypatch, name, backend, length, options, batch, parallel):
+    taken = []
+    make = sequence.make_runner
+
+    def spy(model, params, *, parallel):
+        taken.append(parallel)
+        return make(model, params, parallel=parallel)
+
+    monkeypatch.setattr(backpropagation, "make_runner", spy)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    model = model_of(name, "squared", "sum")
+    params, inputs, targets, _ = cases.instance(model, KEY, length=length)
+    if batch:
+        model = models.batched(model, batch)
+        inputs, targets = (jnp.stack([leaf] * batch, axis=1) for leaf in (inputs, targets))
+    jax.eval_shape(lambda *data: gradients.bptt(model, *data, **options), params, inputs, targets)
+    assert taken == [parallel]
