@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxbptt import _validation
 from jaxbptt._jaxprs.operations import Operations, count_operations
 from jaxbptt.gradients.backpropagation import bptt
-from jaxbptt.gradients.forward import run_forward
+from jaxbptt.gradients.forward import run_forward, take_problem
 from jaxbptt.models.model import Model
 from jaxbptt.truncation.weights import weighted_gradient
 from jaxbptt.types import Estimator, Inputs, Key, Params, Scalar, State, Targets
@@ -79,6 +79,7 @@ def assess(
     """
     if keys is not None and (not jnp.issubdtype(jnp.result_type(keys), jax.dtypes.prng_key) or jnp.ndim(keys) != 1):
         raise TypeError(f"keys: got {jnp.result_type(keys)}{list(jnp.shape(keys))}, expected typed keys [K]")
+    params, inputs, targets, initial, _ = take_problem(model, params, inputs, targets, initial)
     _, exact = bptt(model, params, inputs, targets, initial=initial)
 
     def estimate(key):
@@ -131,7 +132,7 @@ def cost_per_step(
       TypeError, ValueError: model and estimator in the wrong order; as the estimator.
     """
     _validation.require_type("model", model, Model, "a Model: cost_per_step(model, estimator, params, …)")
-    length = _validation.require_time_axis("inputs", inputs)
+    params, inputs, targets, _, length = take_problem(model, params, inputs, targets)
     options = {} if key is None else {"key": key}
     count = count_operations(
         lambda params, inputs, targets: estimator(model, params, inputs, targets, initial=None, **options),
@@ -155,6 +156,7 @@ def alignment(gradients: Mapping[str, Params] | Iterable[Params]) -> Float[Array
       ValueError: pytrees of different structure or shapes; none at all.
     """
     trees = list(gradients.values()) if isinstance(gradients, Mapping) else list(gradients)
+    trees = [_validation.as_arrays("gradients", tree) for tree in trees]
     if not trees:
         raise ValueError("gradients: got none, expected at least one pytree")
     for tree in trees[1:]:
@@ -179,7 +181,7 @@ def _quality(products, norm, error, mean):
 
 
 def _kept_of_lags(model, params, inputs, targets, initial, mean, num_lags):
-    length = _validation.require_time_axis("inputs", inputs)
+    length = jax.tree.leaves(inputs)[0].shape[0]
     _validation.require_size("num_lags", num_lags, most=length)
     direct = run_forward(model, params, inputs, targets, initial).direct
     steps = jnp.arange(length)

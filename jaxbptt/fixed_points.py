@@ -78,12 +78,15 @@ def find_fixed_points(
 
     Reference: Sussillo & Barak (2013), Neural Computation 25; the damping: Yamashita & Fukushima (2001), Computing 15.
     """
+    _validation.require_functions("cell", cell, ("initial_state", "step"))
+    params, states = _validation.as_arrays("params", params), _validation.as_arrays("states", states)
+    x = _validation.as_arrays("x", x)
     dtype = _validation.require_params(params)
     _validation.require_like_init(params, cell.init)
     _validation.require_input(x, cell.num_inputs, dtype)
-    own = jax.eval_shape(cell.initial_state, params)
+    own = _validation.require_initial_state(cell.initial_state, params, dtype)
     _validation.require_candidates("states", states, own)
-    _validation.require_same("step's new state", jax.eval_shape(cell.step, params, own, x), own)
+    _validation.require_step(cell.step, params, own, x)
     _validation.require_size("num_steps", num_steps, least=0)
     _validation.require_size("polish_steps", polish_steps, least=0)
     if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):

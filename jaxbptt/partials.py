@@ -177,6 +177,20 @@ def _summed(pull_params: PullParams) -> SumParams:
     return sum_params
 
 
+def is_linear(partials: Partials, params: Params, state: State, x: Input) -> bool:
+    """Whether JAX sees that J_tᵀ λ is linear in λ: it can transpose it. A pullback that clips λ is not linear."""
+
+    def transposed(params, state, x):
+        residuals = partials.residuals(params, state, x)
+        return jax.linear_transpose(lambda cotangent: partials.pull_state(params, residuals, cotangent), state)(state)
+
+    try:
+        jax.eval_shape(transposed, params, state, x)
+    except Exception:  # a rule may be missing for unforeseen reasons: then it is not seen
+        return False
+    return True
+
+
 def vjp(function: Callable[[Any], Any], primal: Any) -> tuple[Any, Callable[[Any], Any]]:
     """(f(primal), cotangent -> Jᵀ cotangent), in reverse mode; without a reverse rule, by one jvp per entry of primal.
 
@@ -224,7 +238,7 @@ def jvp(function: Callable[[Any], Any], primal: Any, tangent: Any) -> tuple[Any,
         jax.eval_shape(jax.vmap(lambda tangent: jax.jvp(function, (primal,), (tangent,))[1]), one)
         return jax.jvp(function, (primal,), (tangent,))
     except MISSING_RULE as missing:
-        return _both_missing(missing, lambda: _push_by_reverse(function, primal, tangent))
+        return both_missing(missing, lambda: _push_by_reverse(function, primal, tangent))
 
 
 def jacobian(
@@ -254,7 +268,7 @@ def jacobian(
     try:
         return first(*primals)
     except MISSING_RULE as missing:
-        return _both_missing(missing, lambda: second(*primals))
+        return both_missing(missing, lambda: second(*primals))
 
 
 def _push_by_reverse(function, primal, tangent):
@@ -277,7 +291,7 @@ def _pull_by_forward(function, primal, cotangent, missing):
         return jnp.vdot(against, pushed)
 
     every = jnp.arange(flat.size)
-    return unravel(_both_missing(missing, lambda: jax.lax.map(entry, every, batch_size=AT_ONCE)))
+    return unravel(both_missing(missing, lambda: jax.lax.map(entry, every, batch_size=AT_ONCE)))
 
 
 def _raising(error):
@@ -287,7 +301,7 @@ def _raising(error):
     return pull
 
 
-def _both_missing(first: Exception, second: Callable[[], Any]) -> Any:
+def both_missing(first: Exception, second: Callable[[], Any]) -> Any:
     """`second()`; if that fails as well, an error in one line that names `step`."""
     try:
         return second()

@@ -13,6 +13,18 @@ __all__ = ["lag_profile", "singular_values", "terms_table"]
 LN10 = np.log(10)
 
 
+def _take(name: str, values: npt.ArrayLike, num_axes: int, shape: str) -> np.ndarray:
+    """`values` as NumPy floats; raise unless they have this many axes: a result object is not its array."""
+    fields = getattr(values, "_fields", ())
+    if fields:
+        got = type(values).__name__
+        raise TypeError(f"{name}: got {got}, expected an array {shape}: one of its fields {', '.join(fields)}")
+    array = np.asarray(values, float)
+    if array.ndim != num_axes:
+        raise ValueError(f"{name}: got shape {list(array.shape)}, expected {shape}")
+    return array
+
+
 def singular_values(ax: Axes, steps: npt.ArrayLike, log_values: npt.ArrayLike, *, epsilon: float | None = None) -> None:
     """Draw every σ_i(dh_t/dh_0) over t as log10, from the largest (dark) to the smallest (light).
 
@@ -24,8 +36,13 @@ def singular_values(ax: Axes, steps: npt.ArrayLike, log_values: npt.ArrayLike, *
 
     Returns:
       None.
+
+    Raises:
+      TypeError, ValueError: a result object in place of its array; another shape.
     """
-    steps, log10 = np.asarray(steps), np.asarray(log_values, float) / LN10
+    steps, log10 = _take("steps", steps, 1, "[R]"), _take("log_values", log_values, 2, "[R, N]") / LN10
+    if len(steps) != len(log10):
+        raise ValueError(f"steps: got {len(steps)}, expected {len(log10)} like log_values")
     log10 = np.where(np.isfinite(log10), log10, np.nan)
     colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, log10.shape[1]))
     for i in reversed(range(log10.shape[1])):
@@ -54,8 +71,11 @@ def terms_table(ax: Axes, norms: npt.ArrayLike, *, reach: int | None = None, dec
 
     Returns:
       The image, for a colour bar.
+
+    Raises:
+      TypeError, ValueError: a result object in place of its array; another shape.
     """
-    norms = np.asarray(norms, float)
+    norms = _take("norms", norms, 2, "[T, T]")
     with np.errstate(divide="ignore"):
         log10 = np.where(norms > 0, np.log10(norms), np.nan)
     top = np.nanmax(log10) if np.isfinite(log10).any() else 0.0
@@ -90,8 +110,11 @@ def lag_profile(ax: Axes, profile: npt.ArrayLike, reach: Mapping[float, int]) ->
 
     Returns:
       None.
+
+    Raises:
+      TypeError, ValueError: a result object in place of its array; another shape.
     """
-    profile = np.asarray(profile, float)
+    profile = _take("profile", profile, 1, "[T]")
     share = profile / max(profile.sum(), np.finfo(float).tiny)
     lags = np.arange(len(share))
     ax.loglog(lags + 1, np.where(share > 0, share, np.nan), color="#31688e", linewidth=2.2)

@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxbptt import _validation
 from jaxbptt.cells.factored import norms as leaf_norms
+from jaxbptt.gradients.diagnosis import require_finite_gradient
 from jaxbptt.gradients.exact import scan_terms
-from jaxbptt.gradients.forward import run_forward
+from jaxbptt.gradients.forward import run_forward, take_problem
 from jaxbptt.jacobians.dense import step_jacobians
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
@@ -99,6 +100,8 @@ def gradient_terms(
 
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063; S4.9 (the double sum).
     """
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, _ = problem
     trajectory, _, local, _ = run_forward(model, params, inputs, targets, initial)
     unravel = ravel_pytree(trajectory.initial)[1]
     pull = step_partials(model).pull_params
@@ -108,6 +111,7 @@ def gradient_terms(
 
     jacobians = step_jacobians(model, params, trajectory)
     by_leaf = _scan_in_stretches(visit, trajectory, jacobians, flatten_steps(local))
+    require_finite_gradient(model, problem, by_leaf)
     squares = [leaf * leaf for leaf in jax.tree.leaves(by_leaf)]
     return GradientTerms(jnp.sqrt(sum(squares[1:], squares[0])), by_leaf)
 

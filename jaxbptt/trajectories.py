@@ -1,6 +1,6 @@
 """The forward pass: one scan that keeps every state."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,17 +42,8 @@ def unroll(cell: Recurrence, params: Params, inputs: Inputs, *, initial: State |
       TypeError, ValueError: params, inputs or initial of wrong structure, shape or dtype; T = 0; a step that changes
         the structure, shapes or dtypes of the state; outside jit, NaN or inf in a state, with its first step.
     """
-    require_call(cell, params, inputs, initial)
-    initial = cell.initial_state(params) if initial is None else initial
-    initial = jax.tree.map(jnp.asarray, initial)
-
-    def body(state, x):
-        state = cell.step(params, state, x)
-        return state, state
-
-    _, states = jax.lax.scan(body, initial, inputs)
-    _validation.require_finite_steps("states", states)
-    return Trajectory(initial, inputs, states)
+    call = take_call(cell, params, inputs, initial)
+    return run_steps(cell, call.params, call.inputs, call.initial)
 
 
 def flatten_steps(states: States) -> Float[Array, "time state"]:
@@ -67,14 +58,62 @@ def flatten_steps(states: States) -> Float[Array, "time state"]:
     return jax.vmap(lambda state: ravel_pytree(state)[0])(states)
 
 
-def require_call(cell: Recurrence, params: Params, inputs: Inputs, initial: State | None) -> int:
-    """Raise unless (params, inputs, initial) fit the cell; return T."""
+class Call(NamedTuple):
+    """What a function of one sequence was called with, checked, as JAX's arrays."""
+
+    params: Params
+    inputs: Inputs
+    initial: State | None  # None: initial_state(params)
+    length: int  # T
+
+
+def run_steps(cell: Recurrence, params: Params, inputs: Inputs, initial: State | None) -> Trajectory:
+    """`unroll` of arguments that are checked already."""
+    initial = jax.tree.map(jnp.asarray, cell.initial_state(params) if initial is None else initial)
+
+    def body(state, x):
+        state = cell.step(params, state, x)
+        return state, state
+
+    _, states = jax.lax.scan(body, initial, inputs)
+    _validation.require_states(states, initial)
+    return Trajectory(initial, inputs, states)
+
+
+def take_call(cell: Recurrence, params: Params, inputs: Inputs, initial: State | None = None) -> Call:
+    """The arguments of a cell or model, as JAX's arrays; raise unless they fit together."""
+    _validation.require_functions("cell", cell, ("initial_state", "step"))
+    params, inputs = _validation.as_arrays("params", params), _validation.as_arrays("inputs", inputs)
+    initial = _validation.as_arrays("initial", initial)
     dtype = _validation.require_params(params)
     _validation.require_like_init(params, cell.init)
     length = _validation.require_inputs(inputs, cell.num_inputs, dtype)
-    own = jax.eval_shape(cell.initial_state, params)
-    _validation.require_state("initial_state(params)", own, own)
+    own = _validation.require_initial_state(cell.initial_state, params, dtype)
     if initial is not None:
         _validation.require_state("initial", initial, own)
-    _validation.require_step(cell.step, params, own, inputs)
-    return length
+    _validation.require_step(cell.step, params, own, shapes_of_one_step(inputs))
+    return Call(params, inputs, initial, length)
+
+
+def take_trajectory(cell: Recurrence, params: Params, trajectory: Trajectory) -> tuple[Params, Trajectory, int]:
+    """(params, trajectory, T), as JAX's arrays; raise unless they fit the cell and each other."""
+    _validation.require_functions("cell", cell, ("initial_state", "step"))
+    if not all(hasattr(trajectory, field) for field in Trajectory._fields):
+        got = type(trajectory).__name__
+        raise TypeError(f"trajectory: got {got}, expected a Trajectory: unroll(cell, params, inputs) makes one")
+    params = _validation.as_arrays("params", params)
+    trajectory = Trajectory(
+        *(_validation.as_arrays(f"trajectory.{field}", getattr(trajectory, field)) for field in Trajectory._fields)
+    )
+    _validation.require_params(params)
+    return params, trajectory, _validation.require_trajectory(cell, params, trajectory)
+
+
+def shapes_of_one_step(tree: Any) -> Any:
+    """The shapes and dtypes of x_t, from x_1 … x_T."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+
+
+def require_call(cell: Recurrence, params: Params, inputs: Inputs, initial: State | None) -> int:
+    """T; raise unless (params, inputs, initial) fit the cell."""
+    return take_call(cell, params, inputs, initial).length

@@ -35,6 +35,7 @@ MAKERS = {
     "truncation": {"draw_cuts", "renewal_cuts", "renewal_keep", "window_weights", "sliding_weights", "random_weights"}
     | {"one_link_weights", "choose_lag"},
     "spectra": {"entropy_rate", "kaplan_yorke_dimension", "pool_exponents"},
+    "derivations": {"check_vjp"},
 }
 
 
@@ -80,7 +81,8 @@ def _leading(model, *data):
 
 
 def _fixed(model, params, inputs, targets, initial):
-    states = jax.tree.map(lambda leaf: jnp.stack((leaf, leaf / 2)), initial)
+    visited = _unrolled(model, params, inputs, targets, initial).states
+    states = jax.tree.map(lambda leaf: jnp.stack((leaf[0], leaf[1] / 2)), visited)
     x = jax.tree.map(lambda leaf: leaf[0], inputs)
     return fixed_points.find_fixed_points(model, params, states, x, num_steps=2, polish_steps=2)
 
@@ -148,7 +150,7 @@ def _automatic(model):
 
 def _partials(model, params, inputs, targets, initial):
     x = jax.tree.map(lambda leaf: leaf[0], inputs)
-    return partials.step_partials(model).pull_params(params, initial, x, initial)
+    return partials.step_partials(model).pull_params(params, initial, x, jax.tree.map(jnp.ones_like, initial))
 
 
 def _losses(model, *data):

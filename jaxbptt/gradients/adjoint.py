@@ -42,7 +42,8 @@ def parallel_adjoint(
     All blocks of √T steps run at once. First each block's affine map is found by pulling N unit cotangents and one
     offset (2N³T flops, N times those of the sequential scan; the units share one matrix product per step). Then μ is
     carried over the blocks, then λ within them. Where a block's Jacobian product grows more than λ does, λ loses as
-    many digits.
+    many digits. Where more than half the digits are lost, or `pull` is not linear, the result is NaN: what each block
+    passes on is compared with what its affine map said.
     """
     length = jax.tree.leaves(local)[0].shape[0]
     size = math.isqrt(length)
@@ -73,10 +74,22 @@ def parallel_adjoint(
     blocks = jax.tree.map(blocked, (residuals, local))
     affine = jax.vmap(unit_maps)(blocks[0]), jax.vmap(offset)(blocks)
     before, after = jax.lax.scan(over_blocks, later, affine, reverse=True)
-    kept = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(within)(blocks, after)[0])
+    kept, passed = jax.vmap(within)(blocks, after)
+    said = jax.tree.map(lambda first, rest: jnp.concatenate((first[None], rest[:-1])), before, after)
+    agrees = _agree(passed, said)
+    kept = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)
     rest, rest_local = jax.tree.map(lambda leaf: leaf[: length - whole], (residuals, local))
     first, before = sequential_adjoint(pull, rest, rest_local, before)
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), first, kept), before
+    result = jax.tree.map(lambda *parts: jnp.concatenate(parts), first, kept), before
+    return jax.tree.map(lambda leaf: jnp.where(agrees, leaf, jnp.nan), result)
+
+
+def _agree(passed, said):
+    """Whether two pytrees are the same to half the digits, by the largest entry of all."""
+    pairs = list(zip(jax.tree.leaves(passed), jax.tree.leaves(said), strict=True))
+    scale = jnp.max(jnp.stack([jnp.max(jnp.abs(b), initial=0) for _, b in pairs]))
+    off = jnp.max(jnp.stack([jnp.max(jnp.abs(a - b), initial=0) for a, b in pairs]))
+    return ~(off > jnp.sqrt(jnp.finfo(scale.dtype).eps).astype(scale.dtype) * scale)
 
 
 def _units(state, batch):

@@ -14,11 +14,12 @@ from jaxtyping import Array, Float
 from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import add_initial, parallel_adjoint, sequential_adjoint
 from jaxbptt.gradients.blocks import choose_blocks, pull_in_blocks
-from jaxbptt.gradients.forward import read_out, run_forward
+from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
+from jaxbptt.gradients.forward import read_out, run_forward, take_problem
 from jaxbptt.gradients.sequence import make_runner
 from jaxbptt.models.model import Model
-from jaxbptt.partials import step_partials
-from jaxbptt.trajectories import flatten_steps, require_call, unroll
+from jaxbptt.partials import is_linear, step_partials
+from jaxbptt.trajectories import flatten_steps, run_steps
 from jaxbptt.types import AdjointMethod, Inputs, LossAndGrads, Params, State, Targets
 
 METHODS = get_args(AdjointMethod)
@@ -57,8 +58,9 @@ def bptt(
         blocks that fit in cache; they run again only where all steps would keep more than 256 MiB, or for a batch of
         a cell known by its step alone. K ≥ T: one block, nothing runs twice.
       adjoint: "sequential", λ by one scan; "parallel", all of √T blocks of √T steps at once, N times the work in 3√T
-        dependent steps (within each block of K steps, if there are several); "auto", parallel except on a CPU for
-        a factored derivation, N ≤ 256 and T ≥ 1024 of a single sequence if `block` leaves one block, else sequential.
+        dependent steps (within each block of K steps, if there are several), NaN for a pullback that is not linear;
+        "auto", parallel except on a CPU for a factored, linear derivation, N ≤ 256 and T ≥ 1024 of a single sequence
+        if `block` leaves one block, else sequential.
 
     Returns:
       (C scalar, dC/dθ shaped like params).
@@ -71,15 +73,15 @@ def bptt(
     _validation.require_choice("adjoint", adjoint, METHODS)
     if block is not None:
         _validation.require_size("block", block)
-    length = require_call(model, params, inputs, initial)
-    _validation.require_time_axis("targets", targets, length)
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, length = problem
     state = jax.tree.map(jnp.asarray, model.initial_state(params) if initial is None else initial)
-    parallel = _takes_parallel(adjoint, model, state, length, whole=(block or length) >= length)
+    parallel = _takes_parallel(adjoint, model, params, state, inputs, whole=(block or length) >= length)
     run = make_runner(model, params, parallel=parallel)
     size = length if parallel and block is None else block
     blocks = choose_blocks(run, state, inputs, size, batch=model.batch)
     if blocks.before_last and all(map(_validation.is_concrete, jax.tree.leaves((params, inputs, state)))):
-        unroll(model, params, inputs, initial=initial)  # names the first bad step
+        run_steps(model, params, inputs, initial)  # names the first bad step
 
     def pull(later, saved, inputs, targets):
         """The recursion of one block: from μ after it to μ before it, and what it adds to dC/dθ."""
@@ -88,8 +90,9 @@ def bptt(
         return losses, jax.tree.map(jnp.add, direct, recurrent), earlier
 
     losses, grads, earlier = pull_in_blocks(run, blocks, pull, state, inputs, targets)
-    _validation.require_finite_steps("losses", losses)
-    return jnp.sum(losses), add_initial(model, params, grads, earlier) if initial is None else grads
+    grads = add_initial(model, params, grads, earlier) if initial is None else grads
+    require_finite_result(model, problem, losses, grads)
+    return jnp.sum(losses), grads
 
 
 def adjoints(
@@ -120,20 +123,27 @@ def adjoints(
     Reference: Werbos (1990), Proc. IEEE 78; S1.10.
     """
     _validation.require_choice("adjoint", adjoint, METHODS)
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, _ = problem
     trajectory, _, local, _ = run_forward(model, params, inputs, targets, initial)
     last = jax.tree.map(jnp.zeros_like, trajectory.initial)
-    length = jax.tree.leaves(local)[0].shape[0]
-    parallel = _takes_parallel(adjoint, model, last, length, whole=True)
+    parallel = _takes_parallel(adjoint, model, params, last, inputs, whole=True)
     scan = functools.partial(parallel_adjoint, batch=model.batch) if parallel else sequential_adjoint
     residuals, pull = step_partials(model).pull_over(params, trajectory)
-    return flatten_steps(scan(lambda at, cotangent: (pull(at, cotangent), cotangent), residuals, local, last)[0])
+    kept, _ = scan(lambda at, cotangent: (pull(at, cotangent), cotangent), residuals, local, last)
+    require_finite_gradient(model, problem, kept)
+    return flatten_steps(kept)
 
 
-def _takes_parallel(adjoint: AdjointMethod, model: Model, state: State, length: int, *, whole: bool) -> bool:
+def _takes_parallel(
+    adjoint: AdjointMethod, model: Model, params: Params, state: State, inputs: Inputs, *, whole: bool
+) -> bool:
     if adjoint != "auto":
         return adjoint == "parallel"
-    if jax.default_backend() == "cpu" or not whole:
+    if jax.default_backend() == "cpu" or not whole or model.batch is not None:
         return False
-    measured = model.batch is None and step_partials(model).factored is not None
+    partials, length = step_partials(model), jax.tree.leaves(inputs)[0].shape[0]
     size = sum(leaf.size for leaf in jax.tree.leaves(state))
-    return measured and size <= PARALLEL_SIZE and length >= PARALLEL_STEPS
+    if partials.factored is None or size > PARALLEL_SIZE or length < PARALLEL_STEPS:
+        return False
+    return is_linear(partials, params, state, jax.tree.map(lambda leaf: leaf[0], inputs))

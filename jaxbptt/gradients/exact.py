@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import add_initial
-from jaxbptt.gradients.forward import run_forward
+from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
+from jaxbptt.gradients.forward import run_forward, take_problem
 from jaxbptt.models.model import Model, reduction_weight, step_losses
-from jaxbptt.partials import MISSING_RULE, jacobian, step_partials
-from jaxbptt.trajectories import Trajectory, flatten_steps, require_call, unroll
+from jaxbptt.partials import MISSING_RULE, both_missing, jacobian, step_partials
+from jaxbptt.trajectories import Trajectory, flatten_steps, run_steps
 from jaxbptt.types import Inputs, LossAndGrads, Params, State, Targets
 
 
@@ -36,21 +36,22 @@ def autodiff(
       TypeError, ValueError: an argument of wrong structure, shape or dtype; outside jit, NaN or inf in a state or loss,
         with its first step.
     """
-    length = require_call(model, params, inputs, initial)
-    _validation.require_time_axis("targets", targets, length)
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, length = problem
 
     def total(params):
-        states = unroll(model, params, inputs, initial=initial).states
+        states = run_steps(model, params, inputs, initial).states
         losses = step_losses(model, params, states, targets)
         return jnp.sum(losses) * reduction_weight(model, length, losses.dtype), losses
 
     try:
         (loss, losses), grads = jax.value_and_grad(total, has_aux=True)(params)
-    except MISSING_RULE:  # there is no reverse mode; any other error is raised again
+    except MISSING_RULE as missing:
         flat, unravel = ravel_pytree(params)
-        gradient, losses = jax.jacfwd(lambda flat: total(unravel(flat)), has_aux=True)(flat)
+        forward = jax.jacfwd(lambda flat: total(unravel(flat)), has_aux=True)
+        gradient, losses = both_missing(missing, lambda: forward(flat))
         loss, grads = jnp.sum(losses) * reduction_weight(model, length, losses.dtype), unravel(gradient)
-    _validation.require_finite_steps("losses", losses)
+    require_finite_result(model, problem, losses, grads)
     return loss, grads
 
 
@@ -77,8 +78,8 @@ def forward_sensitivity(
 
     Reference: Williams & Zipser (1989), Neural Computation 1; S3.4 (A_t).
     """
-    length = require_call(model, params, inputs, initial)
-    _validation.require_time_axis("targets", targets, length)
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, length = problem
     theta, unravel_params = ravel_pytree(params)
     flat_state, unravel_state = ravel_pytree(model.initial_state(params) if initial is None else initial)
     weight = reduction_weight(model, length, theta.dtype)
@@ -104,8 +105,9 @@ def forward_sensitivity(
         sensitivity = jnp.zeros((flat_state.size, theta.size), theta.dtype)
     carry = (flat_state, sensitivity, jnp.zeros_like(theta))
     (_, _, gradient), losses = jax.lax.scan(body, carry, (inputs, targets))
-    _validation.require_finite_steps("losses", losses)
-    return jnp.sum(losses), unravel_params(gradient)
+    grads = unravel_params(gradient)
+    require_finite_result(model, problem, losses, grads)
+    return jnp.sum(losses), grads
 
 
 def double_sum(
@@ -131,6 +133,8 @@ def double_sum(
 
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063, eq. 3 to 5; S4.9.
     """
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, _ = problem
     trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
     unravel = ravel_pytree(trajectory.initial)[1]
 
@@ -143,7 +147,9 @@ def double_sum(
     jacobians = automatic_jacobians(model, params, trajectory)
     grads, _, carried = scan_terms(add_terms, direct, trajectory, jacobians, flatten_steps(local))
     initial_adjoint = unravel(jnp.sum(carried, axis=0))
-    return loss, add_initial(model, params, grads, initial_adjoint) if initial is None else grads
+    grads = add_initial(model, params, grads, initial_adjoint) if initial is None else grads
+    require_finite_gradient(model, problem, grads)
+    return loss, grads
 
 
 def automatic_jacobians(model: Model, params: Params, trajectory: Trajectory) -> Float[Array, "time state state"]:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.partials import MISSING_RULE, step_partials
-from jaxbptt.trajectories import Trajectory
+from jaxbptt.trajectories import Trajectory, take_trajectory
 from jaxbptt.types import Params, Recurrence
 
 JacobianMethod: TypeAlias = Literal["auto", "closed", "forward", "reverse"]
@@ -39,7 +39,7 @@ def step_jacobians(
     partials = step_partials(cell)
     if method == "closed" and partials.source == "automatic":
         raise ValueError("method: got 'closed', expected 'forward' or 'reverse' (this cell has no derivation)")
-    _validation.require_trajectory(cell, params, trajectory)
+    params, trajectory, _ = take_trajectory(cell, params, trajectory)
 
     def at(state, x):
         if method in ("auto", "closed"):

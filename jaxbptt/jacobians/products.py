@@ -59,8 +59,8 @@ def prefix_products(jacobians: Jacobians) -> Float[Array, "time state state"]:
 def _multiplication(jacobians: Jacobians) -> tuple[Any, Callable[[Any, jax.Array], jax.Array], jax.Array]:
     """(what a scan reads, a function (one step of it, matrix) -> J_t matrix, the identity)."""
     if not isinstance(jacobians, StructuredJacobians):
-        _validation.require_jacobians(jacobians)
-        return jacobians, jnp.matmul, jnp.eye(jacobians.shape[1], dtype=jacobians.dtype)
+        chain = _validation.take_jacobians(jacobians)
+        return chain, jnp.matmul, jnp.eye(chain.shape[1], dtype=chain.dtype)
 
     def multiply(factors, matrix):
         return jacobians.parts.left(jacobians.at(factors), matrix)

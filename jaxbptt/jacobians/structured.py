@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxbptt import _validation
 from jaxbptt.cells.derivation import JacobianParts
 from jaxbptt.partials import step_partials
-from jaxbptt.trajectories import Trajectory
+from jaxbptt.trajectories import Trajectory, take_trajectory
 from jaxbptt.types import Params, Recurrence
 
 
@@ -95,7 +95,7 @@ def structured_jacobians(cell: Recurrence, params: Params, trajectory: Trajector
     partials = step_partials(cell)
     if partials.parts is None:
         raise ValueError("cell: got one without parts of its Jacobian, expected a derivation with them")
-    _validation.require_trajectory(cell, params, trajectory)
+    params, trajectory, _ = take_trajectory(cell, params, trajectory)
     factors = jax.vmap(partials.residuals, in_axes=(None, 0, 0))(params, trajectory.previous, trajectory.inputs)
     _validation.require_finite_steps("factors", factors)
     return StructuredJacobians(params, factors, partials.parts)

@@ -15,7 +15,7 @@ True
 from jaxbptt.models._batched import batched
 from jaxbptt.models._sequence import Readout, SequenceParams, sequence_model
 from jaxbptt.models.losses import softmax_cross_entropy, squared_error
-from jaxbptt.models.model import Loss, Model, ReadoutFunction, step_losses
+from jaxbptt.models.model import Loss, Model, ReadoutFunction, make_model, step_losses
 
 __all__ = [
     "Loss",
@@ -24,6 +24,7 @@ __all__ = [
     "ReadoutFunction",
     "SequenceParams",
     "batched",
+    "make_model",
     "sequence_model",
     "softmax_cross_entropy",
     "squared_error",

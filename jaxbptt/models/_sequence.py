@@ -1,18 +1,17 @@
 """A cell with an affine readout at every step."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import _validation
-from jaxbptt.cells._lstm import LSTMState
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.lifting import on_larger_params
 from jaxbptt.models.losses import squared_error
 from jaxbptt.models.model import Loss, Model
-from jaxbptt.types import Params, Reduction
+from jaxbptt.types import Params, Reduction, State
 
 
 class Readout(NamedTuple):
@@ -29,29 +28,47 @@ class SequenceParams(NamedTuple):
     readout: Readout
 
 
-def sequence_model(cell: Cell, num_outputs: int, *, loss: Loss = squared_error, reduction: Reduction = "sum") -> Model:
+class Read(Protocol):
+    def __call__(self, state: State, /) -> State:
+        """The part of a state that the readout sees, any pytree of arrays."""
+        ...
+
+
+def sequence_model(
+    cell: Cell,
+    num_outputs: int,
+    *,
+    loss: Loss = squared_error,
+    reduction: Reduction = "sum",
+    read: Read | None = None,
+) -> Model:
     """A cell with the readout o_t = W_yh h_t + b_y at every step.
 
     Args:
-      cell: the recurrence. The readout reads the hidden part of an LSTM's state, and any other state flattened.
+      cell: the recurrence.
       num_outputs: O ≥ 1.
       loss: (output [O], target) -> scalar.
       reduction: "sum" or "mean" over the T steps.
+      read: the part of the state that the readout sees, flattened. None: `state.hidden` where there is one (an LSTM's);
+        for a tuple of states (layers), that of the last; any other state whole.
 
     Returns:
       Model on `SequenceParams(cell, Readout(w_yh [O, H] ~ N(0, 1/H), b_y [O] = 0))`, with the cell's derivation lifted.
 
     Raises:
-      TypeError, ValueError: `num_outputs` or `reduction` not as stated.
+      TypeError, ValueError: `num_outputs`, `reduction` or `read` not as stated.
     """
     _validation.require_size("num_outputs", num_outputs)
     _validation.require_choice("reduction", reduction, ("sum", "mean"))
+    if read is not None and not callable(read):
+        raise TypeError(f"read: got {type(read).__name__}, expected a function of the state")
+    seen = lambda state: ravel_pytree((read or _hidden)(state))[0]
 
     def init(key):
         _validation.require_key(key)
         cell_key, readout_key = jax.random.split(key)
         params = cell.init(cell_key)
-        hidden = jax.eval_shape(lambda p: _hidden(cell.initial_state(p)), params)
+        hidden = jax.eval_shape(lambda p: seen(cell.initial_state(p)), params)
         w_yh = jax.random.normal(readout_key, (num_outputs, hidden.size), hidden.dtype)
         readout = Readout(w_yh * jnp.asarray(hidden.size**-0.5, hidden.dtype), jnp.zeros(num_outputs, hidden.dtype))
         return SequenceParams(params, readout)
@@ -60,7 +77,7 @@ def sequence_model(cell: Cell, num_outputs: int, *, loss: Loss = squared_error, 
         init=_validation.no_init if cell.init is _validation.no_init else init,
         initial_state=lambda params: cell.initial_state(params.cell),
         step=lambda params, state, x: cell.step(params.cell, state, x),
-        readout=lambda params, state: params.readout.w_yh @ _hidden(state) + params.readout.b_y,
+        readout=lambda params, state: params.readout.w_yh @ seen(state) + params.readout.b_y,
         loss=loss,
         reduction=reduction,
         derivation=on_larger_params(cell.derivation, _cell_params, _without_readout),
@@ -69,7 +86,9 @@ def sequence_model(cell: Cell, num_outputs: int, *, loss: Loss = squared_error, 
 
 
 def _hidden(state):
-    return state.hidden if isinstance(state, LSTMState) else ravel_pytree(state)[0]
+    if type(state) in (tuple, list) and state:  # layers, the last on top
+        return _hidden(state[-1])
+    return getattr(state, "hidden", state)
 
 
 def _cell_params(params):

@@ -40,6 +40,44 @@ class Model(NamedTuple):
     batch: int | None = None  # B, when the state is B states side by side (`batched`)
 
 
+def make_model(
+    step: Step,
+    initial_state: InitialState,
+    readout: ReadoutFunction,
+    loss: Loss,
+    *,
+    init: Init | None = None,
+    reduction: Reduction = "sum",
+    num_inputs: int | None = None,
+) -> Model:
+    """Make a model from pure functions: h_t = f(h_{t−1}, x_t, θ), o_t = g(h_t, θ), L_t = L(o_t, y_t).
+
+    Args:
+      step: (params, h_{t−1}, x_t) -> h_t; keeps the structure, shapes and dtypes of the state.
+      initial_state: (params) -> h_0, any pytree of float arrays of the dtype of params. Where it depends on params, its
+        gradient is part of dC/dθ, unless a function is given `initial=`, which is a constant.
+      readout: (params, h_t) -> o_t, any pytree.
+      loss: (o_t, y_t) -> a scalar.
+      init: (key) -> params, if the model can draw its params.
+      reduction: "sum" or "mean" over the T steps.
+      num_inputs: M, if inputs are one array [T, M]; None: any pytree with leading T.
+
+    Returns:
+      Model without a derivation.
+
+    Raises:
+      TypeError, ValueError: an argument that must be a function is not one; reduction or num_inputs not as stated.
+    """
+    functions = {"step": step, "initial_state": initial_state, "readout": readout, "loss": loss}
+    for name, function in (functions if init is None else {**functions, "init": init}).items():
+        if not callable(function):
+            raise TypeError(f"{name}: got {type(function).__name__}, expected a function")
+    _validation.require_choice("reduction", reduction, ("sum", "mean"))
+    if num_inputs is not None:
+        _validation.require_size("num_inputs", num_inputs, least=0)
+    return Model(init, initial_state, step, readout, loss, reduction, num_inputs=num_inputs)
+
+
 def step_losses(model: Model, params: Params, states: States, targets: Targets) -> Float[Array, " time"]:
     """L_t = L(g(h_t, θ), y_t), before the reduction.
 

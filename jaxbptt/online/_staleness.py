@@ -8,10 +8,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
+from jaxbptt.gradients.forward import take_problem
 from jaxbptt.models.model import Model
 from jaxbptt.online.rule import Rule
 from jaxbptt.partials import vjp
-from jaxbptt.trajectories import require_call
 from jaxbptt.types import Inputs, Key, Optimizer, Params, Targets
 
 
@@ -54,8 +54,7 @@ def staleness(
     Raises:
       TypeError, ValueError: as `run`.
     """
-    length = require_call(model, params, inputs, None)
-    _validation.require_time_axis("targets", targets, length)
+    params, inputs, targets, _, length = take_problem(model, params, inputs, targets)
     state = rule.init(model, params, key=key, x=jax.tree.map(lambda leaf: leaf[0], inputs))
 
     def replayed(params, last):

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import _validation
+from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
+from jaxbptt.gradients.forward import Problem, take_problem
 from jaxbptt.models.model import Model
-from jaxbptt.trajectories import require_call
 from jaxbptt.types import (
     InitialState,
     Input,
@@ -158,6 +159,8 @@ def make_rule(method: Method, make_plan: MakePlan) -> Rule:
         Raises:
           TypeError, ValueError: an argument not as stated; a model for which the rule is not defined.
         """
+        params, x = _validation.as_arrays("params", params), _validation.as_arrays("x", x)
+        initial = _validation.as_arrays("initial", initial)
         plan = _plan(model, params, initial, x)
         if not method.num_signs(plan):
             return start_with(method, plan, model, params, None, initial=initial)
@@ -176,14 +179,14 @@ def make_rule(method: Method, make_plan: MakePlan) -> Rule:
         return Cost(sum(floats), method.flops(plan))
 
     def _plan(model, params, initial, x):
+        _validation.require_functions("model", model, ("initial_state", "step", "readout", "loss"))
         if model.reduction != "sum":
             raise ValueError(f"model.reduction: got {model.reduction!r}, expected 'sum' (an online rule knows no T)")
         dtype = _validation.require_params(params)
         if dtype is None:
             raise ValueError("params: got no arrays, expected at least one")
         _validation.require_like_init(params, model.init)
-        own = jax.eval_shape(model.initial_state, params)
-        _validation.require_state("initial_state(params)", own, own)
+        own = _validation.require_initial_state(model.initial_state, params, dtype)
         if initial is not None:
             _validation.require_state("initial", initial, own)
         if x is None and model.num_inputs is not None:
@@ -227,6 +230,8 @@ def update(params: Params, state: OnlineState, x: Input, target: Target) -> Upda
       TypeError, ValueError: an argument of wrong structure, shape or dtype; outside jit, numbers that are not finite.
     """
     _validation.require_type("state", state, OnlineState, "an OnlineState: update(params, state, x, target)")
+    params, x = _validation.as_arrays("params", params), _validation.as_arrays("x", x)
+    target = _validation.as_arrays("target", target)
     if state.key is None:
         return update_with(params, state, x, target, None)
     key, draw = jax.random.split(state.key)
@@ -250,8 +255,10 @@ def update_with(params: Params, state: OnlineState, x: Input, target: Target, si
     loss, (direct, local) = jax.value_and_grad(step_loss, argnums=(0, 1))(params, new)
     _validation.require_finite("loss", loss)
     recurrent = method.contract(plan, params, sensitivity, ravel_pytree(local)[0])
-    state = dataclasses.replace(state, model_state=new, sensitivity=sensitivity)
-    return state, loss, jax.tree.map(jnp.add, direct, recurrent)
+    grads = jax.tree.map(jnp.add, direct, recurrent)
+    inputs, targets = jax.tree.map(lambda leaf: leaf[None], (x, target))
+    require_finite_gradient(model, Problem(params, inputs, targets, state.model_state, 1), grads)
+    return dataclasses.replace(state, model_state=new, sensitivity=sensitivity), loss, grads
 
 
 def run(
@@ -281,8 +288,8 @@ def run(
     Raises:
       TypeError, ValueError: as `gradients.autodiff` and as the rule's `init`.
     """
-    length = require_call(model, params, inputs, initial)
-    _validation.require_time_axis("targets", targets, length)
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, _ = problem
     state = rule.init(model, params, key=key, initial=initial, x=jax.tree.map(lambda leaf: leaf[0], inputs))
 
     def body(carry, step):
@@ -291,7 +298,7 @@ def run(
         return (state, jax.tree.map(jnp.add, total, grads)), loss
 
     (_, grads), losses = jax.lax.scan(body, (state, jax.tree.map(jnp.zeros_like, params)), (inputs, targets))
-    _validation.require_finite_steps("losses", losses)
+    require_finite_result(model, problem, losses, grads)
     return jnp.sum(losses), grads
 
 

@@ -71,14 +71,13 @@ def bounds(
 
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063; X1 to X4 (eigenvalues and norms).
     """
-    _validation.require_jacobians(jacobians)
+    jacobians = _validation.take_jacobians(jacobians)
     if weight is not None:
         _validation.require_state("weight", weight, jax.ShapeDtypeStruct(jacobians.shape[1:], jacobians.dtype))
     elif slope is not None:
         raise ValueError("slope: got one without weight, expected both or neither")
     if slope is not None and _validation.is_concrete(slope) and not (np.ndim(slope) == 0 and 0 <= slope < np.inf):
         raise ValueError(f"slope: got {slope}, expected a finite scalar ≥ 0")
-    jacobians = jnp.asarray(jacobians)
     ends = log_singular_values(jacobians)[0]
     log_norm = _log_norms_of_products(jacobians)
     log_norm = jnp.where(_agree(log_norm[-1], ends), log_norm, jnp.nan)

@@ -48,11 +48,10 @@ def lyapunov_exponents(
         size, dtype, stored = jacobians.size, jacobians.dtype, None
         advance, steps = lambda state, factors: (state, jacobians.dense(factors)), jacobians.factors
     else:
-        _validation.require_jacobians(jacobians)
-        size, dtype = jacobians.shape[1], jacobians.dtype
+        steps = stored = _validation.take_jacobians(jacobians)
+        size, dtype = stored.shape[1], stored.dtype
         if dtype not in (jnp.float32, jnp.float64):
             raise TypeError(f"jacobians: got {dtype}, expected float32 or float64")
-        steps = stored = jnp.asarray(jacobians)
         advance = lambda state, jacobian: (state, jacobian)
     options = _require_options(k, warm_up, interval, blocks, len(jacobians), size)
     return run_scan(Chain(advance, (), steps, stored, dtype, len(jacobians), size), options)
@@ -86,7 +85,7 @@ def stream_exponents(
     Raises:
       TypeError, ValueError: as `unroll` and `lyapunov_exponents`; a transient that leaves no steps.
     """
-    length = trajectories.require_call(cell, params, inputs, initial)
+    params, inputs, initial, length = trajectories.take_call(cell, params, inputs, initial)
     _validation.require_size("transient", transient, least=0, most=length - 1)
     state = cell.initial_state(params) if initial is None else initial
     state = jax.tree.map(jnp.asarray, state)

@@ -31,7 +31,7 @@ def log_growth(jacobians: Float[ArrayLike, "time state state"], *, k: int | None
     Reference: Engelken (2023), NeurIPS 36 (gradient flossing); Walter & Lehmann (2013), arXiv:1001.1654 (derivative of
     a QR factorisation).
     """
-    _validation.require_jacobians(jacobians)
+    jacobians = _validation.take_jacobians(jacobians)
     size = jacobians.shape[1]
     k = size if k is None else k
     _validation.require_size("k", k, most=size)

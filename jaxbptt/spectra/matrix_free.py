@@ -18,7 +18,7 @@ from jaxbptt import _validation
 from jaxbptt.partials import jvp, vjp
 from jaxbptt.spectra.products import graded
 from jaxbptt.spectra.products.jacobi import graded_svd
-from jaxbptt.trajectories import Trajectory
+from jaxbptt.trajectories import Trajectory, take_trajectory
 from jaxbptt.types import Integer, Key, Params, Recurrence, Scalar
 
 ORTHONORMAL = 100  # in eps: how far QQᵀ may differ from I
@@ -77,7 +77,7 @@ def leading_singular_values(
 
     Reference: Halko, Martinsson & Tropp (2011), SIAM Review 53, algorithm 4.4; Stewart (1997), ETNA 5.
     """
-    length = _validation.require_trajectory(cell, params, trajectory)
+    params, trajectory, length = take_trajectory(cell, params, trajectory)
     flat, unravel = ravel_pytree(trajectory.initial)
     if flat.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"trajectory: got a state of {flat.dtype}, expected float32 or float64")

@@ -58,7 +58,7 @@ def pair_norms(
 
     Reference: Parlett (1998), The Symmetric Eigenvalue Problem, §4.5 (residual bounds); S4.7 (the product).
     """
-    _validation.require_jacobians(jacobians)
+    jacobians = _validation.take_jacobians(jacobians)
     if jacobians.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"jacobians: got {jacobians.dtype}, expected float32 or float64")
     _validation.require_size("max_iterations", max_iterations)

@@ -103,7 +103,7 @@ def singular_decomposition(
 def _decompose(
     jacobians: ArrayLike, every: int | None, start: int, stop: int | None, method: ProductMethod, directions: bool
 ) -> LogSVD:
-    _validation.require_jacobians(jacobians)
+    jacobians = _validation.take_jacobians(jacobians)
     if jacobians.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"jacobians: got {jacobians.dtype}, expected float32 or float64")
     _validation.require_choice("method", method, METHODS)

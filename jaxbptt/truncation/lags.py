@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from jaxbptt import _validation
 from jaxbptt.cells.factored import norms as leaf_norms
 from jaxbptt.cells.factored import sum_over_steps
-from jaxbptt.gradients.forward import ForwardPass, run_forward
+from jaxbptt.gradients.diagnosis import require_finite_gradient
+from jaxbptt.gradients.forward import ForwardPass, run_forward, take_problem
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
 from jaxbptt.truncation.replay import replayed_gradient, sliding_blocks
@@ -57,8 +58,12 @@ def lag_profile(
 
     Reference: Aicher, Foti & Fox (2019), arXiv:1905.07473; there the norms are those of ∂L_t/∂h_{t−ℓ}.
     """
-    _validation.require_size("num_lags", num_lags, most=_validation.require_time_axis("targets", targets))
-    return _measure(model, params, run_forward(model, params, inputs, targets, initial), initial, num_lags)
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, num_steps = problem
+    _validation.require_size("num_lags", num_lags, most=num_steps)
+    profile = _measure(model, params, run_forward(model, params, inputs, targets, initial), initial, num_lags)
+    require_finite_gradient(model, problem, profile)
+    return profile
 
 
 def choose_lag(
@@ -141,12 +146,14 @@ def adaptive(
 
     Reference: Aicher, Foti & Fox (2019), arXiv:1905.07473.
     """
-    num_steps = _validation.require_time_axis("targets", targets)
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, num_steps = problem
     _validation.require_size("num_lags", num_lags, least=2, most=num_steps)
     _validation.require_probability("tolerance", tolerance)
     forward = run_forward(model, params, inputs, targets, initial)
     trajectory, loss, local, direct = forward
     profile = _measure(model, params, forward, initial, num_lags)
+    require_finite_gradient(model, problem, profile)
     chosen = choose_lag(profile.norms, tolerance, kept=profile.kept).num_lags
     blocks = sliding_blocks(num_steps, 1, chosen)
     return loss, replayed_gradient(model, params, trajectory, local, direct, initial, blocks, chosen)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Bool
 
 from jaxbptt import _validation
-from jaxbptt.gradients.forward import ForwardPass, run_forward
+from jaxbptt.gradients.diagnosis import require_finite_gradient
+from jaxbptt.gradients.forward import ForwardPass, run_forward, take_problem
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
-from jaxbptt.trajectories import require_call
 from jaxbptt.truncation.cuts import Keep, draw_cuts
 from jaxbptt.truncation.replay import assemble, replay_adjoint, replayed_gradient, sliding_blocks, window_blocks
 from jaxbptt.truncation.weights import link_factors
@@ -63,15 +63,19 @@ def windowed(
     """
     _validation.require_size("window", window)
     _validation.require_choice("carry_state", carry_state, (True, False))
-    num_steps = _validation.require_time_axis("targets", targets)
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, num_steps = problem
     blocks, depth = window_blocks(num_steps, window), min(window, num_steps)
     if carry_state:
         trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
-        return loss, replayed_gradient(model, params, trajectory, local, direct, initial, blocks, depth)
-    steps, (_, loss, local, direct) = _run_reset(model, params, inputs, targets, initial, window)
-    adjoint, carried = replay_adjoint(model, params, steps, local, blocks, depth)
-    initial_adjoint = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), carried) if initial is None else None
-    return loss, assemble(model, params, steps, direct, adjoint, initial_adjoint)
+        grads = replayed_gradient(model, params, trajectory, local, direct, initial, blocks, depth)
+    else:
+        steps, (_, loss, local, direct) = _run_reset(model, params, inputs, targets, initial, window)
+        adjoint, carried = replay_adjoint(model, params, steps, local, blocks, depth)
+        initial_adjoint = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), carried) if initial is None else None
+        grads = assemble(model, params, steps, direct, adjoint, initial_adjoint)
+    require_finite_gradient(model, problem, grads)
+    return loss, grads
 
 
 def sliding(
@@ -110,10 +114,13 @@ def sliding(
     """
     _validation.require_size("stride", stride)
     _validation.require_size("num_lags", num_lags)
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, num_steps = problem
     trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
-    num_steps = _validation.require_time_axis("targets", targets)
-    blocks = sliding_blocks(num_steps, stride, num_lags)
-    return loss, replayed_gradient(model, params, trajectory, local, direct, initial, blocks, min(num_lags, num_steps))
+    blocks, depth = sliding_blocks(num_steps, stride, num_lags), min(num_lags, num_steps)
+    grads = replayed_gradient(model, params, trajectory, local, direct, initial, blocks, depth)
+    require_finite_gradient(model, problem, grads)
+    return loss, grads
 
 
 def lag(
@@ -178,7 +185,8 @@ def randomised(
 
     Reference: Tallec & Ollivier (2017), arXiv:1705.08209; S3.7 (randomised truncation).
     """
-    num_steps = _validation.require_time_axis("targets", targets)
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, num_steps = problem
     if cuts is None and key is not None:
         cuts = draw_cuts(key, num_steps, keep)
     elif cuts is None or key is not None:
@@ -198,6 +206,7 @@ def randomised(
     initial_adjoint, adjoint = jax.lax.scan(body, start, (residuals, local, scale), reverse=True)
     initial_adjoint = initial_adjoint if initial is None else None
     result = loss, assemble(model, params, trajectory, direct, adjoint, initial_adjoint)
+    require_finite_gradient(model, problem, result)
     # A traced π outside (0, 1] need not reach every leaf by itself.
     return jax.tree.map(lambda leaf: jnp.where(jnp.all(jnp.isfinite(scale)), leaf, jnp.nan), result)
 
@@ -213,7 +222,7 @@ def _run_reset(
     model: Model, params: Params, inputs: Inputs, targets: Targets, initial: State | None, window: int
 ) -> tuple[_ResetSteps, ForwardPass]:
     """(the steps, `run_forward`) with the state reset to h_0 before steps 1, K+1, 2K+1, …"""
-    num_steps = require_call(model, params, inputs, initial)
+    num_steps = jax.tree.leaves(inputs)[0].shape[0]
     first = jnp.arange(num_steps) % window == 0
 
     def reset(params, first, state):

@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float
 
 from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import add_initial
+from jaxbptt.gradients.diagnosis import require_finite_gradient
 from jaxbptt.gradients.exact import automatic_jacobians, scan_terms
-from jaxbptt.gradients.forward import run_forward
+from jaxbptt.gradients.forward import run_forward, take_problem
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
 from jaxbptt.trajectories import flatten_steps
@@ -158,10 +159,13 @@ def weighted_gradient(
 
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063 (the double sum); S3.7, S4.9.
     """
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, length = problem
+    weights = _validation.as_arrays("weights", weights)
+    _require_table(weights, length)
     trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
     unravel = ravel_pytree(trajectory.initial)[1]
     local = flatten_steps(local)
-    _require_table(weights, len(local))
     columns = weights.astype(local.dtype).T  # [T + 1, T]
     partials = step_partials(model, source="automatic")
 
@@ -173,7 +177,9 @@ def weighted_gradient(
 
     jacobians = automatic_jacobians(model, params, trajectory)
     (grads, _), _, carried = scan_terms(add_terms, (direct, jnp.asarray(len(local))), trajectory, jacobians, local)
-    return loss, add_initial(model, params, grads, unravel(columns[0] @ carried)) if initial is None else grads
+    grads = add_initial(model, params, grads, unravel(columns[0] @ carried)) if initial is None else grads
+    require_finite_gradient(model, problem, grads)
+    return loss, grads
 
 
 def _require_table(weights, length):

@@ -68,7 +68,7 @@ PARALLEL, BLOCKS = {"adjoint": "parallel"}, {"block": 3}
 def test_a_broken_block_is_seen(options, old, new, problem_of):
     model, data, (_, expected) = problem_of("lstm")
     _, broken = run(mutate_package(gradients, old, new).bptt, model, data, **options)
-    assert compare(expected, broken).relative > 1e-3
+    assert not compare(expected, broken).relative <= 1e-3  # or NaN: the parallel adjoint compares its blocks
 
 
 def test_a_state_that_overflows_is_named_in_blocks_too():

@@ -1,0 +1,69 @@
+"""Every public function on every kind of step: it works, or refuses in one line that names what to do instead."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests import conformance, steps
+
+EXACT = ("gradients.autodiff", "gradients.bptt", "gradients.forward_sensitivity", "gradients.double_sum",
+         "online.run rtrl", "online.run snap")  # fmt: skip
+FORWARD_ALONE = ("models.step_losses", "trajectories.unroll", "trajectories.flatten_steps")
+ALL = [*conformance.TRACED, *conformance.EAGER, *conformance.CHAIN]
+
+
+def call(function, kind):
+    model, data = steps.model_of(kind), steps.data_of(kind)
+    if function in conformance.CHAIN:
+        chain = conformance.chain_of(model, *data)
+        return conformance.CHAIN[function](np.asarray(chain) if kind.startswith("NumPy") else chain)
+    if kind.startswith("NumPy"):
+        return conformance.FUNCTIONS[function](model, *data)
+    return conformance.run(function, model, data)
+
+
+def outcome(function, kind, expected):
+    """ "works", or the line that refuses; anything else fails."""
+    try:
+        result = call(function, kind)
+    except (TypeError, ValueError) as error:
+        line = str(error)
+        assert "\n" not in line
+        assert "expected" in line, line
+        if function in conformance.NEEDS_FACTORED:
+            assert "derivation" in line, line
+        else:
+            assert kind == "callback of the state", line
+            assert line.startswith("step: got one that has neither a reverse nor a forward rule"), line
+            assert "jax.custom_vjp" in line
+        return line
+    assert function not in conformance.NEEDS_FACTORED
+    assert kind != "callback of the state" or function in FORWARD_ALONE
+    for leaf in map(np.asarray, filter(lambda leaf: not jax.numpy.isscalar(leaf), jax.tree.leaves(result))):
+        assert leaf.dtype.kind not in "fc" or not np.isnan(leaf).any()
+    if function in EXACT:
+        for leaf, right in zip(jax.tree.leaves(result[1]), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(leaf, right, rtol=1e-9, atol=1e-12)
+    return "works"
+
+
+def row(functions, kind):
+    expected = None if kind == "callback of the state" else steps.looped_gradient(kind)
+    return {function: outcome(function, kind, expected) for function in functions}
+
+
+@pytest.mark.parametrize(("number", "kind"), list(enumerate(steps.STEPS)))
+def test_some_functions_on_every_kind_of_step(number, kind):
+    """Over all kinds, every function once."""
+    row(ALL[number :: len(steps.STEPS)], kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", steps.STEPS)
+def test_every_function_on_every_kind_of_step(kind, capsys):
+    found = row(ALL, kind)
+    refused = {function: line for function, line in found.items() if line != "works"}
+    with capsys.disabled():
+        print(f"\n{kind}: {len(found) - len(refused)} functions work, {len(refused)} refuse in one line")
+        for line in sorted(set(refused.values())):
+            print(f"    {sum(line == other for other in refused.values()):2}  {line}")
