@@ -40,7 +40,8 @@ def unroll(cell: Recurrence, params: Params, inputs: Inputs, *, initial: State |
 
     Raises:
       TypeError, ValueError: params, inputs or initial of wrong structure, shape or dtype; T = 0; a step that changes
-        the structure, shapes or dtypes of the state; outside jit, NaN or inf in a state, with its first step.
+        the structure, shapes or dtypes of the state; outside jit, NaN or inf in a state, with its first step (but
+        −inf is allowed where h_0 has it: log 0 in a recurrence in log space).
     """
     call = take_call(cell, params, inputs, initial)
     return run_steps(cell, call.params, call.inputs, call.initial)

@@ -9,11 +9,14 @@ import numpy as np
 from jax.core import Tracer
 
 
-def as_arrays(name: str, tree: Any) -> Any:
-    """`tree` with NumPy's arrays as JAX's; raise for a leaf that is neither. Every public function starts with it."""
+def as_arrays(name: str, tree: Any, *, shapes: bool = False) -> Any:
+    """`tree` with NumPy's arrays as JAX's; raise for a leaf that is neither. Every public function starts with it.
+
+    `shapes`: whether `jax.ShapeDtypeStruct` will do.
+    """
 
     def convert(path, leaf):
-        if isinstance(leaf, jax.Array):
+        if isinstance(leaf, jax.Array) or (shapes and isinstance(leaf, jax.ShapeDtypeStruct)):
             return leaf
         if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "biufcV":
             try:

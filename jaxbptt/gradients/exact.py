@@ -33,8 +33,8 @@ def autodiff(
       (C scalar, dC/dθ shaped like params).
 
     Raises:
-      TypeError, ValueError: an argument of wrong structure, shape or dtype; outside jit, NaN or inf in a state or loss,
-        with its first step.
+      TypeError, ValueError: an argument of wrong structure, shape or dtype, a loss that is no scalar; outside jit, NaN
+        or inf in a state, a loss or the gradient, with its first step and, for the gradient, its cause.
     """
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, length = problem

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt.models.model import Model
@@ -12,7 +13,7 @@ POINTS = 16  # a unit that is dead at a point with probability ½ is dead at all
 
 
 def random_points(model: Model, params: Params, x: Input) -> tuple[Any, Any, Any]:
-    """(params, state, x) with leading axis POINTS, normal, of the shapes and dtypes given.
+    """(params, state, x) with leading axis POINTS, normal, of the shapes and dtypes given; None for ints, bools, keys.
 
     A matrix is divided by the root of its number of columns: pre-activations are of order one, no slope rounds to zero.
     """
@@ -20,6 +21,8 @@ def random_points(model: Model, params: Params, x: Input) -> tuple[Any, Any, Any
     state = jax.eval_shape(model.initial_state, params)
 
     def draw(leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return None
         scale = max(leaf.shape[-1], 1) ** -0.5 if len(leaf.shape) > 1 else 1.0
         return (generator.standard_normal((POINTS, *leaf.shape)) * scale).astype(leaf.dtype)
 

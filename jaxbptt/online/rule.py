@@ -159,7 +159,7 @@ def make_rule(method: Method, make_plan: MakePlan) -> Rule:
         Raises:
           TypeError, ValueError: an argument not as stated; a model for which the rule is not defined.
         """
-        params, x = _validation.as_arrays("params", params), _validation.as_arrays("x", x)
+        params, x = _validation.as_arrays("params", params), _validation.as_arrays("x", x, shapes=True)
         initial = _validation.as_arrays("initial", initial)
         plan = _plan(model, params, initial, x)
         if not method.num_signs(plan):

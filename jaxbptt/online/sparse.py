@@ -13,7 +13,7 @@ from jaxbptt import _validation
 from jaxbptt.models.model import Model
 from jaxbptt.online.active import Active, active_leaves
 from jaxbptt.online.colouring import colour_rows, seeds
-from jaxbptt.online.patterns import Constant, find_patterns, group_columns, reach
+from jaxbptt.online.patterns import Constant, find_kept, group_columns
 from jaxbptt.online.rule import Method, Rule, make_rule
 from jaxbptt.partials import jacobian, step_partials, vjp
 from jaxbptt.types import Input, Params, State
@@ -23,21 +23,35 @@ class Plan(NamedTuple):
     """The places of the kept entries, in G groups of K rows and C columns."""
 
     active: Active
-    transition: Callable  # (model, params, state, x) -> [N, N]
+    transition: Callable | None  # (model, params, state, x) -> [N, N]; None: J_t
     rows: Constant  # [G, K], −1 pads
     columns: Constant  # [G, C], −1 pads
     direct: Constant  # [G, K, C] bool: where ∂⁺h/∂⁺θ is not zero
     colours: Constant  # [N]: rows of ∂⁺h/∂⁺θ that one vjp may share
+    claims: "Claims"
+
+
+class Claims(NamedTuple):
+    """What the plan takes to be zero, bool; the numbers are looked at in every step."""
+
+    params: Constant  # [P]: entries of θ
+    transition: Constant  # [N, N]
+    shared: Constant  # [colours, P]: of the vjps that rows share
 
 
 def snap(order: int) -> Rule:
     """A_t = P_n ⊙ (J_t A_{t−1} + ∂⁺h_t/∂⁺θ): the sensitivities that n steps can reach, the others zero (SnAp-n).
 
     P_1 is the pattern of ∂⁺h/∂⁺θ (and ∂h_0/∂θ); P_n is what P_1 reaches in n−1 further steps through the pattern of J.
-    Both are found at `init` from concrete params: an entry is left out if it is zero at 16 random points, where zeros
-    of `params` stay zero. So a weight of exactly zero is no connection (also in an identity initialisation). Exact once
-    n−1 is the diameter of J, the longest of its shortest paths. For Elman, linear and GRU, SnAp-1 keeps each unit's own
-    diag(J); for the LSTM the 2 × 2 block of (C_i, h_i).
+    Both are found at `init`, from the program of the step and from concrete params, and hold for every input and state:
+    whatever a branch, an index or a mask may decide counts as a dependence, and so does all that an operation without
+    known structure reads (a `while_loop`, a callback, a solver). Zeros of `params` stay zero: a weight of exactly zero
+    is no connection (also in an identity initialisation). Exact once n−1 is the diameter of J, the longest of its
+    shortest paths. For Elman, linear and GRU, SnAp-1 keeps each unit's own diag(J); for the LSTM the 2 × 2 block of
+    (C_i, h_i).
+
+    `update` looks whether the step stays within what was found. If not, as when a weight on whose zero P_n relies is
+    not zero any more, it raises ValueError, or under jit its gradient is NaN from then on: call `init` again.
 
     State: the kept entries, in G groups of columns with the same K rows, G·K·C numbers (|θ| for SnAp-1 of a dense
     Elman net, up to N|θ|). Cost: 2GK²C flops per step, and N² for J. Works for any cell. The key is not used; a model
@@ -55,7 +69,7 @@ def snap(order: int) -> Rule:
     Reference: Menick et al. (2020), arXiv:2006.07232.
     """
     _validation.require_size("order", order)
-    return make_rule(METHOD, functools.partial(_plan, _jacobian, order - 1))
+    return make_rule(METHOD, functools.partial(_plan, None, order - 1))
 
 
 def rflo(*, leak: float | None = None) -> Rule:
@@ -68,7 +82,7 @@ def rflo(*, leak: float | None = None) -> Rule:
 
     State: the entries of ∂⁺h/∂⁺θ that are not zero, G·K·C numbers (Elman |θ|, LSTM 2 per weight). Cost: 2GK²C flops per
     step, and N² for K. Works for cells with a factored derivation, and with `leak` for any cell: K = leak · I (1 − 1/τ
-    in RFLO). The pattern is found as in `snap`, from concrete params. The key is not used.
+    in RFLO). The pattern is found and looked at as in `snap`. The key is not used.
 
     Args:
       leak: the factor of a leaky cell h_t = leak · h_{t−1} + …; None: K is read from the cell's derivation.
@@ -93,13 +107,13 @@ def _plan(transition, steps, model, params, x, constant_start):
     if transition is _carry and step_partials(model).factored is None:
         raise ValueError("rflo: got a cell without factored derivation, expected one, or leak= (its K is not known)")
     active = active_leaves(model, params, x, constant_start)
-    patterns = find_patterns(model, params, x, active, transition, constant_start)
-    immediate = patterns.direct | patterns.start
-    kept = reach(patterns.transition, immediate, len(immediate) if steps is None else steps)
-    rows, columns = group_columns(kept)
-    direct = patterns.direct[rows[:, :, None], columns[:, None, :]] & _valid(rows, columns)
-    colours = colour_rows(patterns.direct)
-    return Plan(active, transition, *map(Constant, (rows, columns, direct, colours)))
+    kept = find_kept(model, params, x, active, transition, constant_start, steps)
+    rows, columns = group_columns(kept.entries)
+    direct = kept.direct[rows[:, :, None], columns[:, None, :]] & _valid(rows, columns)
+    colours = colour_rows(kept.direct)
+    shared = seeds(colours, np.dtype(bool)) @ kept.direct
+    claims = Claims(*map(Constant, (kept.zeros, kept.barred, ~shared)))
+    return Plan(active, transition, Constant(rows), Constant(columns), Constant(direct), Constant(colours), claims)
 
 
 def _valid(rows, columns):
@@ -124,10 +138,27 @@ def _advance(plan, model, params, state, x, sensitivity, signs):
     shared = jax.vmap(lambda seed: pull(unravel(seed)))(seeds(colours, sensitivity.dtype))  # [colours, P]
     zero = jnp.zeros_like(shared[0, 0])
     direct = jnp.where(plan.direct.array, shared[colours[rows][:, :, None], columns[:, None, :]], zero)
-    transition = plan.transition(model, params, state, x)
+    find = _jacobian if plan.transition is None else plan.transition
+    transition = find(model, params, state, x)
     pairs = (rows >= 0)[:, :, None] & (rows >= 0)[:, None, :]
     blocks = jnp.where(pairs, transition[rows[:, :, None], rows[:, None, :]], zero)  # [G, K, K]
-    return new, blocks @ sensitivity + direct
+    return new, blocks @ sensitivity + (direct + _doubt(plan.claims, theta, transition, shared))
+
+
+def _doubt(claims, theta, transition, shared):
+    """0, or NaN where a number that the plan takes to be zero is not; outside jit, an error then."""
+    doubt = jnp.zeros((), theta.dtype)
+    for claim, values, what in (
+        (claims.params, theta, "params: got a weight that was zero at init, expected zero there (it is no connection)"),
+        (claims.transition, transition, "step: got a Jacobian J_t with entries outside the pattern found at init"),
+        (claims.shared, shared, "step: got a direct partial ∂⁺h/∂⁺θ with entries outside the pattern found at init"),
+    ):
+        if claim.array.any():
+            outside = jnp.vdot(claim.array.astype(values.dtype), jnp.abs(values))  # a sum, which XLA takes fast
+            if _validation.is_concrete(outside) and outside > 0:
+                raise ValueError(f"{what}; call init again with these params, or use rtrl()")
+            doubt = jnp.where(outside > 0, jnp.full_like(doubt, jnp.nan), doubt)
+    return doubt
 
 
 def _contract(plan, params, sensitivity, local):
@@ -135,7 +166,9 @@ def _contract(plan, params, sensitivity, local):
     by_group = jnp.einsum("gk,gkc->gc", local[rows], sensitivity)  # padded rows of the sensitivity are zero
     place = np.full(plan.active.size, -1, np.int64)
     place[columns[columns >= 0]] = np.flatnonzero(columns.ravel() >= 0)
-    flat = jnp.concatenate((by_group.ravel(), jnp.zeros(1, by_group.dtype)))  # place −1: an entry of no group
+    flat = by_group.ravel()
+    if np.any(place < 0):  # an entry of no group is zero, but NaN with the rest
+        flat = jnp.concatenate((flat, 0 * jnp.sum(flat, keepdims=True)))
     return plan.active.expand(params, flat[place])
 
 
