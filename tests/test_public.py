@@ -20,7 +20,8 @@ FILES = sorted((ROOT / "jaxbptt").rglob("*.py"))
 NAMES = {
     "cells": "Cell from_step linear elman lstm gru gates gaussian orthogonal identity LSTMState Derivation"
     " FactoredPullback JacobianParts Outer",
-    "models": "Model SequenceParams Readout sequence_model batched squared_error softmax_cross_entropy step_losses",
+    "models": "Model SequenceParams Readout sequence_model make_model batched squared_error softmax_cross_entropy"
+    " step_losses",
     "trajectories": "Trajectory unroll flatten_steps",
     "partials": "Partials step_partials vjp jvp jacobian",
     "jacobians": "step_jacobians structured_jacobians StructuredJacobians product prefix_products",
@@ -33,7 +34,7 @@ NAMES = {
     " random_weights draw_cuts renewal_cuts lag_profile choose_lag",
     "online": "Rule OnlineState rtrl snap uoro kf_rtrl rflo run staleness",
     "assessment": "assess cost_per_step alignment",
-    "derivations": "Derivation check check_gradient assert_correct",
+    "derivations": "Derivation check check_gradient check_vjp assert_correct",
     "comparison": "compare",
     "plotting": "singular_values terms_table lag_profile",
 }

@@ -1,11 +1,9 @@
-"""Where slips can happen in a step: the nonlinearities, the state's own paths and the products in its program.
+"""Where slips can happen in a step: its nonlinearities here, the rest in `joins` and `gates`.
 
 site     y = φ(a), any elementwise nonlinearity
-carry    the previous state alone, where it is joined with anything else
-product  A·B of a parameter's A and a state's B
 """
 
-import itertools
+from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,14 +11,16 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
-from jaxbptt._jaxprs.program import (
-    Constant,
-    FlatProgram,
-    Operation,
-    depends,
-    read_program,
-    reads_any,
+from jaxbptt._jaxprs.gates import Factor, Rows, Value, find_factors, find_rows, find_values
+from jaxbptt._jaxprs.joins import (
+    Reset,
+    Use,
+    find_carries_and_products,
+    find_dependence,
+    find_resets,
+    find_uses,
 )
+from jaxbptt._jaxprs.program import Constant, FlatProgram, Operation, read_program, reads_any, value_of
 from jaxbptt.types import Input, Params, State, Step
 
 AFFINE = frozenset(("add", "sub", "neg", "mul", "div", "convert_element_type", "copy", "add_any"))
@@ -30,8 +30,6 @@ NONLINEAR = (
     | frozenset(("pow", "abs", "sign", "max", "min", "erf", "erfc", "erf_inv", "lgamma", "digamma", "clamp"))
     | frozenset(("select_n", "gt", "lt", "ge", "le", "eq", "ne", "log2", "one_minus_square"))
 )
-BILINEAR = frozenset(("mul", "dot_general"))
-MEETING = BILINEAR | {"add", "sub", "add_any"}
 
 
 class Site(NamedTuple):
@@ -53,6 +51,16 @@ class StepProgram(NamedTuple):
     products: tuple[tuple[int, int], ...] = ()  # (operation, operand): the state's side B of A·B
     shifting: tuple[bool, ...] = ()  # per slot: follows the state (see `_following`): evaluated at `other` too
     lag: int | None = None  # slot of the state, if it is one leaf
+    uses: tuple[Use, ...] = ()
+    resets: tuple[Reset, ...] = ()
+    rows: tuple[Rows | None, ...] = ()  # per site: the slice of a stacked weight that its argument is made of
+    values: tuple[Value, ...] = ()  # of the gates
+    factors: tuple[Factor, ...] = ()
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """In order; none where the program could not be read."""
+        return () if self.flat is None else self.flat.operations
 
 
 def find_sites(step: Step, params: Params, state: State, x: Input) -> StepProgram:
@@ -61,59 +69,50 @@ def find_sites(step: Step, params: Params, state: State, x: Input) -> StepProgra
         program = read_program(step, params, state, x)
     except Exception:  # a program may be unreadable for unforeseen reasons
         return StepProgram(step, None)
-    of_params, of_state, of_inputs = _dependences(program)
+    of = find_dependence(program)
+    of_any = [any(each) for each in zip(of.params, of.state, of.inputs, strict=True)]
     floating = [jnp.issubdtype(aval.dtype, jnp.floating) for aval in program.avals]
-    readings = _nonlinearities(program, [any(of) for of in zip(of_params, of_state, of_inputs, strict=True)])
+    readings = _nonlinearities(program, of_any)
     first, second = ([s for s in sites if floating[s.output] and floating[s.argument]] for sites in readings)
-    shifting = _following(program, of_params)
-    carries, products = [], []
-    for position, operation in enumerate(program.operations):
-        slots = [slot for slot in operation.inputs if isinstance(slot, int)]
-        if operation.name not in MEETING or len(slots) < 2 or not all(floating[slot] for slot in slots):
-            continue
-        for side, other in ((0, 1), (1, 0)):
-            a, b = slots[other], slots[side]
-            if of_state[b] and not of_params[b] and not of_inputs[b] and (of_params[a] or of_inputs[a]):
-                carries.append((position, side))
-            bilinear = operation.name in BILINEAR and not (of_state[a] and of_params[b])
-            if bilinear and of_params[a] and of_state[b] and shifting[b]:
-                products.append((position, side))
+    sites = (*first, *second)
+    shifting = _following(program, of.params)
+    carries, products = find_carries_and_products(program, of, floating, shifting)
+    values = find_values(program, of_any, [site.output for site in first])
     return StepProgram(
         step,
         program,
-        (*first, *second),
+        sites,
         len(first),
-        tuple(carries),
-        tuple(products),
+        carries,
+        products,
         tuple(shifting),
         lag=program.counts[0] if program.counts[1] == 1 else None,
+        uses=find_uses(program, of, floating),
+        resets=find_resets(program, of, floating),
+        rows=tuple(find_rows(program, of, [site.argument for site in sites], {site.output for site in first})),
+        values=values,
+        factors=find_factors(program, of_any, values),
     )
 
 
-def turned(operation: Operation, weight: jax.Array, side: int) -> jax.Array | None:
-    """The weight of a product whose state is on `side`, with each square block transposed; None if it has none.
-
-    Blocks: [G·N, N] or [N, G·N], N the contracted size.
-    """
-    if operation.name != "dot_general" or weight.ndim != 2:
-        return None
-    (contracted, batched) = operation.equation.params["dimension_numbers"]
-    if batched[0] or len(contracted[0]) != 1:
-        return None
-    axis = contracted[1 - side][0]
-    rows, columns = weight.shape
-    if axis == 1 and rows % columns == 0:
-        return weight.reshape(-1, columns, columns).swapaxes(1, 2).reshape(rows, columns)
-    if axis == 0 and columns % rows == 0:
-        return weight.reshape(rows, -1, rows).swapaxes(0, 2).reshape(rows, columns)
-    return None
-
-
-def _dependences(program: FlatProgram) -> tuple[list[bool], list[bool], list[bool]]:
-    """Per slot: whether it comes from params, from the state, from the input."""
-    ends = list(itertools.accumulate(program.counts, initial=0))
-    of_params, of_state, of_inputs = (depends(program, range(a, b)) for a, b in itertools.pairwise(ends))
-    return of_params, of_state, of_inputs
+def replay(program: StepProgram, site: Site, values: Any, argument: jax.Array) -> jax.Array:
+    """φ(argument) by the site's own operations; `values` holds every slot at φ's true argument."""
+    operations = program.operations
+    made = {slot: position for position, operation in enumerate(operations) for slot in operation.outputs}
+    needed, positions = [site.output], set()
+    while needed:
+        slot = needed.pop()
+        if slot != site.argument and slot in made and made[slot] not in positions:
+            positions.add(made[slot])
+            needed += [slot for slot in operations[made[slot]].inputs if isinstance(slot, int)]
+    again = {site.argument: argument}
+    either = ChainMap(again, values)
+    for position in sorted(positions):
+        operation = operations[position]
+        if any(slot in again for slot in operation.inputs if isinstance(slot, int)):
+            results = operation.run(*[value_of(slot, either) for slot in operation.inputs])
+            again.update(zip(operation.outputs, results, strict=True))
+    return again[site.output]
 
 
 def _following(program: FlatProgram, of_params: Sequence[bool]) -> list[bool]:

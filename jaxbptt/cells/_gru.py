@@ -20,6 +20,11 @@ class GRUParams(NamedTuple):
     b_x: jax.Array  # [3H]
     b_h: jax.Array  # [3H]
 
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The letters of the blocks of rows, in order."""
+        return "r", "z", "n"
+
 
 class GRUFactors(NamedTuple):
     """The factors that multiply a cotangent at one step."""

@@ -19,12 +19,22 @@ class LSTMParams(NamedTuple):
     w_hh: jax.Array  # [4H, H]
     b_h: jax.Array  # [4H]
 
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The letters of the blocks of rows, in order."""
+        return "i", "f", "g", "o"
+
 
 class LSTMState(NamedTuple):
     """(C_t, h_t) of `lstm`."""
 
     cell: jax.Array  # C [H], first when flattened
     hidden: jax.Array  # h [H]
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The letters of the fields, in order."""
+        return "C", "h"
 
 
 class LSTMFactors(NamedTuple):

@@ -2,7 +2,8 @@
 
 `check` takes the partials of one step; `check_gradient` takes a gradient function (model, params, inputs, targets) ->
 grads; `assert_correct` takes either, as one line of a test suite. Mistakes such as a transposed Jacobian, a reversed
-product, h_t for h_{t−1}, a lost 1/T or a missing direct term are named, with the leaf.
+product, h_t for h_{t−1}, a lost 1/T or a missing direct term are named, with the leaf. `check_vjp` takes a backward
+pass of anybody's, in NumPy, PyTorch or a kernel, beside its forward pass.
 
 >>> import jax
 >>> from jaxbptt import cells, derivations, gradients, models
@@ -19,6 +20,7 @@ from jaxbptt.cells.factored import FactoredPullback, Outer
 from jaxbptt.derivations._assertion import assert_correct
 from jaxbptt.derivations._check import check
 from jaxbptt.derivations._check_gradient import check_gradient
+from jaxbptt.derivations._check_vjp import check_vjp
 from jaxbptt.derivations.reports import Finding, Report
 
 __all__ = [
@@ -30,4 +32,5 @@ __all__ = [
     "assert_correct",
     "check",
     "check_gradient",
+    "check_vjp",
 ]

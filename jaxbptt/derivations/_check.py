@@ -1,25 +1,26 @@
 """A hand derivation of one step, checked piece by piece."""
 
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import _validation
 from jaxbptt._jaxprs.sites import find_sites
+from jaxbptt._jaxprs.text import key_of_program
 from jaxbptt.cells.derivation import Derivation
-from jaxbptt.cells.factored import factored_pullback
-from jaxbptt.derivations.reports import Piece, Report, explain, is_wrong, worst_steps
-from jaxbptt.derivations.rewrite import evaluate, neutral
-from jaxbptt.derivations.samples import draw_instance, epsilon_of, normal_like, perturb, tolerances
-from jaxbptt.derivations.step_slips import (
-    Candidate,
-    local_candidates,
-    named_leaves,
-    partials,
-    require_structure,
-)
-from jaxbptt.trajectories import unroll
+from jaxbptt.derivations.calls import ADVANCE, JACOBIAN, Run, call_derivation
+from jaxbptt.derivations.compiled import map_one, map_rows
+from jaxbptt.derivations.doubts import settle_doubts
+from jaxbptt.derivations.kinks import Spot, find_visits, move_off
+from jaxbptt.derivations.linearity import find_nonlinear_pieces, find_nonlinear_step
+from jaxbptt.derivations.matching import Piece, is_wrong, name_slips
+from jaxbptt.derivations.reports import Finding, Report, explain, worst_steps
+from jaxbptt.derivations.rewrite import evaluate, without_slopes
+from jaxbptt.derivations.samples import Stream, draw_instance, epsilon_of, normal_like, perturb, responses, tolerances
+from jaxbptt.derivations.step_slips import Points, local_batches, partials, pullbacks
+from jaxbptt.trajectories import run_steps, take_call
 from jaxbptt.types import Inputs, Key, Params, Recurrence
 
 COTANGENTS = 3  # random ones per step
@@ -38,20 +39,31 @@ def check(
       sign, half, double             any cell
       transposed_jacobian            any cell of N > 1: Jᵀ for J, a square weight's cotangent transposed, W_hhᵀ for W_hh
       missing_activation_derivative  cells with a nonlinearity, at one or several of them
+      activated_value                φ'(φ(a)) for φ'(a), such as 1 − tanh²(tanh a): likewise
+      squared_complement             (1 − y)² for 1 − y²: at a tanh
       reversed_product               J = diag(φ') W written as W diag(φ'): cells h_t = φ(affine)
+      swapped_gates                  gated cells: two gates' values in a product, in φ' or throughout; their rows
+      missing_direct_term            cells that read a parameter more than once: one of its uses
+      across_reset                   the state where the input resets it: where(reset, h_0, h), (1 − reset) ⊙ h
       wrong_time_index               h_t for h_{t−1} in a parameter's factor or throughout; φ' from h_{t−1}
       double_path                    cells with several paths: the one through a nonlinearity, or past the gates
       dropped_gate_path              the same cells
 
+    Two slips at once, their names joined by " + ", are looked for where no single one gives a piece: two of the above,
+    the sign or a factor beside any other, at most 10,000 pairs. A report names the gate by the letter that the cell
+    declares (`gates` of its params), else by number and by the rows of a stacked weight. Where a step is not
+    differentiable at a number it visits, such as a ReLU at 0, the check moves off it, by 1e-3, and says so. A pullback
+    that is not linear in its cotangent, and a step with such a `jax.custom_vjp`, are findings.
+
     Args:
       cell: its `step` is taken as correct.
-      derivation: (state_jacobian, pullback) of that step, to be checked; called eagerly, step by step.
+      derivation: (state_jacobian, pullback) of that step, to be checked; called step by step if not written in JAX.
       key: typed key for all random draws.
       params: θ; None: `cell.init(key)`, every leaf perturbed at random (a bias of zero hides mistakes).
       inputs: x_1 … x_T; None: standard normal [6, M].
 
     Returns:
-      Report: `.ok`, `.findings` (each `.piece`, `.slip`, `.relative` and where), `str()`.
+      Report: `.ok`, `.findings` (each `.piece`, `.slip`, `.relative` and where), `.notes`, `str()`.
 
     Raises:
       TypeError, ValueError: an argument neither given nor possible to draw; arguments or pullbacks of wrong structure.
@@ -59,121 +71,123 @@ def check(
     Reference: J_tᵀ λ_t in the adjoint recursion, S1.10; the LSTM's state Jacobian, S4.31.
     """
     _validation.require_key(key)
-    keys = jax.random.split(key, 5)
-    params, inputs = draw_instance(cell, keys, params, inputs)
-    start = cell.initial_state(params)
-    initial = jax.tree.map(lambda leaf, noise: leaf + noise / 2, start, normal_like(keys[2], start))
-    trajectory = unroll(cell, params, inputs, initial=initial)
-    previous, length = trajectory.previous, _validation.require_time_axis("inputs", inputs)
-    shaped = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (length, COTANGENTS, *leaf.shape[1:])), previous)
-    cotangents = normal_like(keys[3], shaped)
-
-    actual = _call_derivation(derivation, params, previous, inputs, cotangents)
-    expected, tolerance = _expected_partials(cell, params, previous, inputs, cotangents, keys[4])
-    pieces = {name: Piece(expected[name], actual[name], tolerance[name]) for name in actual if name in expected}
-    factored = factored_pullback(derivation)
-    if factored is not None:
-        pieces["advance"] = _compare_advance(cell, factored, params, previous, inputs, keys[4])
+    _validation.require_functions("cell", cell, ("initial_state", "step"))
+    params, inputs = draw_instance(cell, key, params, inputs)
+    params, inputs, _, length = take_call(cell, params, inputs)
+    run, spot = _find_run(cell, params, inputs, key)
+    trajectory, checked = run.trajectory, f"pieces, at {length} steps"
+    nonlinear = find_nonlinear_step(cell.step, run.params, trajectory.previous, trajectory.inputs, key, run.key)
+    if nonlinear is not None:
+        return Report((nonlinear,), checked, spot.notes)
+    called = call_derivation(derivation, run)
+    pulled = {name: values for name, values in called.items() if name not in (JACOBIAN, ADVANCE)}
+    pieces = _compare(cell, called, run, key)
     checked = f"{len(pieces)} pieces ({', '.join(pieces)}), at {length} steps"
-    if not any(map(is_wrong, pieces.values())):
-        return Report((), checked)
-    steps = worst_steps(pieces, MATCHED)
-    candidates: list[Candidate] = []
-    if steps:
-        program = find_sites(cell.step, params, *jax.tree.map(lambda leaf: leaf[0], (previous, inputs)))
-        at = jax.tree.map(lambda leaf: leaf[np.asarray(steps)], (previous, inputs, trajectory.states, cotangents))
-        candidates, _ = local_candidates(program, params, *at)
-    return Report(tuple(explain(pieces, candidates, steps)), checked)
+    findings = find_nonlinear_pieces(pulled, pieces, COTANGENTS, epsilon_of(params))
+    rest = {name: piece for name, piece in pieces.items() if name not in {finding.piece for finding in findings}}
+    rest, notes = settle_doubts(rest, jax.tree.leaves(params)[0].dtype)
+    if spot.visits:
+        rest, undecided = _leave_undecided(rest, spot)
+        notes += undecided
+    if any(map(is_wrong, rest.values())):
+        findings += _name(cell, run, rest)
+    return Report(tuple(findings), checked, (*spot.notes, *notes))
 
 
-def _call_derivation(derivation, params, states, xs, cotangents):
-    """{piece: [T, N, N] or [T, C, ...] in float64, or what is wrong with its shape}."""
-    length, count = jax.tree.leaves(cotangents)[0].shape[:2]
-    values: dict[str, list[np.ndarray]] = {}
-    misshapen: dict[str, str] = {}
+def _find_run(cell: Recurrence, params: Params, inputs: Inputs, key: Key) -> tuple[Run, Spot]:
+    """A trajectory from a random h_0, off the kinks of the step if possible."""
+    program = lambda params, x: cell.step(params, cell.initial_state(params), x)
+    own = key_of_program((cell.step, cell.initial_state), program, params, _first(inputs))
+    noise = normal_like(Stream(key, 9), jax.eval_shape(cell.initial_state, params))
+    found = []
 
-    def collect(t, name, value, like):
-        value, shape = np.asarray(value, np.float64), tuple(like)
-        values.setdefault(name, []).append(value)
-        if value.shape != shape:
-            misshapen[name] = f"has shape {list(value.shape)}, expected {list(shape)} (at t = {t + 1})"
+    def body(_, row):
+        params, inputs, noise = row
+        initial = jax.tree.map(lambda leaf, noise: leaf + noise / 2, cell.initial_state(params), noise)
+        return run_steps(cell, params, inputs, initial)
 
-    for t in range(length):
-        params_state_x = (params, *jax.tree.map(lambda leaf, t=t: leaf[t], (states, xs)))
-        size = sum(leaf.size for leaf in jax.tree.leaves(params_state_x[1]))
-        collect(t, "state_jacobian", derivation.state_jacobian(*params_state_x), (size, size))
-        for c in range(count):
-            pulled = derivation.pullback(*params_state_x, jax.tree.map(lambda leaf, t=t, c=c: leaf[t, c], cotangents))
-            if not isinstance(pulled, tuple) or len(pulled) != 3:
-                raise ValueError(f"pullback: got {type(pulled).__name__}, expected (params, state, x) cotangents")
-            for name, tree, like in zip(("params", "previous_state", "input"), pulled, params_state_x, strict=True):
-                if name == "input" and not any(map(_validation.is_float, jax.tree.leaves(like))):
-                    continue  # inputs such as classes have no derivative
-                require_structure(f"pullback's {name}", tree, like)
-                for piece, (value, target) in _pairs(name, tree, like).items():
-                    collect(t, piece, value, target)
-    result: dict[str, np.ndarray | str] = {}
-    for name, each in values.items():
-        leading = (length,) if name == "state_jacobian" else (length, count)
-        result[name] = misshapen.get(name) or np.stack(each).reshape(*leading, *each[0].shape)
-    return result
+    def visits(params, inputs):
+        found.append(map_one(own and ("unroll", own), body, (params, inputs, noise)))
+        _validation.require_states(found[-1].states, found[-1].initial)
+        return find_visits(own, cell.step, params, found[-1].previous, found[-1].inputs, of_input=True)
+
+    spot = move_off(visits, params, inputs, key)
+    trajectory = found[0] if spot.visits else found[-1]
+    many = lambda leaf: jax.ShapeDtypeStruct((len(leaf), COTANGENTS, *leaf.shape[1:]), leaf.dtype)
+    cotangents = normal_like(Stream(key, 10), jax.tree.map(many, trajectory.states))
+    return Run(spot.params, trajectory, cotangents, own), spot
 
 
-def _pairs(name, tree, like):
-    """{piece: (value, expected shape)}: params leaf by leaf, a state or an input as one vector."""
-    if name == "params":
-        shapes = named_leaves(like)
-        return {piece: (leaf, shapes[piece].shape) for piece, leaf in named_leaves(tree).items()}
-    leaves = [
-        (np.asarray(leaf), target)
-        for leaf, target in zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True)
-        if _validation.is_float(target)
-    ]
-    wrong = [(leaf, target.shape) for leaf, target in leaves if leaf.shape != target.shape]
-    if wrong or not leaves:
-        return {name: wrong[0]} if wrong else {}
-    vector = np.concatenate([leaf.astype(np.float64).ravel() for leaf, _ in leaves])
-    return {name: (vector, vector.shape)}
-
-
-def _expected_partials(cell, params, states, xs, cotangents, key):
-    """({piece: [T, ...]}, {piece: tolerance [T]})."""
-    stacked = perturb((params, states, xs), key)
-    over_steps = jax.vmap(partials, in_axes=(None, None, 0, 0, 0))
-    # One after another, all compiled as one program.
-    pieces = jax.lax.map(lambda at: over_steps(cell.step, at[0], at[1], at[2], cotangents), stacked)
-    program = find_sites(cell.step, params, *jax.tree.map(lambda leaf: leaf[0], (states, xs)))
-    plain = jax.tree.map(lambda leaf: jnp.asarray(leaf, jax.tree.leaves(states)[0].dtype), neutral(program))
-    primary = jnp.arange(len(program.sites)) < program.num_primary
-    plain = plain._replace(identity=jnp.where(primary, 1, 0).astype(plain.identity.dtype))
-
-    def without_slopes(params, state, x):
-        return evaluate(program, plain, params, state, x, state)
-
-    one = jax.tree.map(lambda leaf: leaf[:1], stacked)
-    sized = jax.lax.map(lambda at: over_steps(without_slopes, at[0], at[1], at[2], cotangents), one)
-    expected, tolerance, epsilon = {}, {}, epsilon_of(params)
+def _leave_undecided(pieces: dict[str, Piece], spot: Spot) -> tuple[dict[str, Piece], tuple[str, ...]]:
+    """The pieces without those that are off, by more than rounding, only where a kink is visited."""
+    kinks = [t - 1 for t in sorted({t for visit in spot.visits for t in visit.steps})]
+    decided, notes = {}, []
     for name, piece in pieces.items():
-        piece, size = np.asarray(piece, np.float64), np.asarray(sized[name][0], np.float64)
-        expected[name] = piece[0]
-        largest = np.maximum(np.abs(piece[0]), np.abs(size))
-        tolerance[name] = tolerances(piece, np.max(largest.reshape(len(largest), -1), axis=1, initial=0), epsilon)
-    return expected, tolerance
+        if isinstance(piece.actual, str) or not is_wrong(piece):
+            decided[name] = piece
+            continue
+        rest = np.setdiff1d(np.arange(len(piece.expected)), kinks)
+        free = Piece(piece.expected[rest], piece.actual[rest], piece.tolerance[rest])
+        if len(rest) and is_wrong(free):
+            decided[name] = piece
+        else:
+            notes.append(f"{name} differs only at such steps, and is left undecided")
+    return decided, tuple(notes)
 
 
-def _compare_advance(cell, pullback, params, states, xs, key):
-    """The state that a factored pullback advances to, against the step's."""
+def _name(cell: Recurrence, run: Run, pieces: dict[str, Piece]) -> list[Finding]:
+    """The findings of the wrong pieces, with the slips that give their numbers."""
+    steps = worst_steps(pieces, MATCHED)
+    named = {}
+    if steps:
+        trajectory = run.trajectory
+        program = find_sites(cell.step, run.params, *_first((trajectory.previous, trajectory.inputs)))
+        each = trajectory.previous, trajectory.inputs, trajectory.states, run.cotangents
+        at = Points(*jax.tree.map(lambda leaf: leaf[np.asarray(steps)], each))
+        factors = {"sign": -1.0, "double": 2.0, "half": 0.5}
+        named = name_slips(pieces, local_batches(program, run.key, run.params, at), factors, steps)
+    return explain(pieces, named, by_step=True)
 
-    def flat_step(params, state, x):
-        return ravel_pytree(cell.step(params, state, x))[0]
 
-    def flat_advance(state, x):
-        return ravel_pytree(pullback.advance(params, state, pullback.drive(params, x))[0])[0]
+def _compare(cell: Recurrence, called: dict[str, Any], run: Run, key: Key) -> dict[str, Piece]:
+    """Every piece beside what automatic differentiation gives."""
+    states, xs = run.trajectory.previous, run.trajectory.inputs
+    program = find_sites(cell.step, run.params, *_first((states, xs)))
+    plain = without_slopes(program, run.params, direct=1)
 
-    over_steps = jax.vmap(flat_step, in_axes=(None, 0, 0))
-    perturbed = perturb((params, states, xs), key)
-    values = np.asarray(jax.vmap(lambda arguments: over_steps(*arguments))(perturbed), np.float64)
-    actual = jax.vmap(flat_advance)(states, xs)
-    scale = np.max(np.abs(values[0]), axis=1, initial=1)
-    tolerance = tolerances(values, scale, epsilon_of(params))
-    return Piece(values[0][:, None], np.asarray(actual, np.float64)[:, None], tolerance)
+    def expected(cotangents, row):
+        params, states, xs = row
+        pieces = jax.vmap(lambda *at: partials(cell.step, params, *at))(states, xs, cotangents)
+        new = jax.vmap(lambda *at: ravel_pytree(cell.step(params, *at))[0])(states, xs)
+        return {**pieces, ADVANCE: new[:, None]}
+
+    def sizes(cotangents, row):
+        params, states, xs = row
+        step = lambda params, state, x: evaluate(program, plain, params, state, x, state)
+        return jax.vmap(lambda *at: pullbacks(step, params, *at))(states, xs, cotangents)
+
+    stacked = perturb((run.params, states, xs), Stream(key, 11))
+    one = jax.tree.map(lambda leaf: leaf[:1], stacked)
+    values = map_rows(run.key and ("expected", run.key), expected, run.cotangents, stacked)
+    size = map_rows(run.key and ("sizes", run.key), sizes, run.cotangents, one)
+    largest = {name: _largest(np.asarray(value[0], np.float64)) for name, value in size.items()}
+    largest[JACOBIAN], largest[ADVANCE] = largest["previous_state"], np.ones(len(jax.tree.leaves(states)[0]))
+    pieces, epsilon = {}, epsilon_of(run.params)
+    for name, actual in called.items():
+        if name in values:
+            value = np.asarray(values[name], np.float64)
+            scale = np.maximum(_largest(value[0]), largest[name])
+            tolerance = tolerances(value, scale, epsilon)
+            taken = actual if isinstance(actual, str) or name == JACOBIAN else actual[:, :COTANGENTS]
+            pieces[name] = Piece(value[0], taken, tolerance, responses(value, epsilon), 200 * epsilon)
+    return pieces
+
+
+def _largest(values: np.ndarray) -> np.ndarray:
+    """The largest entry of each step."""
+    return np.max(np.abs(values).reshape(len(values), -1), axis=1, initial=0)
+
+
+def _first(tree: Any) -> Any:
+    """The first of leading T."""
+    return jax.tree.map(lambda leaf: leaf[0], tree)

@@ -1,18 +1,27 @@
 """A whole gradient, checked leaf by leaf."""
 
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from jaxbptt import _validation
-from jaxbptt.derivations.gradient_slips import gradient_candidates, make_instance, rounding_scale
-from jaxbptt.derivations.reports import Piece, Report, explain, is_wrong
-from jaxbptt.derivations.samples import draw_instance, draw_targets, epsilon_of, perturb, tolerances
+from jaxbptt.derivations.clipping import fit_bounds
+from jaxbptt.derivations.compiled import map_one, map_rows
+from jaxbptt.derivations.doubts import settle_doubts
+from jaxbptt.derivations.gradient_rows import gradient_batches
+from jaxbptt.derivations.gradient_slips import Instance, key_of, make_instance, rounding_scale
+from jaxbptt.derivations.kinks import Spot, find_visits, move_off
+from jaxbptt.derivations.linearity import find_nonlinear_step
+from jaxbptt.derivations.matching import Piece, is_wrong, name_slips
+from jaxbptt.derivations.reports import Report, explain
+from jaxbptt.derivations.samples import Stream, draw_instance, draw_targets, epsilon_of, perturb, responses, tolerances
 from jaxbptt.derivations.step_slips import named_leaves, require_structure
 from jaxbptt.gradients.exact import autodiff
+from jaxbptt.gradients.forward import take_problem
 from jaxbptt.models.model import Model
-from jaxbptt.trajectories import require_call
+from jaxbptt.trajectories import run_steps, take_call
 from jaxbptt.types import Inputs, Key, Params, Targets
 
 
@@ -39,9 +48,19 @@ def check_gradient(
       reversed_product      dh_t/dh_k = J_{k+1} … J_t                                T > 2, J_t not constant
       wrong_time_index      h_t for h_{t−1} in a parameter's factor; J_t for J_{t+1}; λ_{t±1} for λ_t
       lost_mean, double_mean   ×T, ÷T                                                reduction "mean"
-      missing_direct_term   the readout's own use of a parameter that step uses too; that of h_0
+      missing_direct_term   of a parameter that step and readout use, the use of either
+      missing_initial_state (∂h_0/∂θ)ᵀ J_1ᵀ λ_1                                       h_0 a function of params
       last_term_only        only L_T; only the parameter's use at T; only the terms k = t
+      truncated             λ cut every K steps, from the start or the end; each loss carried back over its last L
+                            steps; only the last K steps linked: any K, L < T         T > 2
+      clipped_adjoint       λ_t, or J_{t+1}ᵀ λ_{t+1}, clipped at every step, by entry or by norm; the bound is found
       double_path           the total dh_k/dθ in place of the direct one beside λ_k (S4.6); one of two parts twice
+
+    A missing φ', φ'(φ(a)) and (1 − y)² are looked for in the readout too. Two slips at once, their names joined by
+    " + ", are looked for where no single one gives a leaf: two of the step; one of the step beside one of the list
+    above; one of the readout beside any other; the sign, a factor or 1/T beside any; at most 30,000 wrong gradients.
+    Kinks, steps whose vjp is not linear and the names of gates: as in `check`. A leaf of zeros is judged by how far
+    rounding moves the reference itself; a note names each leaf that is too small for a wrong value to be seen.
 
     Args:
       model: f, g, L and the reduction, taken as correct.
@@ -52,7 +71,7 @@ def check_gradient(
       targets: y_1 … y_T; None: standard normal like the outputs, or classes, whichever the loss takes.
 
     Returns:
-      Report; its pieces are "params.<leaf>".
+      Report; its pieces are "params.<leaf>", or "step" if the model has no gradient.
 
     Raises:
       TypeError, ValueError: an argument neither given nor possible to draw; grads of wrong structure.
@@ -60,29 +79,74 @@ def check_gradient(
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063 (the double sum); S4.6, S4.9.
     """
     _validation.require_key(key)
-    keys = jax.random.split(key, 5)
-    params, inputs = draw_instance(model, keys, params, inputs)
-    length = require_call(model, params, inputs, None)
-    targets = draw_targets(model, keys[2], params, length) if targets is None else targets
-    result = gradient(model, params, inputs, targets)
-    actual = _take_grads(result, params)
-
-    arguments = perturb((params, inputs, targets), keys[3])
-    # One after another, all compiled as one program.
-    grads = jax.lax.map(lambda at: autodiff(model, at[0], at[1], at[2])[1], arguments)
-    values = {name: np.asarray(leaf, np.float64) for name, leaf in named_leaves(grads).items()}
-    instance = make_instance(model, params, inputs, targets)
-    scale = rounding_scale(instance)
-    epsilon = epsilon_of(params)
-    pieces = {}
-    for name, value in values.items():
-        if value.size:
-            tolerance = tolerances(value[:, None], np.asarray([scale[name]]), epsilon)
-            other = actual[name]
-            pieces[name] = Piece(value[:1], other if isinstance(other, str) else other[None], tolerance)
+    _validation.require_functions("model", model, ("initial_state", "step", "readout", "loss"))
+    params, inputs = draw_instance(model, key, params, inputs)
+    params, inputs, _, length = take_call(model, params, inputs)
+    targets = draw_targets(model, key, params, length) if targets is None else targets
+    params, inputs, targets, _, _ = take_problem(model, params, inputs, targets)
+    spot, own = _find_spot(model, params, inputs, targets, key)
+    params, inputs = spot.params, spot.inputs
+    instance = make_instance(model, params, inputs, targets, own)
+    checked = f"dC/dθ, over {length} steps"
+    trajectory = instance.forward.trajectory
+    nonlinear = find_nonlinear_step(model.step, params, trajectory.previous, trajectory.inputs, key, own)
+    if nonlinear is not None:
+        return Report((nonlinear,), checked, spot.notes)
+    actual = _take_grads(gradient(model, params, inputs, targets), params)
+    pieces = _compare(instance, actual, inputs, key)
     checked = f"{len(pieces)} leaves of dC/dθ ({', '.join(pieces)}), over {length} steps"
-    candidates = gradient_candidates(instance) if any(map(is_wrong, pieces.values())) else []
-    return Report(tuple(explain(pieces, candidates, None)), checked)
+    pieces, notes = settle_doubts(pieces, jax.tree.leaves(params)[0].dtype)
+    wrong = {name: piece for name, piece in pieces.items() if is_wrong(piece)}
+    if spot.visits and wrong:
+        undecided = f"{', '.join(wrong)}: another choice at such a point may explain the difference; left undecided"
+        return Report((), checked, (*spot.notes, *notes, undecided))
+    named = {}
+    if wrong:
+        factors = {"sign": -1.0, "double": 2.0, "half": 0.5}
+        if model.reduction == "mean":
+            factors |= {"lost_mean": float(length), "double_mean": 1 / length}
+        numbers = {name: piece for name, piece in wrong.items() if not isinstance(piece.actual, str)}
+        batches = gradient_batches(instance, lambda tables: fit_bounds(tables, numbers))
+        named = name_slips(wrong, batches, factors)
+    return Report(tuple(explain(wrong, named, by_step=False)), checked, (*spot.notes, *notes))
+
+
+def _find_spot(model: Model, params: Params, inputs: Inputs, targets: Targets, key: Key) -> tuple[Spot, Hashable]:
+    """Where to check, off the kinks of step, readout and loss if possible; and what tells the model's programs."""
+    own = key_of(model, params, inputs, targets)
+
+    def loss(params, state, target):
+        return model.loss(model.readout(params, state), target)
+
+    def body(_, row):
+        return run_steps(model, row[0], row[1], None)
+
+    def visits(params, inputs):
+        at = map_one(own and ("unroll", own), body, (params, inputs))
+        of_step = find_visits(own and ("step", own), model.step, params, at.previous, at.inputs)
+        return (*of_step, *find_visits(own and ("loss", own), loss, params, at.states, targets))
+
+    return move_off(visits, params, inputs, key), own
+
+
+def _compare(instance: Instance, actual: dict[str, Any], inputs: Inputs, key: Key) -> dict[str, Piece]:
+    """Every leaf beside what automatic differentiation gives."""
+    model, params, targets = instance.model, instance.params, instance.targets
+
+    def body(_, row):
+        return autodiff(model, *row)[1]
+
+    rows = perturb((params, inputs, targets), Stream(key, 8))
+    grads = map_rows(instance.key and ("autodiff", instance.key), body, None, rows)
+    scale, epsilon, pieces = rounding_scale(instance), epsilon_of(params), {}
+    for name, leaf in named_leaves(grads).items():
+        value = np.asarray(leaf, np.float64)[:, None]
+        if value.size:
+            tolerance = tolerances(value, np.asarray([scale[name]]), epsilon)
+            other = actual[name]
+            other = other if isinstance(other, str) else other[None]
+            pieces[name] = Piece(value[0], other, tolerance, responses(value, epsilon), 200 * epsilon)
+    return pieces
 
 
 def _take_grads(result, params):

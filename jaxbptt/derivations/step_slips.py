@@ -1,6 +1,7 @@
-"""The known slips of hand derivations, computed: what each would give for this cell at these points."""
+"""The known slips of a derivation of one step, computed: what each would give for this cell at these points."""
 
 import itertools
+from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -9,114 +10,61 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import _validation
+from jaxbptt._jaxprs.gates import Rows
 from jaxbptt._jaxprs.sites import StepProgram
-from jaxbptt.derivations.rewrite import Coefficients, evaluate, neutral
+from jaxbptt.derivations.compiled import map_many
+from jaxbptt.derivations.kinds import join
+from jaxbptt.derivations.matching import PAIR, SINGLE, Batch
+from jaxbptt.derivations.rewrite import evaluate
+from jaxbptt.derivations.variants import (
+    TRUE,
+    Names,
+    Variant,
+    describe_rows,
+    gate_letter,
+    name_places,
+    pairs,
+    stack,
+    step_variants,
+)
 from jaxbptt.partials import jacobian, vjp
 from jaxbptt.trajectories import flatten_steps
 from jaxbptt.types import Input, Params, State, States, Step
 
-# Most specific first: of two slips that explain the same numbers equally well, the first is named.
-KINDS = {
-    "sign": "its sign is wrong",
-    "double": "it is twice what it should be",
-    "half": "it is half of what it should be",
-    "lost_mean": "the 1/T of the mean is lost",
-    "double_mean": "the 1/T of the mean is applied twice",
-    "transposed_jacobian": "a Jacobian is transposed",
-    "missing_activation_derivative": "the derivative of an activation, φ', is missing",
-    "reversed_product": "the factors of a product stand in reverse order",
-    "missing_direct_term": "a direct term is missing",
-    "last_term_only": "only the last term of a sum is there",
-    "wrong_time_index": "a neighbouring step's value is used, such as h_t for h_{t−1}",
-    "double_path": "a path is counted twice",
-    "dropped_gate_path": "the path through a gate, or past the gates, is dropped",
-}
+AT_ONCE = 64  # variants in memory
+MOST_PAIRS = 10_000
+MOST_WORK = 4e8  # pairs · steps · cotangents · |θ|
 
 
-class Variant(NamedTuple):
-    """One wrong derivative of the step."""
+class Points(NamedTuple):
+    """S steps of a trajectory at which slips are compared."""
 
-    slip: str | None  # None: the true derivative
-    note: str  # where, e.g. "at tanh"
-    coefficients: Coefficients
-    shift: bool = False  # everything evaluated at h_t in place of h_{t−1}
-
-
-class Candidate(NamedTuple):
-    slip: str  # of KINDS
-    note: str
-    pieces: dict  # piece -> numpy array
-
-
-def step_variants(program: StepProgram) -> list[Variant]:
-    """The true derivative, then every one with a single slip that the program's coefficients can express."""
-    true = neutral(program)
-    count, primary = len(program.sites), program.num_primary
-    names = _site_names(program)
-    variants = [Variant(None, "", true)]
-
-    def add(slip, note, shift=False, **fields):
-        changed = {}
-        for field, (indices, value) in fields.items():
-            changed[field] = getattr(true, field).copy()
-            changed[field][list(indices)] = value
-        variants.append(Variant(slip, note, true._replace(**changed), shift))
-
-    def at(chosen):
-        return "at " + ", ".join(names[i] for i in chosen)
-
-    readings = _subsets(primary) + [(i,) for i in range(primary, count)]
-    if count > primary:
-        readings.append(tuple(range(primary, count)))
-    for subset in readings:
-        add("missing_activation_derivative", at(subset), direct=(subset, 0), identity=(subset, 1))
-    for i in range(primary):
-        if program.lag is not None:
-            add("wrong_time_index", f"φ' by h_{{t−1}} {at((i,))}", direct=([i], 0), lagged=([i], 1))
-    products = range(len(program.products))
-    for subset in [(i,) for i in products] + [tuple(products)] * (len(products) > 1):
-        for shift in (False, True):
-            add("wrong_time_index", "in the parameter's factor", shift, shifted=(subset, 1))
-    add("wrong_time_index", "throughout", True)
-    carries = range(len(program.carries))
-    for subset in [(i,) for i in carries] + [tuple(carries)] * (len(carries) > 1):
-        add("transposed_jacobian", "in the recurrent weights", turned=(subset, 1), carry=((), 1))
-    single = [(), *((i,) for i in range(primary))]
-    past_gates = [(i,) for i in carries] + [tuple(carries)] * (len(carries) > 1)
-    for gates, past in [(subset, ()) for subset in _subsets(primary)] + list(itertools.product(single, past_gates)):
-        note = " and ".join([at(gates)] * bool(gates) + ["past the gates"] * bool(past))
-        add("dropped_gate_path", note, direct=(gates, 0), carry=(past, 0))
-    for subset in [(i,) for i in range(primary)] + [tuple(range(primary))] * (primary > 1):
-        add("double_path", at(subset), direct=(subset, 2))
-    for i in carries:
-        add("double_path", "past the gates", carry=([i], 2))
-    return variants
-
-
-def stack(variants: list[Variant], dtype: Any) -> tuple[Coefficients, jax.Array]:
-    """(coefficients with leading [K], shift [K])."""
-    rows = [jax.tree.map(lambda leaf: leaf.astype(dtype), variant.coefficients) for variant in variants]
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows), jnp.asarray([v.shift for v in variants])
+    states: States  # h_{t−1}, leading S
+    xs: Any
+    others: States  # h_t
+    cotangents: Any  # leading [S, C]
 
 
 def partials(step: Step, params: Params, state: State, x: Input, cotangents: Any) -> dict:
     """The pieces at one step: J [N, N]; per cotangent (leading [C]) the pullbacks to params' leaves, state and x."""
     flat, unravel = ravel_pytree(state)
+    flat_step = lambda h: ravel_pytree(step(params, unravel(h), x))[0]
+    return {"state_jacobian": jacobian(flat_step, flat), **pullbacks(step, params, state, x, cotangents)}
+
+
+def pullbacks(step: Step, params: Params, state: State, x: Input, cotangents: Any) -> dict:
+    """The pieces of the pullback, per cotangent (leading [C])."""
     leaves, structure = jax.tree.flatten(x)
     floating = [i for i, leaf in enumerate(leaves) if _validation.is_float(leaf)]
 
-    def flat_step(params, h, floats):
-        filled = dict(zip(floating, floats, strict=True))
+    def of_floats(at):
+        filled = dict(zip(floating, at[2], strict=True))
         x = jax.tree.unflatten(structure, [filled.get(i, leaf) for i, leaf in enumerate(leaves)])
-        return ravel_pytree(step(params, unravel(h), x))[0]
+        return step(at[0], at[1], x)
 
-    floats = [leaves[i] for i in floating]
-    pull = jax.vmap(vjp(lambda at: flat_step(*at), (params, flat, floats))[1])
-    of_params, of_state, of_x = pull(jax.vmap(lambda tree: ravel_pytree(tree)[0])(cotangents))
-    return {
-        "state_jacobian": jacobian(lambda h: flat_step(params, h, floats), flat),
-        **name_pieces(of_params, of_state, of_x, jax.tree.leaves(cotangents)[0].shape[0]),
-    }
+    pull = jax.vmap(vjp(of_floats, (params, state, [leaves[i] for i in floating]))[1])
+    of_params, of_state, of_x = pull(cotangents)
+    return name_pieces(of_params, of_state, of_x, jax.tree.leaves(cotangents)[0].shape[0])
 
 
 def name_pieces(of_params: Any, of_state: Any, of_x: Any, count: int) -> dict:
@@ -143,45 +91,80 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {_validation.leaf_name("params", path): leaf for path, leaf in leaves}
 
 
-def local_candidates(
-    program: StepProgram, params: Params, states: States, xs: Any, others: Any, cotangents: Any
-) -> tuple[list[Candidate], dict]:
-    """What each slip gives for every piece at S steps: (candidates with pieces [S, C, ...], the true pieces)."""
-    variants = step_variants(program)
-    dtype = jax.tree.leaves(states)[0].dtype
-    coefficients, shift = stack(variants, dtype)
+def local_batches(program: StepProgram, key: Hashable, params: Params, at: Points) -> Iterator[Batch]:
+    """What the slips give for every piece, batch by batch, [R, S, ...]: single slips, then pairs."""
+    first = jax.tree.map(lambda leaf: leaf[0], at.states)
+    names = name_places(program, params, first)
+    variants = step_variants(program, names)
+    flat = np.asarray(jax.vmap(flatten_steps)(at.cotangents), np.float64)
+    true = _evaluate(program, key, params, at, [TRUE])
+    yield multiply(true)
+    yield Batch([("transposed_jacobian", "as a whole")], _turn(true, flat))
+    yield from exchange_rows(program, params, names, true)
+    common: list[Variant] = []
+    for start in range(1, len(variants), AT_ONCE):
+        chosen = variants[start : start + AT_ONCE]
+        pieces = _evaluate(program, key, params, at, chosen)
+        # If no path is left, no particular one was dropped.
+        kept = [k for k in range(len(chosen)) if np.any(pieces["state_jacobian"][k])]
+        yield _batch(chosen, kept, pieces, SINGLE)
+        common += [chosen[k] for k in kept if chosen[k].common]
+        for variant, plain in zip(chosen, pieces["state_jacobian"], strict=True):
+            if variant.slip == "missing_activation_derivative":
+                swapped = reverse_factors(true["state_jacobian"][0], plain)
+                if swapped is not None:
+                    value = {"state_jacobian": swapped[None], "previous_state": _pull_all(swapped[None], flat)}
+                    yield Batch([("reversed_product", "W diag(φ') for diag(φ') W")], value)
+    turned = "transposed_jacobian"
+    for start in range(0, len(common), AT_ONCE):
+        chosen = [variant for variant in common[start : start + AT_ONCE] if variant.slip != turned]
+        labels = [(join(variant.slip or "", turned), f"{variant.note}; as a whole") for variant in chosen]
+        yield Batch(labels, _turn(_evaluate(program, key, params, at, chosen), flat), PAIR)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    most = int(min(MOST_PAIRS, MOST_WORK / (flat.shape[0] * flat.shape[1] * size)))
+    both = pairs(common)[:most]
+    for start in range(0, len(both), AT_ONCE):
+        chosen = both[start : start + AT_ONCE]
+        yield _batch(chosen, list(range(len(chosen))), _evaluate(program, key, params, at, chosen), PAIR)
 
-    def one(coefficients, shift, state, x, other, cotangents):
-        at, else_at = _swap(shift, state, other)
-        step = lambda params, state, x: evaluate(program, coefficients, params, state, x, else_at)
-        return partials(step, params, at, x, cotangents)
 
-    per_step = jax.vmap(one, in_axes=(None, None, 0, 0, 0, 0))
-    pieces = jax.lax.map(lambda v: per_step(v[0], v[1], states, xs, others, cotangents), (coefficients, shift))
-    pieces = {name: np.asarray(piece, np.float64) for name, piece in pieces.items()}
-    true = {name: piece[0] for name, piece in pieces.items()}
-    found = [
-        Candidate(variant.slip, variant.note, {name: piece[k] for name, piece in pieces.items()})
-        for k, variant in enumerate(variants)
-        if variant.slip is not None
-        and np.any(pieces["state_jacobian"][k])  # if no path is left, no particular one was dropped
-    ]
-    jacobian = true["state_jacobian"]
-    flat = np.asarray(jax.vmap(flatten_steps)(cotangents), np.float64)
-    for slip, factor in (("sign", -1), ("double", 2), ("half", 0.5)):
-        found.append(Candidate(slip, "", {name: factor * piece for name, piece in true.items()}))
-    turned = {name: np.swapaxes(piece, -1, -2) for name, piece in true.items() if _is_square_weight(name, piece)}
-    turned["state_jacobian"] = np.swapaxes(jacobian, -1, -2)
-    turned["previous_state"] = np.einsum("sij,scj->sci", jacobian, flat)
-    found.append(Candidate("transposed_jacobian", "as a whole", turned))
-    for k, variant in enumerate(variants):
-        if variant.slip == "missing_activation_derivative":
-            swapped = reverse_factors(jacobian, pieces["state_jacobian"][k])
-            if swapped is not None:
-                pulled = np.einsum("sji,scj->sci", swapped, flat)
-                note = "W diag(φ') for diag(φ') W"
-                found.append(Candidate("reversed_product", note, {"state_jacobian": swapped, "previous_state": pulled}))
-    return found, true
+def exchange_rows(program: StepProgram, params: Params, names: Names, true: dict[str, np.ndarray]) -> Iterator[Batch]:
+    """Two gates' blocks of rows exchanged in the gradient of a stacked leaf; `true` has leading [1, S]."""
+    leaves = jax.tree.leaves(params)
+    cuts = sorted({(rows.stop - rows.start, rows.total) for rows in program.rows if rows is not None})
+    for size, total in cuts:
+        if total % size or not size:
+            continue
+        stacked = {
+            number: axis
+            for number, leaf in enumerate(leaves)
+            for axis, length in reversed(list(enumerate(leaf.shape)))
+            if length == total
+        }
+        for first, second in itertools.combinations(range(total // size), 2):
+            order = np.arange(total).reshape(-1, size)
+            order[[first, second]] = order[[second, first]]
+            values = {}
+            for number, axis in stacked.items():
+                value = true[names.leaves[number]]
+                axis += value.ndim - leaves[number].ndim
+                values[names.leaves[number]] = np.take(value, order.ravel(), axis=axis)
+            if values:
+                number = next(iter(stacked))
+                blocks = [Rows(k * size, (k + 1) * size, total, number) for k in (first, second)]
+                letters = [gate_letter(rows, params) for rows in blocks]
+                called = [
+                    f"the rows of gate {letter}" if letter else describe_rows(rows, names.leaves)
+                    for letter, rows in zip(letters, blocks, strict=True)
+                ]
+                yield Batch([("swapped_gates", f"{called[0]} and {called[1]}")], values)
+
+
+def multiply(true: dict[str, np.ndarray]) -> Batch:
+    """The true pieces, each leading [1, S], times −1, 2 and 1/2."""
+    factors = {"sign": -1, "double": 2, "half": 0.5}
+    labels = [(slip, "") for slip in factors]
+    return Batch(labels, {name: np.concatenate([f * value for f in factors.values()]) for name, value in true.items()})
 
 
 def reverse_factors(jacobian: np.ndarray, plain: np.ndarray) -> np.ndarray | None:
@@ -194,30 +177,44 @@ def reverse_factors(jacobian: np.ndarray, plain: np.ndarray) -> np.ndarray | Non
     return plain * slopes[..., None, :]
 
 
-def _swap(shift, state, other):
-    """(where to evaluate, what the other time index holds)."""
-    pick = lambda here, there: jax.tree.map(lambda a, b: jnp.where(shift, a, b), here, there)
-    return pick(other, state), pick(state, other)
+def _evaluate(
+    program: StepProgram, key: Hashable, params: Params, at: Points, variants: list[Variant]
+) -> dict[str, np.ndarray]:
+    """Every piece of every variant, [R, S, ...] in float64."""
+
+    def body(shared, row):
+        params, points = shared
+        return jax.vmap(lambda *at: one(params, row, *at))(*points)
+
+    def one(params, row, state, x, other, cotangents):
+        coefficients, shift = row
+        pick = lambda here, there: jax.tree.map(lambda a, b: jnp.where(shift, a, b), here, there)
+        start, elsewhere = pick(other, state), pick(state, other)
+        step = lambda params, state, x: evaluate(program, coefficients, params, state, x, elsewhere)
+        return partials(step, params, start, x, cotangents)
+
+    rows = stack(program, variants, params)
+    pieces = map_many(key and ("partials", key), body, (params, tuple(at)), rows)
+    return {name: np.asarray(piece, np.float64) for name, piece in pieces.items()}
+
+
+def _batch(variants, kept, pieces, stage):
+    labels = [(variants[k].slip or "", variants[k].note) for k in kept]
+    return Batch(labels, {name: piece[kept] for name, piece in pieces.items()}, stage)
+
+
+def _turn(pieces: dict[str, np.ndarray], flat: np.ndarray) -> dict[str, np.ndarray]:
+    """J transposed, as such and in the pullback, and square weights' cotangents transposed; [R, S, ...]."""
+    turned = {name: np.swapaxes(piece, -1, -2) for name, piece in pieces.items() if _is_square_weight(name, piece)}
+    turned["state_jacobian"] = np.swapaxes(pieces["state_jacobian"], -1, -2)
+    turned["previous_state"] = _pull_all(turned["state_jacobian"], flat)
+    return turned
+
+
+def _pull_all(jacobians: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Jᵀ cotangent, [R, S, C, N]."""
+    return np.einsum("rsji,scj->rsci", jacobians, flat)
 
 
 def _is_square_weight(name, piece):
-    return name.startswith("params") and piece.ndim == 4 and piece.shape[-1] == piece.shape[-2]
-
-
-def _site_names(program):
-    names = [site.name for site in program.sites]
-    seen: dict[str, int] = {}
-    named = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        plain = "φ" if name == "custom_jvp_call" else name
-        named.append(f"{plain} (number {seen[name]} of {names.count(name)})" if names.count(name) > 1 else plain)
-    return named
-
-
-def _subsets(count):
-    """Which of `count` places slip together: all non-empty sets of few places; else one, some, all but one, or all."""
-    sizes = [*range(1, count + 1)] if count <= 5 else [1, count - 1, count]
-    if 5 < count <= 8:
-        sizes = [1, 2, 3, count - 1, count]
-    return [subset for size in sizes for subset in itertools.combinations(range(count), size)]
+    return name.startswith("params") and piece.ndim == 5 and piece.shape[-1] == piece.shape[-2]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import primitives
 
-from jaxbptt._jaxprs import sites
+from jaxbptt._jaxprs import joins, sites
 from tests import cases
 
 CALLS = {"call", "closed_call", "cond", "custom_jvp_call", "custom_vjp_call", "jit", "scan", "while"}
@@ -77,7 +77,7 @@ def test_every_primitive_of_jax_is_known_or_known_to_be_unknown():
 def test_an_operation_is_in_one_group():
     assert not sites.AFFINE & sites.NONLINEAR
     assert not (sites.AFFINE | sites.NONLINEAR) & STRUCTURAL
-    assert sites.BILINEAR <= sites.AFFINE | STRUCTURAL
+    assert joins.BILINEAR <= sites.AFFINE | STRUCTURAL
 
 
 @pytest.mark.parametrize(

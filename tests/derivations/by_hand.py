@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt import cells
@@ -12,6 +11,9 @@ from tests import cases
 
 N, M, O, T = 3, 2, 2, 6
 NUM_GATES = {"elman": 1, "gru": 3, "lstm": 5}  # nonlinearities, in the order a; r, z, n; i, f, g, o, tanh(C)
+TANHS = {"elman": (0,), "gru": (2,), "lstm": (2, 4)}
+# What multiplies: of i; of g; of C_{t−1}; of tanh(C); of o.   Of n; of 1 − z; of h_{t−1}; of U_n h.  "z1" is 1 − z.
+FACTORS = {"lstm": ("g", "i", "f", "o", "tanh"), "gru": ("z1", "n", "z", "r")}
 
 
 class Knobs(NamedTuple):
@@ -23,6 +25,10 @@ class Knobs(NamedTuple):
     late: bool = False  # h_t for h_{t−1} in the weights' outer product
     lagged: bool = False  # 1 − h_{t−1}² for 1 − h_t²
     turned: bool = False  # W for Wᵀ
+    activated: tuple = ()  # nonlinearities whose φ' is taken at φ(a)
+    squared: tuple = ()  # tanhs whose φ' is (1 − y)²
+    swapped: tuple = ()  # (factor, gate): whose value stands for the right one in that factor, see FACTORS
+    rows: tuple = ()  # two gates whose rows are exchanged in every leaf
 
 
 def sigmoid(a):
@@ -35,46 +41,87 @@ RIGHT = Knobs()
 def hand_pull(name, knobs=RIGHT):
     """The pullback of a built-in cell by hand: (params, flat state, x, flat cotangent) -> (leaves, flat state, x)."""
 
-    def slope(k, value):
-        return np.ones_like(value) if k in knobs.missing else value * value.dtype.type(knobs.factor[k])
+    def slope(k, y):
+        of_tanh = k in TANHS[name]
+        if k in knobs.missing:
+            return np.ones_like(y)
+        if k in knobs.squared:
+            return (1 - y) ** 2
+        y = y if k not in knobs.activated else np.tanh(y) if of_tanh else sigmoid(y)
+        return (1 - y**2 if of_tanh else y * (1 - y)) * y.dtype.type(knobs.factor[k])
+
+    def factors(values):
+        """What stands in each factor's place."""
+        return [values[dict(knobs.swapped).get(k, own)] for k, own in enumerate(FACTORS[name])]
 
     def pull(params, h, x, cotangent):
         w_hx, w_hh = params[0], params[1]
         if name == "elman":
             new = np.tanh(w_hx @ x + w_hh @ h + params[2])
-            of_x = of_h = slope(0, 1 - (h if knobs.lagged else new) ** 2) * cotangent
+            of_x = of_h = slope(0, h if knobs.lagged else new) * cotangent
             carry, read, now = 0 * h, h, new
         elif name == "gru":
             u, v = np.split(w_hx @ x + params[2], 3), np.split(w_hh @ h + params[3], 3)
             r, z = sigmoid(u[0] + v[0]), sigmoid(u[1] + v[1])
             n = np.tanh(u[2] + r * v[2])
-            d_n = slope(2, 1 - n**2) * (1 - z) * cotangent
-            d_r, d_z = slope(0, r * (1 - r)) * v[2] * d_n, slope(1, z * (1 - z)) * (h - n) * cotangent
-            of_x, of_h = np.concatenate((d_r, d_z, d_n)), np.concatenate((d_r, d_z, d_n * r))
-            carry, read, now = z * cotangent, h, (1 - z) * n + z * h
+            by_n, by_z1, by_h, by_v = factors({"r": r, "z": z, "n": n, "z1": 1 - z})
+            d_n = slope(2, n) * by_n * cotangent
+            d_r, d_z = slope(0, r) * v[2] * d_n, slope(1, z) * (h - by_z1) * cotangent
+            of_x, of_h = np.concatenate((d_r, d_z, d_n)), np.concatenate((d_r, d_z, d_n * by_v))
+            carry, read, now = by_h * cotangent, h, (1 - z) * n + z * h
         else:
             old, hidden = np.split(h, 2)
             a = np.split(w_hx @ x + w_hh @ hidden + params[2], 4)
             i, f, g, o = sigmoid(a[0]), sigmoid(a[1]), np.tanh(a[2]), sigmoid(a[3])
             tanh = np.tanh(f * old + i * g)
             of_cell, of_hidden = np.split(cotangent, 2)
-            of_cell = of_cell + o * slope(4, 1 - tanh**2) * of_hidden
+            by_i, by_g, by_old, by_tanh, by_o = factors({"i": i, "f": f, "g": g, "o": o, "tanh": tanh})
+            of_cell = of_cell + by_tanh * slope(4, tanh) * of_hidden
             gates = (
-                g * slope(0, i * (1 - i)) * of_cell,
-                old * slope(1, f * (1 - f)) * of_cell,
-                i * slope(2, 1 - g**2) * of_cell,
-                tanh * slope(3, o * (1 - o)) * of_hidden,
+                by_i * slope(0, i) * of_cell,
+                old * slope(1, f) * of_cell,
+                by_g * slope(2, g) * of_cell,
+                by_o * slope(3, o) * of_hidden,
             )
             of_x = of_h = np.concatenate(gates)
-            carry, read, now = f * of_cell, hidden, o * tanh
+            carry, read, now = by_old * of_cell, hidden, o * tanh
         carry = carry * carry.dtype.type(knobs.carry)
         leaves = [np.outer(of_x, x), np.outer(of_h, now if knobs.late else read), of_x]
+        leaves = [exchange_rows(leaf, len(read), *knobs.rows) if knobs.rows else leaf for leaf in leaves]
         turned = w_hh.reshape(-1, len(read), len(read)).swapaxes(1, 2).reshape(w_hh.shape) if knobs.turned else w_hh
         back = of_h @ turned
         state = np.concatenate((carry, back)) if name == "lstm" else carry + back
-        return leaves + [of_h] * (name == "gru"), state, of_x @ w_hx
+        bias = exchange_rows(of_h, len(read), *knobs.rows) if knobs.rows else of_h
+        return leaves + [bias] * (name == "gru"), state, of_x @ w_hx
 
     return pull
+
+
+def exchange_rows(leaf, size, first, second):
+    """Two gates' blocks of rows exchanged."""
+    blocks = np.split(leaf, len(leaf) // size)
+    blocks[first], blocks[second] = blocks[second], blocks[first]
+    return np.concatenate(blocks)
+
+
+def swap_gates(name, random):
+    """(knobs with two gates exchanged, the pieces that are wrong; None: all)."""
+    places = FACTORS[name]
+    if random.random() < 0.3:
+        blocks = tuple(int(k) for k in random.choice(NUM_GATES[name] - (name == "lstm"), 2, replace=False))
+        return Knobs(rows=blocks), [f"params.{leaf}" for leaf in leaf_names(name)]
+    first, second = (str(gate) for gate in random.choice(places, 2, replace=False))
+    other = {first: second, second: first} if random.random() < 0.5 else {first: second}
+    swapped = tuple((k, other[own]) for k, own in enumerate(places) if own in other)
+    of_state = ["state_jacobian", "previous_state"]
+    if {k for k, _ in swapped} <= {2}:
+        return Knobs(swapped=swapped), of_state
+    hidden_alone = name == "gru" and {k for k, _ in swapped} <= {2, 3}
+    return Knobs(swapped=swapped), [*of_state, "params.w_hh", "params.b_h"] if hidden_alone else None
+
+
+def leaf_names(name):
+    return ["w_hx", "w_hh", *(["b_x", "b_h"] if name == "gru" else ["b_h"])]
 
 
 def hand_jacobian(pull, params, h, x):
@@ -89,11 +136,18 @@ def planted(name, slip, random):
     """(a derivation with one slip in one or all of the pieces it can be in, those pieces)."""
     size = NUM_GATES[name]
     gates = tuple(random.permutation(size)[: random.integers(1, size + 1)])
-    weights = ["w_hx", "w_hh", *(["b_x", "b_h"] if name == "gru" else ["b_h"])]
+    weights = leaf_names(name)
     pieces = ["state_jacobian", *(f"params.{leaf}" for leaf in weights), "previous_state", "input"]
     knobs, scale, after = Knobs(), 1, None
     if slip == "missing_activation_derivative":
         knobs = Knobs(missing=gates)
+    elif slip == "activated_value":
+        knobs = Knobs(activated=gates)
+    elif slip == "squared_complement":
+        knobs = Knobs(squared=TANHS[name][: random.integers(1, len(TANHS[name]) + 1)])
+    elif slip == "swapped_gates":
+        knobs, only = swap_gates(name, random)
+        pieces = only or pieces
     elif slip in ("dropped_gate_path", "double_path"):
         one = gates[:1] if slip == "double_path" else gates[: size - 1]
         value = 0 if slip == "dropped_gate_path" else 2
@@ -150,6 +204,9 @@ def planted(name, slip, random):
 GATED, ANY = ("gru", "lstm"), ("elman", "gru", "lstm")
 LOCAL = {
     "missing_activation_derivative": ANY,
+    "activated_value": ANY,
+    "squared_complement": ANY,
+    "swapped_gates": GATED,
     "transposed_jacobian": ANY,
     "reversed_product": ("elman",),
     "wrong_time_index": ANY,
@@ -168,86 +225,3 @@ def make(name, size=N, **options):
 def drawn(cell, key, dtype, gain=1.0):
     params, inputs, _, _ = cases.instance(cell, key, length=T, gain=gain)
     return jax.tree.map(lambda leaf: leaf.astype(dtype), (params, inputs))
-
-
-def hand_gradient(name, slip, random):
-    """(model, params, inputs, targets) -> grads by a plain loop over t, with one slip, in a form picked at random."""
-    size = NUM_GATES[name]
-    gates = tuple(random.permutation(size)[: random.integers(1, size + 1)])
-    form, where, leaf_number = random.integers(3), random.integers(3), random.integers(10)
-    wrong = Knobs()
-    if slip == "missing_activation_derivative":
-        wrong = Knobs(missing=gates)
-    elif slip == "dropped_gate_path":
-        wrong = Knobs(factor=tuple(0 if k in gates[: size - 1] else 1 for k in range(5)))
-    elif slip == "double_path" and size > 1 and form:
-        wrong = Knobs(factor=tuple(2 if k == gates[0] else 1 for k in range(5)))
-    elif slip == "wrong_time_index" and form:
-        wrong, where = Knobs(late=True), 2
-    of_step = hand_pull(name, wrong if where != 2 else Knobs())
-    of_params = hand_pull(name, wrong if where != 1 else Knobs())
-
-    def gradient(model, params, inputs, targets):
-        shared = not hasattr(params, "readout")
-        theta = [np.asarray(leaf) for leaf in (params if shared else params.cell)]
-        xs, ys, length = np.asarray(inputs), np.asarray(targets), len(inputs)
-        h = flat(model.initial_state(params))
-        kind = h.dtype.type
-        weight = kind(1 / length if model.reduction == "mean" else 1)
-        hs, jacobians, cs = [h], [], []
-        direct = [np.zeros_like(leaf) for leaf in jax.tree.leaves(params)]
-        for x, y in zip(xs, ys, strict=True):
-            jacobians.append(hand_jacobian(of_step, theta, h, x))
-            state = jax.tree.unflatten(
-                jax.tree.structure(model.initial_state(params)), np.split(h, 1 + (name == "lstm"))
-            )
-            h = flat(model.step(params, jax.tree.map(jnp.asarray, state), jnp.asarray(x)))
-            hs.append(h)
-            read = h[-len(h) // (1 + (name == "lstm")) :]
-            last = slip == "last_term_only" and form == 0 and len(cs) < length - 1
-            if shared:
-                a = theta[1] @ h
-                error = (np.sin(a) - y) * np.cos(a) * weight
-                direct[1] = direct[1] + np.outer(error, h)
-                cs.append(error @ theta[1])
-            else:
-                w_yh = np.asarray(params.readout.w_yh)
-                error = (w_yh @ read + np.asarray(params.readout.b_y) - y) * weight * kind(not last)
-                direct[-2], direct[-1] = direct[-2] + np.outer(error, read), direct[-1] + error
-                cs.append(np.concatenate((np.zeros(len(h) - len(read), h.dtype), error @ w_yh)))
-        adjoints, later = [], np.zeros_like(h)
-        for t in reversed(range(length)):
-            adjoint = cs[t] + later
-            adjoints.insert(0, adjoint)
-            matrix = jacobians[max(t - 1, 0) if slip == "wrong_time_index" and not form else t]
-            later = matrix @ adjoint if slip == "transposed_jacobian" else adjoint @ matrix
-        if slip == "reversed_product":
-            for k in range(length):
-                total, matrix = np.zeros_like(h), np.eye(len(h), dtype=h.dtype)
-                for t in range(k, length):
-                    matrix = matrix @ jacobians[t] if t > k else matrix
-                    total = total + cs[t] @ matrix
-                adjoints[k] = total
-        if slip == "last_term_only" and form == 1:
-            adjoints = cs
-        if slip == "last_term_only" and form == 2:
-            adjoints = [0 * a for a in adjoints[:-1]] + adjoints[-1:]
-        if slip == "double_path" and (size == 1 or not form):
-            again, later = [], np.zeros_like(h)
-            for t in reversed(range(length)):
-                again.insert(0, adjoints[t] + later)
-                later = again[0] @ jacobians[t]
-            adjoints = again
-        grads = [0 * leaf if slip == "missing_direct_term" else leaf for leaf in direct]
-        for t in range(length):
-            for k, leaf in enumerate(of_params(theta, hs[t], xs[t], adjoints[t])[0]):
-                grads[k] = grads[k] + leaf
-        scale = {"lost_mean": length, "double_mean": 1 / length}.get(slip, 1)
-        grads = [leaf * kind(scale) for leaf in grads]
-        if slip in ("sign", "half", "double"):
-            k = leaf_number % len(grads)
-            grads[k] = grads[k] * kind({"sign": -1, "half": 0.5, "double": 2}[slip])
-        grads = jax.tree.unflatten(jax.tree.structure(params), grads)
-        return (0.0, grads) if form == 1 else grads
-
-    return gradient

@@ -16,7 +16,7 @@ def rate(slip, count, *, seed=0, dtypes=(np.float64,)):
     random, detected, named, misses = np.random.default_rng([seed, *map(ord, slip)]), 0, 0, []
     for number in range(count):
         name = LOCAL[slip][number % len(LOCAL[slip])]
-        cell, dtype = make(name), dtypes[number % len(dtypes)]
+        cell, dtype = make(name), dtypes[number // len(LOCAL[slip]) % len(dtypes)]
         derivation, pieces = planted(name, slip, random)
         key = jax.random.key(random.integers(2**31))
         params, inputs = drawn(cell, key, dtype, gain=random.choice(cases.GAINS))
@@ -40,7 +40,7 @@ def test_a_planted_slip_of_a_piece_is_named(slip):
 @pytest.mark.slow
 @pytest.mark.parametrize("slip", LOCAL)
 def test_planted_slips_are_named_in_either_dtype(slip):
-    count = 8
+    count = 40 * len(LOCAL[slip])
     detected, named, misses = rate(slip, count, seed=1, dtypes=(np.float64, np.float32))
     assert detected == count, misses
     assert named >= 0.95 * count, misses
