@@ -138,10 +138,10 @@ def require_initial_state(initial_state: Callable[[Any], Any], params: Any, dtyp
     return own
 
 
-def require_states(states: Any, initial: Any) -> None:
+def require_states(states: Any, initial: Any, name: str = "states") -> None:
     """Raise, naming the first bad step, if states h_1 … h_T hold NaN or inf (−inf only where h_0 has it)."""
     if all(map(is_concrete, jax.tree.leaves((states, initial)))):
-        require_finite_steps("states", states, jax.tree.map(lambda leaf: np.isneginf(np.asarray(leaf)), initial))
+        require_finite_steps(name, states, jax.tree.map(lambda leaf: np.isneginf(np.asarray(leaf)), initial))
 
 
 def require_input(x: Any, num_inputs: int | None, dtype: np.dtype | None) -> None:
@@ -208,7 +208,7 @@ def require_trajectory(cell: Any, params: Any, trajectory: Any) -> int:
     length = require_time_axis("trajectory.states", trajectory.states, finite=False)
     require_time_axis("trajectory.inputs", trajectory.inputs, length)
     require_state("trajectory.initial", trajectory.initial, jax.eval_shape(cell.initial_state, params))
-    require_states(trajectory.states, trajectory.initial)
+    require_states(trajectory.states, trajectory.initial, "trajectory.states")
     return length
 
 
