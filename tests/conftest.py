@@ -67,3 +67,11 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if hasattr(config, "compiled"):
         shutil.rmtree(config.compiled, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests recorded as rows of a table, also those of other processes."""
+    reports = terminalreporter.stats.get("passed", [])
+    rows = [value for report in reports for name, value in report.user_properties if name == "table"]
+    for line in rows:
+        terminalreporter.write_line(line)
