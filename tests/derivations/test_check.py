@@ -40,7 +40,7 @@ def test_a_planted_slip_of_a_piece_is_named(slip):
 @pytest.mark.slow
 @pytest.mark.parametrize("slip", LOCAL)
 def test_planted_slips_are_named_in_either_dtype(slip):
-    count = 40 * len(LOCAL[slip])
+    count = 16 * len(LOCAL[slip])
     detected, named, misses = rate(slip, count, seed=1, dtypes=(np.float64, np.float32))
     assert detected == count, misses
     assert named >= 0.95 * count, misses

@@ -64,7 +64,7 @@ def test_a_planted_slip_of_a_gradient_is_named(slip):
 @pytest.mark.slow
 @pytest.mark.parametrize("slip", GRADIENT)
 def test_planted_slips_are_named_in_every_cell_and_either_dtype(slip):
-    count = 40 * len(GRADIENT[slip])
+    count = 16 * len(GRADIENT[slip])
     detected, named, misses = rate(slip, count, GRADIENT[slip], seed=1, dtypes=(np.float64, np.float32))
     assert detected == count, misses
     assert named >= 0.95 * count, misses
