@@ -113,8 +113,3 @@ def take_trajectory(cell: Recurrence, params: Params, trajectory: Trajectory) ->
 def shapes_of_one_step(tree: Any) -> Any:
     """The shapes and dtypes of x_t, from x_1 … x_T."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
-
-
-def require_call(cell: Recurrence, params: Params, inputs: Inputs, initial: State | None) -> int:
-    """T; raise unless (params, inputs, initial) fit the cell."""
-    return take_call(cell, params, inputs, initial).length

@@ -94,11 +94,18 @@ def _bad_readout(local, direct):
 
 
 def _overflow(model, params, trajectory, local):
-    """Every partial is finite: their products are not."""
+    """Every partial is finite: what is made of them is not."""
     residuals, pull = step_partials(model).pull_over(params, trajectory)
     keep = lambda at, cotangent: (pull(at, cotangent), ravel_pytree(cotangent)[0])
     adjoints, _ = sequential_adjoint(keep, residuals, local, jax.tree.map(jnp.zeros_like, trajectory.initial))
     good = np.isfinite(np.asarray(adjoints)).all(axis=1)
+    if good.all():
+        return (
+            "the derivatives of all steps are finite, and so is λ_t carried back step by step: a sum or a sensitivity"
+            " left the float range, or adjoint='parallel' met a pullback that is not linear or lost half its digits"
+        )
     last = len(good) - good[::-1].argmin()
-    what = "their sum" if good.all() else f"λ_t, carried back from the end to step t = {last},"
-    return f"the derivatives of all steps are finite, but {what} leaves the float range"
+    return (
+        "the derivatives of all steps are finite, but λ_t, carried back from the end to"
+        f" step t = {last}, leaves the float range"
+    )

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbptt import gradients, models, online, terms, truncation
+from jaxbptt import cells, gradients, models, online, terms, truncation
 from jaxbptt.cells.derivation import Derivation
+from jaxbptt.partials import is_linear, step_partials
 
 ROUTES = {
     "autodiff": gradients.autodiff,
@@ -149,5 +150,18 @@ def test_a_pullback_that_is_not_linear_gives_no_parallel_number(size):
     parallel = jax.jit(lambda *data: gradients.bptt(model, *data, adjoint="parallel")[1])(*data)
     if size < 1:  # λ is clipped: the blocks' affine maps are wrong
         assert np.isnan(parallel).all()
+        with pytest.raises(ValueError, match=r"adjoint='parallel' met a pullback that is not linear"):
+            gradients.bptt(model, *data, adjoint="parallel")
     else:
         np.testing.assert_allclose(parallel, gradients.bptt(model, *data)[1], rtol=1e-12)
+
+
+def test_linearity_is_seen_in_the_pullback():
+    """What adjoint="auto" asks before it takes the parallel form."""
+    params, h, x = jnp.eye(3), jnp.ones(3), jnp.ones(3)
+    assert not is_linear(step_partials(clipped(1e3)), params, h, x)
+    assert is_linear(step_partials(clipped(1e3), source="automatic"), params, h, x)
+    for make in (cells.elman, cells.lstm, cells.gru):
+        cell = make(3, 3)
+        own = cell.init(jax.random.key(0))
+        assert is_linear(step_partials(cell), own, cell.initial_state(own), x)
