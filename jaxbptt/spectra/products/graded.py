@@ -14,7 +14,7 @@ import numpy as np
 
 GRADED_COLUMNS = 1e3  # ratio of J_t's largest to smallest column maximum above which its scaling is factored out first
 
-GRADED_ROWS = 1e2  # ratio of a matrix's largest to smallest row maximum above which its QR sorts the rows
+GRADED_ROWS = 4.0  # ratio of a matrix's largest to smallest row maximum above which its QR sorts the rows
 
 
 class Factors(NamedTuple):
@@ -29,6 +29,15 @@ class Factors(NamedTuple):
     log_error: jax.Array  # [] ln of the relative error that rounding may have grown to
 
 
+class Pass(NamedTuple):
+    """One QR step, A Q = Q' R: with D = diag(e^ℓ), R = D' B D⁻¹ and T' = B T, both in the order of ℓ'."""
+
+    order: jax.Array  # [N] where each direction was before this step
+    b: jax.Array  # [N, N] upper triangular, diagonal ±1
+    r: jax.Array  # [N, N]
+    eliminated: jax.Array  # [N] the order in which rows of A Q were eliminated
+
+
 def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
     """The factors of I, with Q = Q_0 = `generic_orthogonal(size, seed)`."""
     zeros = jnp.zeros(size, dtype)
@@ -38,22 +47,34 @@ def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
 
 def multiply(jacobian: jax.Array, factors: Factors) -> Factors:
     """The factors of J P. A J with badly scaled columns is split into (J/d) diag(d), each with its own QR."""
+    return multiply_and_tell(jacobian, factors)[0]
+
+
+def multiply_and_tell(jacobian: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
+    """`multiply`, and its last QR step."""
+    graded, columns, scaled = split_columns(jacobian)
+    passes = 1 + graded.astype(int)
+
+    def visit(i, state):
+        return absorb(jnp.where(i + 1 == passes, scaled, jnp.diag(columns)), state[0])
+
+    nothing, order = jnp.zeros_like(scaled), jnp.zeros_like(factors.label)
+    return jax.lax.fori_loop(0, passes, visit, (factors, Pass(order, nothing, nothing, order)))
+
+
+def split_columns(jacobian: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(whether J is split, column maxima, J/d): d = 1 where J is not split or a column is zero."""
     columns = jnp.max(jnp.abs(jacobian), axis=0)
     graded = jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)
-    d = jnp.where(graded & (columns > 0), columns, 1)
-    scaled, passes = jacobian / d[None, :], 1 + graded.astype(int)
-
-    def visit(i, factors):
-        return absorb(jnp.where(i + 1 == passes, scaled, jnp.diag(columns)), factors)
-
-    return jax.lax.fori_loop(0, passes, visit, factors)
+    return graded, columns, jacobian / jnp.where(graded & (columns > 0), columns, 1)[None, :]
 
 
-def absorb(matrix: jax.Array, factors: Factors) -> Factors:
+def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     """The factors of A P by one QR of M = A Q:  ℓ'_i = ℓ_i + ln r_ii,  T' = B T,  B_ij = r_ij e^(ℓ_j − ℓ'_i).
 
-    Directions are kept in descending order of max|M_j| e^ℓ_j, so that B stays bounded however the chain turns. One
-    whose pivot is exactly zero goes last, because a B with unit diagonal cannot hold r_ii = 0 beside r_ij ≠ 0.
+    Directions are kept in descending order of max|M_j| e^ℓ_j, so that B stays bounded however the chain turns. As many
+    as M has zero rows, or as were lost before, have r_ii = 0 and go last. Any other zero pivot is an accident of
+    rounding, which left the direction unknown: it counts as rounding noise of its column.
     """
     lost = factors.log_scale == -jnp.inf
     m = matrix @ factors.q
@@ -61,19 +82,13 @@ def absorb(matrix: jax.Array, factors: Factors) -> Factors:
     order = jnp.argsort(carried, descending=True, stable=True)
     settled = ~jnp.any(lost | (order != jnp.arange(len(order))))
     m, factors = jax.lax.cond(settled, lambda *same: same[1:], _reorder, order, m, factors)
-
-    def unordered(state):
-        m, _, _, r, attempt = state
-        zero = jnp.diag(r) == 0
-        return (attempt < len(m)) & jnp.any(zero[:-1] & ~zero[1:])
-
-    def zeros_last(state):
-        m, factors, _, r, attempt = state
-        m, factors = _reorder(jnp.argsort(jnp.diag(r) == 0, stable=True), m, factors)
-        return m, factors, *row_sorted_qr(m), attempt + 1
-
-    _, factors, q, r, _ = jax.lax.while_loop(unordered, zeros_last, (m, factors, *row_sorted_qr(m), 0))
+    order = jnp.where(settled, jnp.arange(len(order)), order)
+    q, r, eliminated = _row_sorted_qr(m)
     log_scale, log_carry, pivots = factors.log_scale, factors.log_carry, jnp.diag(r)
+    kept = len(order) - jnp.maximum(jnp.sum(lost), jnp.sum(jnp.all(m == 0, axis=1)))
+    noise = jnp.finfo(m.dtype).eps * jnp.linalg.norm(m, axis=0)
+    accident = (pivots == 0) & (jnp.arange(len(order)) < kept)
+    pivots = jnp.where(accident, jnp.maximum(noise, jnp.finfo(m.dtype).tiny), pivots)
     # Masked before the exponential: a lost direction has ℓ = −inf and r_ii = 0. A negative r_ii goes into T.
     log_pivots = jnp.log(jnp.abs(pivots))
     upper = jnp.triu(jnp.ones_like(r, bool), 1) & (pivots != 0)[:, None] & (log_scale > -jnp.inf)[None, :]
@@ -83,7 +98,8 @@ def absorb(matrix: jax.Array, factors: Factors) -> Factors:
     log_scale, log_carry = add_compensated(log_scale, log_carry, log_pivots)
     log_lead, log_error = _reversal(jnp.zeros_like(log_scale).at[factors.label].set(log_scale), factors.log_lead)
     log_error = jnp.maximum(log_error, factors.log_error)
-    return Factors(q, log_scale, log_carry, b @ factors.t, factors.label, log_lead, log_error)
+    new = Factors(q, log_scale, log_carry, b @ factors.t, factors.label, log_lead, log_error)
+    return new, Pass(order, b, r + jnp.diag(pivots - jnp.diag(r)), eliminated)
 
 
 def _reorder(order, m, factors):
@@ -108,14 +124,20 @@ def _reversal(log_scale, log_lead):
 
 def row_sorted_qr(m: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Householder QR of M; rows that differ much in size are sorted first, which keeps row-graded matrices accurate."""
+    return _row_sorted_qr(m)[:2]
+
+
+def _row_sorted_qr(m):
+    """(Q, R) and the order in which the rows were eliminated."""
     rows = jnp.max(jnp.abs(m), axis=1)
 
     def in_order(m):
         order = jnp.argsort(rows, descending=True)
         q, r = jnp.linalg.qr(m[order])
-        return q[jnp.argsort(order)], r
+        return q[jnp.argsort(order)], r, order
 
-    return jax.lax.cond(jnp.min(rows) * GRADED_ROWS < jnp.max(rows), in_order, lambda m: tuple(jnp.linalg.qr(m)), m)
+    as_it_is = lambda m: (*jnp.linalg.qr(m), jnp.arange(len(m)))
+    return jax.lax.cond(jnp.min(rows) * GRADED_ROWS < jnp.max(rows), in_order, as_it_is, m)
 
 
 def add_compensated(total: jax.Array, carry: jax.Array, increment: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,215 @@
+"""How much rounding has changed each singular value of a product, from the factors of its steps.
+
+A step is A Q' = Q R up to a rounding E of the size of eps |A|, row by row. With x the left direction of value i pulled
+back to after the step, and y its right direction carried to before it, σ_i ∝ xᵀ A y, and E changes ln σ_i by
+
+    xᵀ E y / xᵀ A y        at most eps κ,     κ = ‖diag(α) x‖ ‖y‖ / |xᵀ A y|,   α_j the size of row j of A
+
+In the coordinates of the factors, x = Q a and y = Q c, one passes back in time by a' = Rᵀ a and c' = R⁻¹ c, which keeps
+every component's relative accuracy, and xᵀ A y = a · c. Rounding of T' = B T changes ln σ_i by at most eps τ,
+τ² = Σ_j (z_j ρ_j)² with z = T⁻ᵀ v and ρ_j the size of row j of |B||T|. Roundings of different steps add as random
+numbers do:
+
+    e_i = 2 eps √Σ κ² + 2 eps √Σ τ² + eps (√t + |ln σ_i|)
+
+Reference: first-order perturbation of a singular value: Stewart & Sun (1990), Matrix Perturbation Theory, IV.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbptt.spectra.products import graded
+from jaxbptt.spectra.products.graded import Factors, Pass
+
+FACTOR = 2.0  # of eps κ and eps τ
+REACH = 2.0  # in errors: how far values may be apart and still be taken for one another
+CONTAMINATED = np.log(1e-2)  # ln of a share of another direction above which first order says nothing
+
+
+class Tape(NamedTuple):
+    """Every step of a product: the factors after it, and its last QR step."""
+
+    q: jax.Array  # [T, N, N]
+    log_scale: jax.Array  # [T, N] ℓ
+    t: jax.Array  # [T, N, N]
+    order: jax.Array  # [T, N] where each direction was before
+    r: jax.Array  # [T, N, N] 1 on the diagonal where a direction is lost
+    rows: jax.Array  # [T, N] α
+    assembled: jax.Array  # [T, N] ρ
+
+
+class _Directions(NamedTuple):
+    """a, c of every value at one time, |a| = |c| = 1, and Σ κ², Σ τ² of the steps after it."""
+
+    a: jax.Array  # [values, N]
+    c: jax.Array  # [values, N]
+    log_a: jax.Array  # [values] D⁻¹ z = e^log_a a
+    log_c: jax.Array  # [values] D T v = e^log_c c
+    far: jax.Array  # [values, N] z where a is too small to give it
+    refreshed: jax.Array  # [N] ℓ when a and c were last completed
+    condition: jax.Array  # [values] Σ κ²
+    assembly: jax.Array  # [values] Σ τ²
+
+
+def record_steps(chain: jax.Array, every: int) -> tuple[Factors, Tape]:
+    """The factors of J_t … J_1 at t = every, 2 every, … and T, each leaf [R, ...], and the tape of all steps."""
+    length, size, _ = chain.shape
+
+    def body(factors, jacobian):
+        new, last = graded.multiply_and_tell(jacobian, factors)
+        entry = _entry(graded.split_columns(jacobian)[2], factors.t, new, last)
+        return new, (new._replace(q=new.q[:, :0], log_lead=new.log_lead[:, :0]), entry)
+
+    _, (factors, tape) = jax.lax.scan(body, graded.identity(size, chain.dtype), chain)
+    ends = jnp.minimum(every * jnp.arange(1, -(-length // every) + 1), length) - 1
+    return jax.tree.map(lambda leaf: leaf[ends], factors._replace(q=tape.q)), tape
+
+
+def _entry(matrix, t, after, last):
+    """The tape's entry of one QR step, A Q' = Q R.
+
+    Householder's method rounds row j as large as it becomes on the way: at least about (|Q||R|)_j, and R_k where row j
+    was the k-th to be eliminated.
+    """
+    sizes = jnp.sum(last.r * last.r, axis=1)
+    rows = jnp.maximum(jnp.sum(matrix * matrix, axis=1), (after.q * after.q) @ sizes)
+    rows = jnp.sqrt(rows.at[last.eliminated].max(sizes))
+    lost = after.log_scale == -jnp.inf
+    r = last.r + jnp.diag(jnp.where(lost, 1 - jnp.diag(last.r), 0))
+    assembled = jnp.abs(last.b) @ jnp.linalg.norm(t, axis=1)[last.order]
+    return Tape(after.q, after.log_scale + after.log_carry, after.t, last.order, r, rows, assembled)
+
+
+def errors(
+    chain: jax.Array, tape: Tape, stop: jax.Array, log_error: jax.Array, right: jax.Array, log_sigma: jax.Array
+) -> jax.Array:
+    """e_i [N] in nats of the values of J_stop … J_1; inf where nothing is known, 0 where a value is −inf.
+
+    Args:
+      chain: [T, N, N].
+      tape: of the chain.
+      stop: a number of steps, 1 … T, may be traced.
+      log_error: of the factors after them.
+      right: V [N, N] of diag(e^ℓ) T = U Σ Vᵀ.
+      log_sigma: [N].
+
+    Returns:
+      [N].
+    """
+    first = graded.identity(chain.shape[1], chain.dtype)
+    nothing = Pass(first.label, first.t, first.t, first.label)
+    first = _entry(first.t, first.t, first, nothing)
+
+    def visit(count, state):
+        step = stop - 1 - count
+        after = jax.tree.map(lambda leaf: leaf[step], tape)
+        before = jax.tree.map(lambda one, leaf: jnp.where(step > 0, leaf[jnp.maximum(step - 1, 0)], one), first, tape)
+        return _step_back(chain[step], before, after, right, state)
+
+    state = jax.lax.fori_loop(0, stop, visit, _start(jax.tree.map(lambda leaf: leaf[stop - 1], tape), right, log_sigma))
+    epsilon = jnp.finfo(chain.dtype).eps
+    grown = FACTOR * epsilon * (jnp.sqrt(state.condition) + jnp.sqrt(state.assembly))
+    known = jnp.isfinite(log_sigma)
+    error = grown + epsilon * (jnp.sqrt(stop.astype(chain.dtype)) + jnp.abs(jnp.where(known, log_sigma, 0)))
+    error = jnp.where(jnp.isfinite(error) & (log_error < CONTAMINATED), error, jnp.inf)
+    return jnp.where(log_sigma == -jnp.inf, 0, _shared(log_sigma, error))
+
+
+def _start(last, right, log_sigma):
+    """a = c = u after the last step, each component to its own relative accuracy.
+
+    u_k = e^(ℓ_k − ln σ) (T v)_k = e^(ln σ − ℓ_k) (T⁻ᵀ v)_k: the first is accurate where ℓ_k < ln σ, the second where
+    ℓ_k > ln σ.
+    """
+    lost = log_sigma == -jnp.inf
+    log_sigma = jnp.where(lost, 0, log_sigma)
+    gap = last.log_scale[None, :] - log_sigma[:, None]
+    forward, backward = (last.t @ right).T, jnp.linalg.solve(last.t.T, right).T
+    u = jnp.where(lost[:, None], 0, jnp.exp(-jnp.abs(gap)) * jnp.where(gap < 0, forward, backward))
+    nothing = jnp.zeros_like(log_sigma)
+    far = jnp.where(gap > _underflow(gap), backward, 0)
+    near = jnp.where(gap > _underflow(gap), 0, jnp.exp(jnp.minimum(gap, -_underflow(gap))) * u)
+    assembly = (near * near + far * far) @ jnp.sum(last.t * last.t, axis=1)
+    return _Directions(u, u, -log_sigma, log_sigma, far, last.log_scale, nothing, assembly)
+
+
+def _underflow(like):
+    """ln of half the range below 1."""
+    return 0.5 * float(np.log(jnp.finfo(like.dtype).tiny))
+
+
+def _step_back(jacobian, before, after, right, state):
+    """One step back in time, through both its QR steps where J was split."""
+    split, columns, _ = graded.split_columns(jacobian)
+
+    def one(state):
+        return _pass_back(before, after, right, state)
+
+    def two(state):
+        """The first QR step, of diag(d) Q, was not kept."""
+        nothing = jnp.zeros_like(columns)
+        label = jnp.arange(len(columns))
+        factors = Factors(before.q, before.log_scale, nothing, before.t, label, jnp.zeros_like(jacobian), nothing[0])
+        factors, first = graded.absorb(jnp.diag(columns), factors)
+        middle = _entry(jnp.diag(columns), before.t, factors, first)
+        return _pass_back(before, middle, right, _pass_back(middle, after, right, state))
+
+    return jax.lax.cond(split, two, one, state)
+
+
+def _pass_back(before, after, right, state):
+    """Through one QR step, A Q' = Q R: adds its κ² and τ²."""
+    back = jnp.argsort(after.order)
+    x = jnp.linalg.norm((state.a @ after.q.T) * after.rows[None, :], axis=1)
+    z = state.a * jnp.exp(jnp.minimum(after.log_scale[None, :] + state.log_a[:, None], -_underflow(x))) + state.far
+    assembly = state.assembly + (z * z) @ (after.assembled**2)
+    overlap = jnp.abs(jnp.sum(state.a * state.c, axis=1))
+    a = (state.a @ after.r)[:, back]
+    c = jax.lax.linalg.triangular_solve(after.r, state.c, left_side=False, lower=False, transpose_a=True)[:, back]
+    lost = (after.log_scale == -jnp.inf)[back]
+    moved = before.log_scale - state.refreshed[back]
+    moved = jnp.where(jnp.isfinite(moved), moved, 0)
+    stale = jnp.any(lost) | (jnp.max(moved) - jnp.min(moved) > -0.5 * _underflow(x))
+    state = state._replace(a=a, c=c, far=state.far[:, back], refreshed=state.refreshed[back], assembly=assembly)
+    state = jax.lax.cond(stale, lambda state: _complete(before, lost, right, state), lambda state: state, state)
+    y = jnp.linalg.norm(state.c, axis=1)
+    kappa = x * y / overlap
+    a_norm = jnp.linalg.norm(state.a, axis=1)
+    safe = lambda norm: jnp.where(norm > 0, norm, 1)
+    return state._replace(
+        a=state.a / safe(a_norm)[:, None],
+        c=state.c / safe(y)[:, None],
+        log_a=state.log_a + jnp.log(safe(a_norm)),
+        log_c=state.log_c + jnp.log(safe(y)),
+        condition=state.condition + kappa * kappa,
+    )
+
+
+def _complete(before, lost, right, state):
+    """Components of a and c that are too small for floats come from z = T⁻ᵀ v and w = T v, as do those that no later
+    step knows because it lost their direction."""
+    underflow = _underflow(state.a)
+    log_a = -before.log_scale[None, :] - state.log_a[:, None]
+    log_c = before.log_scale[None, :] - state.log_c[:, None]
+    z, w = jnp.linalg.solve(before.t.T, right).T, (before.t @ right).T
+    tiny_a, tiny_c = log_a < underflow, (log_c < underflow) | lost[None, :]
+    return state._replace(
+        a=jnp.where(tiny_a, z * jnp.exp(jnp.minimum(log_a, 0)), state.a),
+        c=jnp.where(tiny_c, w * jnp.exp(jnp.minimum(log_c, -underflow)), state.c),
+        far=jnp.where(tiny_a, z, 0),
+        refreshed=before.log_scale,
+    )
+
+
+def _shared(log_sigma, error):
+    """Values that overlap within their errors share the largest: which of them is which is not known.
+
+    A relative error of 1 or more reaches down to zero, and up by its log only.
+    """
+    value = jnp.where(jnp.isfinite(log_sigma), log_sigma, -jnp.inf)
+    top, bottom = value + jnp.log1p(REACH * error), value + jnp.log1p(-jnp.minimum(REACH * error, 1))
+    overlap = (bottom[:, None] <= top[None, :]) & (bottom[None, :] <= top[:, None])
+    return jnp.maximum(error, jnp.max(jnp.where(overlap, error[None, :], 0), axis=1))
