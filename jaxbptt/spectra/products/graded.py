@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbptt.spectra.products.two_parts import log_in_parts
+
 GRADED_COLUMNS = 1e3  # ratio of J_t's largest to smallest column maximum above which its scaling is factored out first
 
 GRADED_ROWS = 4.0  # ratio of a matrix's largest to smallest row maximum above which its QR sorts the rows
@@ -26,7 +28,7 @@ class Factors(NamedTuple):
     t: jax.Array  # [N, N]
     label: jax.Array  # [N] the number of each direction, which it keeps when the order changes
     log_lead: jax.Array  # [N, N] by label, least ℓ_j − ℓ_i so far, at most 0: how far ahead of j direction i has been
-    log_error: jax.Array  # [] ln of the relative error that rounding may have grown to
+    log_error: jax.Array  # [N] by label, ln of the relative error that rounding may have grown to by reversals
 
 
 class Pass(NamedTuple):
@@ -42,7 +44,7 @@ def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
     """The factors of I, with Q = Q_0 = `generic_orthogonal(size, seed)`."""
     zeros = jnp.zeros(size, dtype)
     q, t = jnp.asarray(generic_orthogonal(size, seed), dtype), jnp.eye(size, dtype=dtype)
-    return Factors(q, zeros, zeros, t, jnp.arange(size), jnp.zeros_like(t), jnp.asarray(-jnp.inf, dtype))
+    return Factors(q, zeros, zeros, t, jnp.arange(size), jnp.zeros_like(t), zeros - jnp.inf)
 
 
 def multiply(jacobian: jax.Array, factors: Factors) -> Factors:
@@ -50,16 +52,18 @@ def multiply(jacobian: jax.Array, factors: Factors) -> Factors:
     return multiply_and_tell(jacobian, factors)[0]
 
 
-def multiply_and_tell(jacobian: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
-    """`multiply`, and its last QR step."""
+def multiply_and_tell(jacobian: jax.Array, factors: Factors) -> tuple[Factors, Factors, Pass]:
+    """`multiply`, the factors before its last QR step, and that step."""
     graded, columns, scaled = split_columns(jacobian)
     passes = 1 + graded.astype(int)
 
     def visit(i, state):
-        return absorb(jnp.where(i + 1 == passes, scaled, jnp.diag(columns)), state[0])
+        matrix = jnp.where(i + 1 == passes, scaled, jnp.diag(columns))
+        after, last = absorb(matrix, state[0])
+        return after, state[0], last
 
     nothing, order = jnp.zeros_like(scaled), jnp.zeros_like(factors.label)
-    return jax.lax.fori_loop(0, passes, visit, (factors, Pass(order, nothing, nothing, order)))
+    return jax.lax.fori_loop(0, passes, visit, (factors, factors, Pass(order, nothing, nothing, order)))
 
 
 def split_columns(jacobian: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -90,12 +94,13 @@ def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     accident = (pivots == 0) & (jnp.arange(len(order)) < kept)
     pivots = jnp.where(accident, jnp.maximum(noise, jnp.finfo(m.dtype).tiny), pivots)
     # Masked before the exponential: a lost direction has ℓ = −inf and r_ii = 0. A negative r_ii goes into T.
-    log_pivots = jnp.log(jnp.abs(pivots))
+    log_pivots, log_rest = _log(jnp.abs(pivots))
     upper = jnp.triu(jnp.ones_like(r, bool), 1) & (pivots != 0)[:, None] & (log_scale > -jnp.inf)[None, :]
     gap = (log_scale[None, :] - log_scale[:, None]) + (log_carry[None, :] - log_carry[:, None])
     b = r * jnp.exp(jnp.where(upper, gap - log_pivots[:, None], -jnp.inf))
     b = b + jnp.diag(jnp.where(pivots < 0, -1, 1).astype(r.dtype))
     log_scale, log_carry = add_compensated(log_scale, log_carry, log_pivots)
+    log_carry = log_carry + log_rest
     log_lead, log_error = _reversal(jnp.zeros_like(log_scale).at[factors.label].set(log_scale), factors.log_lead)
     log_error = jnp.maximum(log_error, factors.log_error)
     new = Factors(q, log_scale, log_carry, b @ factors.t, factors.label, log_lead, log_error)
@@ -109,6 +114,11 @@ def _reorder(order, m, factors):
     return m, factors._replace(**{name: getattr(factors, name)[order] for name in names})
 
 
+def _log(x):
+    """ln x as a sum of two: summed over many steps, float32's rounding of each would count."""
+    return log_in_parts(x) if x.dtype == jnp.float32 else (jnp.log(x), jnp.zeros_like(x))
+
+
 def _reversal(log_scale, log_lead):
     """How far a direction that fell behind has caught up, and how much that amplifies rounding.
 
@@ -119,7 +129,8 @@ def _reversal(log_scale, log_lead):
     behind = jnp.where(jnp.isfinite(gap), jnp.minimum(gap, 0), 0)
     log_lead = jnp.minimum(log_lead, behind)
     log_mixed = behind - log_lead + jnp.log(jnp.finfo(gap.dtype).eps).astype(gap.dtype)
-    return log_lead, jnp.max(log_mixed + jnp.maximum(log_mixed, behind))
+    log_error = log_mixed + jnp.maximum(log_mixed, behind)
+    return log_lead, jnp.maximum(jnp.max(log_error, axis=0), jnp.max(log_error, axis=1))
 
 
 def row_sorted_qr(m: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -23,10 +23,12 @@ import numpy as np
 
 from jaxbptt.spectra.products import graded
 from jaxbptt.spectra.products.graded import Factors, Pass
+from jaxbptt.spectra.products.two_parts import difference_of_products
 
 FACTOR = 2.0  # of eps κ and eps τ
+LEFT, SECOND_ORDER = 0.02, 10.0  # shares of eps κ that a correction leaves
 REACH = 2.0  # in errors: how far values may be apart and still be taken for one another
-CONTAMINATED = np.log(1e-2)  # ln of a share of another direction above which first order says nothing
+CONTAMINATED = 1e-2  # a share of another direction above which first order says nothing
 
 
 class Tape(NamedTuple):
@@ -39,6 +41,7 @@ class Tape(NamedTuple):
     r: jax.Array  # [T, N, N] 1 on the diagonal where a direction is lost
     rows: jax.Array  # [T, N] α
     assembled: jax.Array  # [T, N] ρ
+    residual: jax.Array  # [T, N, N] A Q' − Q R; [T, N, 0] in float64
 
 
 class _Directions(NamedTuple):
@@ -52,6 +55,7 @@ class _Directions(NamedTuple):
     refreshed: jax.Array  # [N] ℓ when a and c were last completed
     condition: jax.Array  # [values] Σ κ²
     assembly: jax.Array  # [values] Σ τ²
+    change: jax.Array  # [values] Σ xᵀ E y / xᵀ A y
 
 
 def record_steps(chain: jax.Array, every: int) -> tuple[Factors, Tape]:
@@ -59,8 +63,8 @@ def record_steps(chain: jax.Array, every: int) -> tuple[Factors, Tape]:
     length, size, _ = chain.shape
 
     def body(factors, jacobian):
-        new, last = graded.multiply_and_tell(jacobian, factors)
-        entry = _entry(graded.split_columns(jacobian)[2], factors.t, new, last)
+        new, before, last = graded.multiply_and_tell(jacobian, factors)
+        entry = _entry(graded.split_columns(jacobian)[2], before, new, last)
         return new, (new._replace(q=new.q[:, :0], log_lead=new.log_lead[:, :0]), entry)
 
     _, (factors, tape) = jax.lax.scan(body, graded.identity(size, chain.dtype), chain)
@@ -68,7 +72,7 @@ def record_steps(chain: jax.Array, every: int) -> tuple[Factors, Tape]:
     return jax.tree.map(lambda leaf: leaf[ends], factors._replace(q=tape.q)), tape
 
 
-def _entry(matrix, t, after, last):
+def _entry(matrix, before, after, last):
     """The tape's entry of one QR step, A Q' = Q R.
 
     Householder's method rounds row j as large as it becomes on the way: at least about (|Q||R|)_j, and R_k where row j
@@ -77,31 +81,39 @@ def _entry(matrix, t, after, last):
     sizes = jnp.sum(last.r * last.r, axis=1)
     rows = jnp.maximum(jnp.sum(matrix * matrix, axis=1), (after.q * after.q) @ sizes)
     rows = jnp.sqrt(rows.at[last.eliminated].max(sizes))
-    lost = after.log_scale == -jnp.inf
+    gone, lost = (before.log_scale == -jnp.inf)[last.order], after.log_scale == -jnp.inf
     r = last.r + jnp.diag(jnp.where(lost, 1 - jnp.diag(last.r), 0))
-    assembled = jnp.abs(last.b) @ jnp.linalg.norm(t, axis=1)[last.order]
-    return Tape(after.q, after.log_scale + after.log_carry, after.t, last.order, r, rows, assembled)
+    assembled = jnp.abs(last.b) @ jnp.linalg.norm(before.t, axis=1)[last.order]
+    residual = matrix[:, :0]
+    if _corrects(matrix):
+        q = jnp.where(gone[None, :], 0, before.q[:, last.order])
+        residual = difference_of_products(matrix, q, after.q, last.r)
+    return Tape(after.q, after.log_scale + after.log_carry, after.t, last.order, r, rows, assembled, residual)
 
 
-def errors(
+def _corrects(array):
+    """Whether first-order corrections are made: rounding of float64 has never been seen to matter."""
+    return array.dtype == jnp.float32
+
+
+def assess(
     chain: jax.Array, tape: Tape, stop: jax.Array, log_error: jax.Array, right: jax.Array, log_sigma: jax.Array
-) -> jax.Array:
-    """e_i [N] in nats of the values of J_stop … J_1; inf where nothing is known, 0 where a value is −inf.
+) -> tuple[jax.Array, jax.Array]:
+    """What to add to the values of J_stop … J_1, and then their errors e_i: [N] each, in nats.
 
     Args:
       chain: [T, N, N].
       tape: of the chain.
       stop: a number of steps, 1 … T, may be traced.
-      log_error: of the factors after them.
+      log_error: [N] of the factors after them, in their order.
       right: V [N, N] of diag(e^ℓ) T = U Σ Vᵀ.
       log_sigma: [N].
 
     Returns:
-      [N].
+      (correction, 0 in float64; error, inf where nothing is known and 0 where a value is −inf).
     """
     first = graded.identity(chain.shape[1], chain.dtype)
-    nothing = Pass(first.label, first.t, first.t, first.label)
-    first = _entry(first.t, first.t, first, nothing)
+    first = _entry(first.t, first, first, Pass(first.label, first.t, first.t, first.label))
 
     def visit(count, state):
         step = stop - 1 - count
@@ -109,13 +121,23 @@ def errors(
         before = jax.tree.map(lambda one, leaf: jnp.where(step > 0, leaf[jnp.maximum(step - 1, 0)], one), first, tape)
         return _step_back(chain[step], before, after, right, state)
 
-    state = jax.lax.fori_loop(0, stop, visit, _start(jax.tree.map(lambda leaf: leaf[stop - 1], tape), right, log_sigma))
+    start = _start(jax.tree.map(lambda leaf: leaf[stop - 1], tape), right, log_sigma)
+    state = jax.lax.fori_loop(0, stop, visit, start)
+    change = state.change
+    if _corrects(chain):
+        change = change - _defect(first.q, right.T)
     epsilon = jnp.finfo(chain.dtype).eps
-    grown = FACTOR * epsilon * (jnp.sqrt(state.condition) + jnp.sqrt(state.assembly))
+    grown, assembled = (FACTOR * epsilon * jnp.sqrt(part) for part in (state.condition, state.assembly))
+    if _corrects(chain):
+        grown = grown * jnp.minimum(1, LEFT + SECOND_ORDER * grown)
+    error = grown + assembled + epsilon * jnp.sqrt(stop.astype(chain.dtype))
     known = jnp.isfinite(log_sigma)
-    error = grown + epsilon * (jnp.sqrt(stop.astype(chain.dtype)) + jnp.abs(jnp.where(known, log_sigma, 0)))
-    error = jnp.where(jnp.isfinite(error) & (log_error < CONTAMINATED), error, jnp.inf)
-    return jnp.where(log_sigma == -jnp.inf, 0, _shared(log_sigma, error))
+    error = error + epsilon * jnp.abs(jnp.where(known, log_sigma, 0))
+    mixed = jnp.exp(log_error)[jnp.argmax(jnp.abs(start.a), axis=1)]
+    error = jnp.where(mixed > CONTAMINATED, jnp.maximum(mixed, error), error)
+    error = jnp.where(jnp.isfinite(error), error, jnp.inf)
+    error = jnp.where(log_sigma == -jnp.inf, 0, _shared(log_sigma, error))
+    return jnp.where(known & (error < 1), change, 0), error
 
 
 def _start(last, right, log_sigma):
@@ -130,10 +152,17 @@ def _start(last, right, log_sigma):
     forward, backward = (last.t @ right).T, jnp.linalg.solve(last.t.T, right).T
     u = jnp.where(lost[:, None], 0, jnp.exp(-jnp.abs(gap)) * jnp.where(gap < 0, forward, backward))
     nothing = jnp.zeros_like(log_sigma)
-    far = jnp.where(gap > _underflow(gap), backward, 0)
-    near = jnp.where(gap > _underflow(gap), 0, jnp.exp(jnp.minimum(gap, -_underflow(gap))) * u)
+    far = jnp.where(gap > -_underflow(gap), backward, 0)
+    near = jnp.where(gap > -_underflow(gap), 0, jnp.exp(jnp.minimum(gap, -_underflow(gap))) * u)
     assembly = (near * near + far * far) @ jnp.sum(last.t * last.t, axis=1)
-    return _Directions(u, u, -log_sigma, log_sigma, far, last.log_scale, nothing, assembly)
+    change = _defect(last.q, u) if _corrects(u) else nothing
+    return _Directions(u, u, -log_sigma, log_sigma, far, last.log_scale, nothing, assembly, change)
+
+
+def _defect(q, vectors):
+    """uᵀ (QᵀQ − I) u / 2 of every row u: what the rounding of Q to a not quite orthogonal matrix does to a length."""
+    identity = jnp.eye(len(q), dtype=q.dtype)
+    return 0.5 * jnp.sum((vectors @ difference_of_products(q.T, q, identity, identity)) * vectors, axis=1)
 
 
 def _underflow(like):
@@ -152,9 +181,9 @@ def _step_back(jacobian, before, after, right, state):
         """The first QR step, of diag(d) Q, was not kept."""
         nothing = jnp.zeros_like(columns)
         label = jnp.arange(len(columns))
-        factors = Factors(before.q, before.log_scale, nothing, before.t, label, jnp.zeros_like(jacobian), nothing[0])
-        factors, first = graded.absorb(jnp.diag(columns), factors)
-        middle = _entry(jnp.diag(columns), before.t, factors, first)
+        factors = Factors(before.q, before.log_scale, nothing, before.t, label, jnp.zeros_like(jacobian), nothing)
+        after_first, first = graded.absorb(jnp.diag(columns), factors)
+        middle = _entry(jnp.diag(columns), factors, after_first, first)
         return _pass_back(before, middle, right, _pass_back(middle, after, right, state))
 
     return jax.lax.cond(split, two, one, state)
@@ -163,10 +192,10 @@ def _step_back(jacobian, before, after, right, state):
 def _pass_back(before, after, right, state):
     """Through one QR step, A Q' = Q R: adds its κ² and τ²."""
     back = jnp.argsort(after.order)
-    x = jnp.linalg.norm((state.a @ after.q.T) * after.rows[None, :], axis=1)
+    x = state.a @ after.q.T
     z = state.a * jnp.exp(jnp.minimum(after.log_scale[None, :] + state.log_a[:, None], -_underflow(x))) + state.far
     assembly = state.assembly + (z * z) @ (after.assembled**2)
-    overlap = jnp.abs(jnp.sum(state.a * state.c, axis=1))
+    overlap = jnp.sum(state.a * state.c, axis=1)
     a = (state.a @ after.r)[:, back]
     c = jax.lax.linalg.triangular_solve(after.r, state.c, left_side=False, lower=False, transpose_a=True)[:, back]
     lost = (after.log_scale == -jnp.inf)[back]
@@ -176,7 +205,10 @@ def _pass_back(before, after, right, state):
     state = state._replace(a=a, c=c, far=state.far[:, back], refreshed=state.refreshed[back], assembly=assembly)
     state = jax.lax.cond(stale, lambda state: _complete(before, lost, right, state), lambda state: state, state)
     y = jnp.linalg.norm(state.c, axis=1)
-    kappa = x * y / overlap
+    kappa = jnp.linalg.norm(x * after.rows[None, :], axis=1) * y / overlap
+    change = state.change
+    if _corrects(x):
+        change = change + jnp.sum(x * (state.c[:, after.order] @ after.residual.T), axis=1) / overlap
     a_norm = jnp.linalg.norm(state.a, axis=1)
     safe = lambda norm: jnp.where(norm > 0, norm, 1)
     return state._replace(
@@ -185,6 +217,7 @@ def _pass_back(before, after, right, state):
         log_a=state.log_a + jnp.log(safe(a_norm)),
         log_c=state.log_c + jnp.log(safe(y)),
         condition=state.condition + kappa * kappa,
+        change=change,
     )
 
 
