@@ -29,6 +29,7 @@ class Factors(NamedTuple):
     label: jax.Array  # [N] the number of each direction, which it keeps when the order changes
     log_lead: jax.Array  # [N, N] by label, least ℓ_j − ℓ_i so far, at most 0: how far ahead of j direction i has been
     log_error: jax.Array  # [N] by label, ln of the relative error that rounding may have grown to by reversals
+    condition: jax.Array  # [N] by label, Σ κ² over the steps as far as one direction alone tells: see `absorb`
 
 
 class Pass(NamedTuple):
@@ -37,14 +38,14 @@ class Pass(NamedTuple):
     order: jax.Array  # [N] where each direction was before this step
     b: jax.Array  # [N, N] upper triangular, diagonal ±1
     r: jax.Array  # [N, N]
-    eliminated: jax.Array  # [N] the order in which rows of A Q were eliminated
+    rows: jax.Array  # [N] α, how large the rows of A Q became while it was factored
 
 
 def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
     """The factors of I, with Q = Q_0 = `generic_orthogonal(size, seed)`."""
     zeros = jnp.zeros(size, dtype)
     q, t = jnp.asarray(generic_orthogonal(size, seed), dtype), jnp.eye(size, dtype=dtype)
-    return Factors(q, zeros, zeros, t, jnp.arange(size), jnp.zeros_like(t), zeros - jnp.inf)
+    return Factors(q, zeros, zeros, t, jnp.arange(size), jnp.zeros_like(t), zeros - jnp.inf, zeros)
 
 
 def multiply(jacobian: jax.Array, factors: Factors) -> Factors:
@@ -63,7 +64,7 @@ def multiply_and_tell(jacobian: jax.Array, factors: Factors) -> tuple[Factors, F
         return after, state[0], last
 
     nothing, order = jnp.zeros_like(scaled), jnp.zeros_like(factors.label)
-    return jax.lax.fori_loop(0, passes, visit, (factors, factors, Pass(order, nothing, nothing, order)))
+    return jax.lax.fori_loop(0, passes, visit, (factors, factors, Pass(order, nothing, nothing, nothing[0])))
 
 
 def split_columns(jacobian: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -79,6 +80,9 @@ def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     Directions are kept in descending order of max|M_j| e^ℓ_j, so that B stays bounded however the chain turns. As many
     as M has zero rows, or as were lost before, have r_ii = 0 and go last. Any other zero pivot is an accident of
     rounding, which left the direction unknown: it counts as rounding noise of its column.
+
+    Householder's method rounds row j of M as large as it becomes on the way, α_j: at least about (|Q||R|)_j, and R_k
+    where row j is the k-th to be eliminated. That changes r_ii by eps κ_i of itself, κ_i = ‖diag(α) Q_i‖ / |r_ii|.
     """
     lost = factors.log_scale == -jnp.inf
     m = matrix @ factors.q
@@ -94,7 +98,7 @@ def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     accident = (pivots == 0) & (jnp.arange(len(order)) < kept)
     pivots = jnp.where(accident, jnp.maximum(noise, jnp.finfo(m.dtype).tiny), pivots)
     # Masked before the exponential: a lost direction has ℓ = −inf and r_ii = 0. A negative r_ii goes into T.
-    log_pivots, log_rest = _log(jnp.abs(pivots))
+    log_pivots, log_rest = log_of(jnp.abs(pivots))
     upper = jnp.triu(jnp.ones_like(r, bool), 1) & (pivots != 0)[:, None] & (log_scale > -jnp.inf)[None, :]
     gap = (log_scale[None, :] - log_scale[:, None]) + (log_carry[None, :] - log_carry[:, None])
     b = r * jnp.exp(jnp.where(upper, gap - log_pivots[:, None], -jnp.inf))
@@ -103,8 +107,13 @@ def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     log_carry = log_carry + log_rest
     log_lead, log_error = _reversal(jnp.zeros_like(log_scale).at[factors.label].set(log_scale), factors.log_lead)
     log_error = jnp.maximum(log_error, factors.log_error)
-    new = Factors(q, log_scale, log_carry, b @ factors.t, factors.label, log_lead, log_error)
-    return new, Pass(order, b, r + jnp.diag(pivots - jnp.diag(r)), eliminated)
+    r = r + jnp.diag(pivots - jnp.diag(r))
+    sizes, squares = jnp.sum(r * r, axis=1), q * q
+    rows = jnp.maximum(jnp.sum(matrix * matrix, axis=1), squares @ sizes).at[eliminated].max(sizes)
+    kappa = (rows @ squares) / jnp.where(pivots == 0, jnp.inf, pivots * pivots)
+    condition = factors.condition.at[factors.label].add(kappa)
+    new = Factors(q, log_scale, log_carry, b @ factors.t, factors.label, log_lead, log_error, condition)
+    return new, Pass(order, b, r, jnp.sqrt(rows))
 
 
 def _reorder(order, m, factors):
@@ -114,7 +123,7 @@ def _reorder(order, m, factors):
     return m, factors._replace(**{name: getattr(factors, name)[order] for name in names})
 
 
-def _log(x):
+def log_of(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """ln x as a sum of two: summed over many steps, float32's rounding of each would count."""
     return log_in_parts(x) if x.dtype == jnp.float32 else (jnp.log(x), jnp.zeros_like(x))
 

@@ -109,5 +109,12 @@ def _join(a, b, q_0):
     log_scale, log_carry = add_compensated(log_scale, log_carry, jnp.log(jnp.abs(diagonal)))
     sign = jnp.where(diagonal < 0, -1, 1).astype(dtype)
     return Factors(
-        b.q @ (q * sign[None, :]), log_scale, log_carry, unit @ (upper @ a.t), a.label, a.log_lead, log_error
+        b.q @ (q * sign[None, :]),
+        log_scale,
+        log_carry,
+        unit @ (upper @ a.t),
+        a.label,
+        a.log_lead,
+        log_error,
+        jnp.full_like(log_scale, jnp.max(a.condition) + jnp.max(b.condition)),
     )

@@ -26,7 +26,7 @@ from jaxbptt.spectra.products.graded import Factors, Pass
 from jaxbptt.spectra.products.two_parts import difference_of_products
 
 FACTOR = 2.0  # of eps κ and eps τ
-LEFT, SECOND_ORDER = 0.02, 10.0  # shares of eps κ that a correction leaves
+LEFT, SECOND_ORDER = 0.03, 30.0  # shares of eps κ that a correction leaves
 REACH = 2.0  # in errors: how far values may be apart and still be taken for one another
 CONTAMINATED = 1e-2  # a share of another direction above which first order says nothing
 
@@ -73,14 +73,7 @@ def record_steps(chain: jax.Array, every: int) -> tuple[Factors, Tape]:
 
 
 def _entry(matrix, before, after, last):
-    """The tape's entry of one QR step, A Q' = Q R.
-
-    Householder's method rounds row j as large as it becomes on the way: at least about (|Q||R|)_j, and R_k where row j
-    was the k-th to be eliminated.
-    """
-    sizes = jnp.sum(last.r * last.r, axis=1)
-    rows = jnp.maximum(jnp.sum(matrix * matrix, axis=1), (after.q * after.q) @ sizes)
-    rows = jnp.sqrt(rows.at[last.eliminated].max(sizes))
+    """The tape's entry of one QR step, A Q' = Q R."""
     gone, lost = (before.log_scale == -jnp.inf)[last.order], after.log_scale == -jnp.inf
     r = last.r + jnp.diag(jnp.where(lost, 1 - jnp.diag(last.r), 0))
     assembled = jnp.abs(last.b) @ jnp.linalg.norm(before.t, axis=1)[last.order]
@@ -88,7 +81,7 @@ def _entry(matrix, before, after, last):
     if _corrects(matrix):
         q = jnp.where(gone[None, :], 0, before.q[:, last.order])
         residual = difference_of_products(matrix, q, after.q, last.r)
-    return Tape(after.q, after.log_scale + after.log_carry, after.t, last.order, r, rows, assembled, residual)
+    return Tape(after.q, after.log_scale + after.log_carry, after.t, last.order, r, last.rows, assembled, residual)
 
 
 def _corrects(array):
@@ -113,7 +106,7 @@ def assess(
       (correction, 0 in float64; error, inf where nothing is known and 0 where a value is −inf).
     """
     first = graded.identity(chain.shape[1], chain.dtype)
-    first = _entry(first.t, first, first, Pass(first.label, first.t, first.t, first.label))
+    first = _entry(first.t, first, first, Pass(first.label, first.t, first.t, first.log_scale))
 
     def visit(count, state):
         step = stop - 1 - count
@@ -136,7 +129,7 @@ def assess(
     mixed = jnp.exp(log_error)[jnp.argmax(jnp.abs(start.a), axis=1)]
     error = jnp.where(mixed > CONTAMINATED, jnp.maximum(mixed, error), error)
     error = jnp.where(jnp.isfinite(error), error, jnp.inf)
-    error = jnp.where(log_sigma == -jnp.inf, 0, _shared(log_sigma, error))
+    error = jnp.where(log_sigma == -jnp.inf, 0, share_errors(log_sigma, error))
     return jnp.where(known & (error < 1), change, 0), error
 
 
@@ -181,7 +174,7 @@ def _step_back(jacobian, before, after, right, state):
         """The first QR step, of diag(d) Q, was not kept."""
         nothing = jnp.zeros_like(columns)
         label = jnp.arange(len(columns))
-        factors = Factors(before.q, before.log_scale, nothing, before.t, label, jnp.zeros_like(jacobian), nothing)
+        factors = Factors(before.q, before.log_scale, nothing, before.t, label, jnp.zeros_like(jacobian), nothing, nothing)
         after_first, first = graded.absorb(jnp.diag(columns), factors)
         middle = _entry(jnp.diag(columns), factors, after_first, first)
         return _pass_back(before, middle, right, _pass_back(middle, after, right, state))
@@ -237,7 +230,7 @@ def _complete(before, lost, right, state):
     )
 
 
-def _shared(log_sigma, error):
+def share_errors(log_sigma: jax.Array, error: jax.Array) -> jax.Array:
     """Values that overlap within their errors share the largest: which of them is which is not known.
 
     A relative error of 1 or more reaches down to zero, and up by its log only.

@@ -1,0 +1,103 @@
+"""Singular values, errors and directions of a chain at every record, by whatever way suits the chain."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxbptt.spectra.products import graded, rounding
+from jaxbptt.spectra.products.graded import Factors
+from jaxbptt.spectra.products.jacobi import graded_svd_in_parts
+from jaxbptt.spectra.products.monomial import is_monomial, monomial_svd
+from jaxbptt.spectra.products.parallel import prefix_factors
+from jaxbptt.types import ProductMethod
+
+SUSPECT = 2e-3  # relative error of one direction, seen forwards, above which a chain's errors are computed unasked
+SUSPECT_TOGETHER = 0.1  # the same for reversals and conditions, which amplify each other
+
+
+class Decomposition(NamedTuple):
+    """P = left diag(e^log_sigma) rightᵀ at R records, in any order."""
+
+    log_sigma: jax.Array  # [R, N]
+    error: jax.Array  # [R, N] nats
+    left: jax.Array  # [R, N, N], or [R, N, 0] without directions
+    right: jax.Array  # [R, N, N], or [R, N, 0]
+
+
+def decompose_records(
+    chain: jax.Array, every: int, method: ProductMethod, *, directions: bool, errors: bool
+) -> Decomposition:
+    """J_t … J_1 at t = every, 2 every, … and T. Without `errors`, they are 0 unless the chain is suspicious."""
+
+    def exactly():
+        found = monomial_svd(chain, every)
+        left, right = (side if directions else side[..., :0] for side in (found.left, found.right))
+        return Decomposition(found.log_sigma, found.error, left, right)
+
+    def in_factors():
+        if errors:
+            return _certify(chain, every, directions)
+        factors = prefix_factors(chain, every) if method == "parallel" else _scan_factors(chain, every)
+        return jax.lax.cond(_is_suspicious(factors), lambda: _certify(chain, every, False), lambda: _trust(factors))
+
+    return jax.lax.cond(is_monomial(chain), exactly, in_factors)
+
+
+def _scan_factors(chain, every):
+    """The factors at every record, [R, ...], by one scan."""
+    length, size, _ = chain.shape
+    kept = lambda factors: factors._replace(q=factors.q[..., :0], log_lead=factors.log_lead[..., :0])
+
+    def body(carry, step):
+        factors, records = carry
+        index, jacobian = step
+        factors = graded.multiply(jacobian, factors)
+        # Each record is overwritten until its last step.
+        records = jax.tree.map(lambda all_, one: all_.at[index // every].set(one), records, kept(factors))
+        return (factors, records), None
+
+    factors, count = graded.identity(size, chain.dtype), -(-length // every)
+    records = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), kept(factors))
+    return jax.lax.scan(body, (factors, records), (jnp.arange(length), chain))[0][1]
+
+
+def _is_suspicious(factors: Factors) -> jax.Array:
+    """Whether rounding may have grown too much, as far as a pass forwards can tell. Not a bound: it knows the
+    condition of each direction by itself, and how far one that fell behind caught up."""
+    epsilon = jnp.finfo(factors.t.dtype).eps
+    reversal, condition = jnp.exp(jnp.max(factors.log_error)), epsilon * jnp.sqrt(jnp.max(factors.condition))
+    together = reversal * condition / epsilon
+    return ~((reversal < SUSPECT) & (condition < SUSPECT) & (together < SUSPECT_TOGETHER))
+
+
+def _trust(factors):
+    """The values alone. One record after the other, through one program."""
+
+    def visit(factors):
+        left, large, rest, right = graded_svd_in_parts(
+            factors.log_scale, factors.log_carry, factors.t, directions=False
+        )
+        return Decomposition(large + rest, jnp.zeros_like(rest), left, right)
+
+    return jax.lax.map(visit, factors)
+
+
+def _certify(chain, every, directions):
+    """Values with their errors and, on demand, directions."""
+    length, size, _ = chain.shape
+    factors, tape = rounding.record_steps(chain, every)
+    stops = jnp.minimum(every * jnp.arange(1, len(factors.t) + 1), length)
+    q_0 = graded.identity(size, chain.dtype).q
+
+    def visit(at):
+        stop, factors = at
+        left, large, rest, right = graded_svd_in_parts(factors.log_scale, factors.log_carry, factors.t)
+        log_error = factors.log_error[factors.label]
+        correction, error = rounding.assess(chain, tape, stop, log_error, right, large + rest)
+        left, right = factors.q @ left, q_0 @ right
+        if not directions:
+            left, right = left[:, :0], right[:, :0]
+        return Decomposition(large + (rest + correction), error, left, right)
+
+    return jax.lax.map(visit, (stops, factors))
