@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbptt.spectra.products.two_parts import log_in_parts
+from jaxbptt.spectra.products.two_parts import difference_of_products, log_in_parts
 
 GRADED_COLUMNS = 1e3  # ratio of J_t's largest to smallest column maximum above which its scaling is factored out first
 
@@ -33,12 +33,13 @@ class Factors(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One QR step, A Q = Q' R: with D = diag(e^ℓ), R = D' B D⁻¹ and T' = B T, both in the order of ℓ'."""
+    """One QR step, A Q = Q' R, columns in the order of ℓ': with D = diag(e^ℓ), R = D' B D⁻¹ and T' = B T."""
 
     order: jax.Array  # [N] where each direction was before this step
-    b: jax.Array  # [N, N] upper triangular, diagonal ±1
     r: jax.Array  # [N, N]
     rows: jax.Array  # [N] α, how large the rows of A Q became while it was factored
+    assembled: jax.Array  # [N] ρ, bounds on the row norms of |B||T|
+    residual: jax.Array  # [N, N] A Q − Q' R in float32, where it is used for a correction; else [N, 0]
 
 
 def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
@@ -50,21 +51,20 @@ def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
 
 def multiply(jacobian: jax.Array, factors: Factors) -> Factors:
     """The factors of J P. A J with badly scaled columns is split into (J/d) diag(d), each with its own QR."""
-    return multiply_and_tell(jacobian, factors)[0]
-
-
-def multiply_and_tell(jacobian: jax.Array, factors: Factors) -> tuple[Factors, Factors, Pass]:
-    """`multiply`, the factors before its last QR step, and that step."""
     graded, columns, scaled = split_columns(jacobian)
     passes = 1 + graded.astype(int)
 
-    def visit(i, state):
-        matrix = jnp.where(i + 1 == passes, scaled, jnp.diag(columns))
-        after, last = absorb(matrix, state[0])
-        return after, state[0], last
+    def visit(i, factors):
+        return absorb(jnp.where(i + 1 == passes, scaled, jnp.diag(columns)), factors)[0]
 
-    nothing, order = jnp.zeros_like(scaled), jnp.zeros_like(factors.label)
-    return jax.lax.fori_loop(0, passes, visit, (factors, factors, Pass(order, nothing, nothing, nothing[0])))
+    return jax.lax.fori_loop(0, passes, visit, factors)
+
+
+def multiply_and_tell(jacobian: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
+    """`multiply`, and its last QR step. Written out: carried through a loop, that step would be copied."""
+    graded, columns, scaled = split_columns(jacobian)
+    first = lambda factors: absorb(jnp.diag(columns), factors)[0]
+    return absorb(scaled, jax.lax.cond(graded, first, lambda factors: factors, factors))
 
 
 def split_columns(jacobian: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -89,10 +89,12 @@ def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     carried = factors.log_scale + factors.log_carry + jnp.log(jnp.where(lost, 0, jnp.max(jnp.abs(m), axis=0)))
     order = jnp.argsort(carried, descending=True, stable=True)
     settled = ~jnp.any(lost | (order != jnp.arange(len(order))))
-    m, factors = jax.lax.cond(settled, lambda *same: same[1:], _reorder, order, m, factors)
+    moving = m, factors.t, factors.log_scale, factors.log_carry, factors.label
+    moving = jax.lax.cond(settled, lambda order, moving: moving, _reorder, order, moving)
+    m, t, log_scale, log_carry, label = moving
     order = jnp.where(settled, jnp.arange(len(order)), order)
     q, r, eliminated = _row_sorted_qr(m)
-    log_scale, log_carry, pivots = factors.log_scale, factors.log_carry, jnp.diag(r)
+    pivots = jnp.diag(r)
     kept = len(order) - jnp.maximum(jnp.sum(lost), jnp.sum(jnp.all(m == 0, axis=1)))
     noise = jnp.finfo(m.dtype).eps * jnp.linalg.norm(m, axis=0)
     accident = (pivots == 0) & (jnp.arange(len(order)) < kept)
@@ -105,22 +107,27 @@ def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     b = b + jnp.diag(jnp.where(pivots < 0, -1, 1).astype(r.dtype))
     log_scale, log_carry = add_compensated(log_scale, log_carry, log_pivots)
     log_carry = log_carry + log_rest
-    log_lead, log_error = _reversal(jnp.zeros_like(log_scale).at[factors.label].set(log_scale), factors.log_lead)
+    log_lead, log_error = _reversal(jnp.zeros_like(log_scale).at[label].set(log_scale), factors.log_lead)
     log_error = jnp.maximum(log_error, factors.log_error)
     r = r + jnp.diag(pivots - jnp.diag(r))
     sizes, squares = jnp.sum(r * r, axis=1), q * q
     rows = jnp.maximum(jnp.sum(matrix * matrix, axis=1), squares @ sizes).at[eliminated].max(sizes)
     kappa = (rows @ squares) / jnp.where(pivots == 0, jnp.inf, pivots * pivots)
-    condition = factors.condition.at[factors.label].add(kappa)
-    new = Factors(q, log_scale, log_carry, b @ factors.t, factors.label, log_lead, log_error, condition)
-    return new, Pass(order, b, r, jnp.sqrt(rows))
+    condition = factors.condition.at[label].add(kappa)
+    new = Factors(q, log_scale, log_carry, b @ t, label, log_lead, log_error, condition)
+    assembled = jnp.abs(b) @ jnp.linalg.norm(t, axis=1)
+    residual = m[:, :0]
+    if m.dtype == jnp.float32:
+        before = jnp.where(lost[None, :], 0, factors.q)[:, order]
+        residual = difference_of_products(matrix, before, q, r)
+    return new, Pass(order, r, jnp.sqrt(rows), assembled, residual)
 
 
-def _reorder(order, m, factors):
-    """M and the factors with their directions in another order; lost directions are zero in M."""
-    m = jnp.where(factors.log_scale == -jnp.inf, 0, m)[:, order]
-    names = ("log_scale", "log_carry", "t", "label")
-    return m, factors._replace(**{name: getattr(factors, name)[order] for name in names})
+def _reorder(order, moving):
+    """M and what goes with its columns in another order; lost directions are zero in M."""
+    m, t, *vectors = moving
+    m = jnp.where(vectors[0] == -jnp.inf, 0, m)[:, order]
+    return m, t[order], *(vector[order] for vector in vectors)
 
 
 def log_of(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -23,9 +23,7 @@ def graded_svd(
 
     Reference: Drmač & Veselić (2008), SIAM J. Matrix Anal. Appl. 29; the QLP passes: Stewart (1999), SISC 20.
     """
-    left, log_sigma, rest, right = graded_svd_in_parts(
-        log_scale, jnp.zeros_like(log_scale), t, directions=directions
-    )
+    left, log_sigma, rest, right = graded_svd_in_parts(log_scale, jnp.zeros_like(log_scale), t, directions=directions)
     return left, log_sigma + rest, right
 
 

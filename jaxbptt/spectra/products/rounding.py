@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt.spectra.products import graded
-from jaxbptt.spectra.products.graded import Factors, Pass
+from jaxbptt.spectra.products.graded import Factors
 from jaxbptt.spectra.products.two_parts import difference_of_products
 
 FACTOR = 2.0  # of eps κ and eps τ
@@ -63,25 +63,20 @@ def record_steps(chain: jax.Array, every: int) -> tuple[Factors, Tape]:
     length, size, _ = chain.shape
 
     def body(factors, jacobian):
-        new, before, last = graded.multiply_and_tell(jacobian, factors)
-        entry = _entry(graded.split_columns(jacobian)[2], before, new, last)
-        return new, (new._replace(q=new.q[:, :0], log_lead=new.log_lead[:, :0]), entry)
+        new, last = graded.multiply_and_tell(jacobian, factors)
+        return new, (new._replace(q=new.q[:, :0], log_lead=new.log_lead[:, :0], t=new.t[:, :0]), _entry(new, last))
 
     _, (factors, tape) = jax.lax.scan(body, graded.identity(size, chain.dtype), chain)
     ends = jnp.minimum(every * jnp.arange(1, -(-length // every) + 1), length) - 1
-    return jax.tree.map(lambda leaf: leaf[ends], factors._replace(q=tape.q)), tape
+    return jax.tree.map(lambda leaf: leaf[ends], factors._replace(q=tape.q, t=tape.t)), tape
 
 
-def _entry(matrix, before, after, last):
-    """The tape's entry of one QR step, A Q' = Q R."""
-    gone, lost = (before.log_scale == -jnp.inf)[last.order], after.log_scale == -jnp.inf
+def _entry(after, last):
+    """The tape's entry of one QR step."""
+    lost = after.log_scale == -jnp.inf
     r = last.r + jnp.diag(jnp.where(lost, 1 - jnp.diag(last.r), 0))
-    assembled = jnp.abs(last.b) @ jnp.linalg.norm(before.t, axis=1)[last.order]
-    residual = matrix[:, :0]
-    if _corrects(matrix):
-        q = jnp.where(gone[None, :], 0, before.q[:, last.order])
-        residual = difference_of_products(matrix, q, after.q, last.r)
-    return Tape(after.q, after.log_scale + after.log_carry, after.t, last.order, r, last.rows, assembled, residual)
+    log_scale = after.log_scale + after.log_carry
+    return Tape(after.q, log_scale, after.t, last.order, r, last.rows, last.assembled, last.residual)
 
 
 def _corrects(array):
@@ -106,13 +101,15 @@ def assess(
       (correction, 0 in float64; error, inf where nothing is known and 0 where a value is −inf).
     """
     first = graded.identity(chain.shape[1], chain.dtype)
-    first = _entry(first.t, first, first, Pass(first.label, first.t, first.t, first.log_scale))
 
     def visit(count, state):
         step = stop - 1 - count
-        after = jax.tree.map(lambda leaf: leaf[step], tape)
-        before = jax.tree.map(lambda one, leaf: jnp.where(step > 0, leaf[jnp.maximum(step - 1, 0)], one), first, tape)
-        return _step_back(chain[step], before, after, right, state)
+
+        def before(name):
+            earlier = getattr(tape, name)[jnp.maximum(step - 1, 0)]
+            return jnp.where(step > 0, earlier, getattr(first, name))
+
+        return _step_back(chain[step], before, jax.tree.map(lambda leaf: leaf[step], tape), right, state)
 
     start = _start(jax.tree.map(lambda leaf: leaf[stop - 1], tape), right, log_sigma)
     state = jax.lax.fori_loop(0, stop, visit, start)
@@ -164,70 +161,81 @@ def _underflow(like):
 
 
 def _step_back(jacobian, before, after, right, state):
-    """One step back in time, through both its QR steps where J was split."""
+    """One step back in time, through both its QR steps where J was split; before(name): a factor before the step."""
     split, columns, _ = graded.split_columns(jacobian)
+    log_before = before("log_scale")
 
     def one(state):
-        return _pass_back(before, after, right, state)
+        return _pass_back(log_before, lambda: before("t"), after, right, state)
 
     def two(state):
         """The first QR step, of diag(d) Q, was not kept."""
         nothing = jnp.zeros_like(columns)
         label = jnp.arange(len(columns))
-        factors = Factors(before.q, before.log_scale, nothing, before.t, label, jnp.zeros_like(jacobian), nothing, nothing)
-        after_first, first = graded.absorb(jnp.diag(columns), factors)
-        middle = _entry(jnp.diag(columns), factors, after_first, first)
-        return _pass_back(before, middle, right, _pass_back(middle, after, right, state))
+        lead = jnp.zeros_like(jacobian)
+        factors = Factors(before("q"), log_before, nothing, before("t"), label, lead, nothing, nothing)
+        factors, first = graded.absorb(jnp.diag(columns), factors)
+        state = _pass_back(factors.log_scale, lambda: factors.t, after, right, state)
+        return _pass_back(log_before, lambda: before("t"), _entry(factors, first), right, state)
 
     return jax.lax.cond(split, two, one, state)
 
 
-def _pass_back(before, after, right, state):
+def _pass_back(log_before, t_before, after, right, state):
     """Through one QR step, A Q' = Q R: adds its κ² and τ²."""
-    back = jnp.argsort(after.order)
+    underflow = _underflow(state.a)
     x = state.a @ after.q.T
-    z = state.a * jnp.exp(jnp.minimum(after.log_scale[None, :] + state.log_a[:, None], -_underflow(x))) + state.far
-    assembly = state.assembly + (z * z) @ (after.assembled**2)
+    z = state.a * jnp.exp(jnp.minimum(after.log_scale[None, :] + state.log_a[:, None], -underflow)) + state.far
     overlap = jnp.sum(state.a * state.c, axis=1)
-    a = (state.a @ after.r)[:, back]
-    c = jax.lax.linalg.triangular_solve(after.r, state.c, left_side=False, lower=False, transpose_a=True)[:, back]
-    lost = (after.log_scale == -jnp.inf)[back]
-    moved = before.log_scale - state.refreshed[back]
+    a = state.a @ after.r
+    c = jax.lax.linalg.triangular_solve(after.r, state.c, left_side=False, lower=False, transpose_a=True)
+    sides = a, c, state.far, state.refreshed, after.log_scale == -jnp.inf
+
+    def reorder(*sides):
+        back = jnp.argsort(after.order)
+        return tuple(side[..., back] for side in sides)
+
+    settled = jnp.all(after.order == jnp.arange(len(after.order)))
+    a, c, far, refreshed, lost = jax.lax.cond(settled, lambda *sides: sides, reorder, *sides)
+    moved = log_before - refreshed
     moved = jnp.where(jnp.isfinite(moved), moved, 0)
-    stale = jnp.any(lost) | (jnp.max(moved) - jnp.min(moved) > -0.5 * _underflow(x))
-    state = state._replace(a=a, c=c, far=state.far[:, back], refreshed=state.refreshed[back], assembly=assembly)
-    state = jax.lax.cond(stale, lambda state: _complete(before, lost, right, state), lambda state: state, state)
-    y = jnp.linalg.norm(state.c, axis=1)
-    kappa = jnp.linalg.norm(x * after.rows[None, :], axis=1) * y / overlap
+    stale = jnp.any(lost) | (jnp.max(moved) - jnp.min(moved) > -0.5 * underflow)
+
+    def complete(a, c, far, refreshed):
+        return _complete(log_before, t_before(), lost, right, state, a, c)
+
+    a, c, far, refreshed = jax.lax.cond(stale, complete, lambda *same: same, a, c, far, refreshed)
+    a_norm, c_norm = jnp.linalg.norm(a, axis=1), jnp.linalg.norm(c, axis=1)
+    kappa = jnp.linalg.norm(x * after.rows[None, :], axis=1) * c_norm / overlap
     change = state.change
     if _corrects(x):
-        change = change + jnp.sum(x * (state.c[:, after.order] @ after.residual.T), axis=1) / overlap
-    a_norm = jnp.linalg.norm(state.a, axis=1)
+        residual = jnp.zeros_like(after.residual).at[:, after.order].set(after.residual)
+        change = change + jnp.sum(x * (c @ residual.T), axis=1) / overlap
     safe = lambda norm: jnp.where(norm > 0, norm, 1)
-    return state._replace(
-        a=state.a / safe(a_norm)[:, None],
-        c=state.c / safe(y)[:, None],
+    return _Directions(
+        a=a / safe(a_norm)[:, None],
+        c=c / safe(c_norm)[:, None],
         log_a=state.log_a + jnp.log(safe(a_norm)),
-        log_c=state.log_c + jnp.log(safe(y)),
+        log_c=state.log_c + jnp.log(safe(c_norm)),
+        far=far,
+        refreshed=refreshed,
         condition=state.condition + kappa * kappa,
+        assembly=state.assembly + (z * z) @ (after.assembled**2),
         change=change,
     )
 
 
-def _complete(before, lost, right, state):
+def _complete(log_scale, t, lost, right, state, a, c):
     """Components of a and c that are too small for floats come from z = T⁻ᵀ v and w = T v, as do those that no later
     step knows because it lost their direction."""
-    underflow = _underflow(state.a)
-    log_a = -before.log_scale[None, :] - state.log_a[:, None]
-    log_c = before.log_scale[None, :] - state.log_c[:, None]
-    z, w = jnp.linalg.solve(before.t.T, right).T, (before.t @ right).T
+    underflow = _underflow(a)
+    log_a = -log_scale[None, :] - state.log_a[:, None]
+    log_c = log_scale[None, :] - state.log_c[:, None]
+    z, w = jnp.linalg.solve(t.T, right).T, (t @ right).T
     tiny_a, tiny_c = log_a < underflow, (log_c < underflow) | lost[None, :]
-    return state._replace(
-        a=jnp.where(tiny_a, z * jnp.exp(jnp.minimum(log_a, 0)), state.a),
-        c=jnp.where(tiny_c, w * jnp.exp(jnp.minimum(log_c, -underflow)), state.c),
-        far=jnp.where(tiny_a, z, 0),
-        refreshed=before.log_scale,
-    )
+    a = jnp.where(tiny_a, z * jnp.exp(jnp.minimum(log_a, 0)), a)
+    c = jnp.where(tiny_c, w * jnp.exp(jnp.minimum(log_c, -underflow)), c)
+    return a, c, jnp.where(tiny_a, z, 0), log_scale
 
 
 def share_errors(log_sigma: jax.Array, error: jax.Array) -> jax.Array:

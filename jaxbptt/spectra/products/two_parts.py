@@ -24,8 +24,8 @@ def difference_of_products(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Arra
 
 
 def _product(a, b):
-    exponent = jnp.frexp(jnp.max(jnp.abs(b), axis=1))[1]  # rows of B, columns of A of like size: those of R are graded
-    a, b = jnp.ldexp(a, exponent[None, :]), jnp.ldexp(b, -exponent[:, None])
+    scale = _power_above(jnp.max(jnp.abs(b), axis=1))  # rows of B, columns of A of like size: those of R are graded
+    a, b = a * scale[None, :], b / scale[:, None]
     bits = (24 - math.ceil(math.log2(a.shape[1]))) // 2
     a_high, b_high = _leading(a, bits, 1), _leading(b, bits, 0)
     multiply = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
@@ -34,8 +34,13 @@ def _product(a, b):
 
 def _leading(x, bits, axis):
     """x rounded to a multiple of 2^−bits of a power of two above its largest entry along an axis."""
-    exponent = jnp.frexp(jnp.max(jnp.abs(x), axis=axis, keepdims=True))[1] - bits
-    return jnp.ldexp(jnp.round(jnp.ldexp(x, -exponent)), exponent)
+    unit = _power_above(jnp.max(jnp.abs(x), axis=axis, keepdims=True)) * 2.0**-bits
+    return jnp.round(x / unit) * unit
+
+
+def _power_above(x):
+    """A power of two above x, far from the ends of the range."""
+    return jnp.ldexp(jnp.ones_like(x), jnp.clip(jnp.frexp(x)[1], -80, 80))
 
 
 def log_in_parts(x: jax.Array) -> tuple[jax.Array, jax.Array]:
