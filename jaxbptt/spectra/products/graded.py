@@ -110,9 +110,10 @@ def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     log_lead, log_error = _reversal(jnp.zeros_like(log_scale).at[label].set(log_scale), factors.log_lead)
     log_error = jnp.maximum(log_error, factors.log_error)
     r = r + jnp.diag(pivots - jnp.diag(r))
-    sizes, squares = jnp.sum(r * r, axis=1), q * q
-    rows = jnp.maximum(jnp.sum(matrix * matrix, axis=1), squares @ sizes).at[eliminated].max(sizes)
-    kappa = (rows @ squares) / jnp.where(pivots == 0, jnp.inf, pivots * pivots)
+    sizes, entries = safe_norm(r), jnp.abs(q)
+    rows = jnp.maximum(safe_norm(matrix), safe_norm(entries * sizes[None, :])).at[eliminated].max(sizes)
+    kappa = rows[:, None] * (entries / jnp.where(pivots == 0, jnp.inf, jnp.abs(pivots))[None, :])
+    kappa = jnp.sum(kappa * kappa, axis=0)
     condition = factors.condition.at[label].add(kappa)
     new = Factors(q, log_scale, log_carry, b @ t, label, log_lead, log_error, condition)
     assembled = jnp.abs(b) @ jnp.linalg.norm(t, axis=1)
@@ -120,7 +121,7 @@ def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     if m.dtype == jnp.float32:
         before = jnp.where(lost[None, :], 0, factors.q)[:, order]
         residual = difference_of_products(matrix, before, q, r)
-    return new, Pass(order, r, jnp.sqrt(rows), assembled, residual)
+    return new, Pass(order, r, rows, assembled, residual)
 
 
 def _reorder(order, moving):
@@ -165,6 +166,13 @@ def _row_sorted_qr(m):
 
     as_it_is = lambda m: (*jnp.linalg.qr(m), jnp.arange(len(m)))
     return jax.lax.cond(jnp.min(rows) * GRADED_ROWS < jnp.max(rows), in_order, as_it_is, m)
+
+
+def safe_norm(rows: jax.Array) -> jax.Array:
+    """‖row‖ of every row, whose squares may leave the float range."""
+    largest = jnp.max(jnp.abs(rows), axis=1)
+    scale = jnp.where(largest > 0, largest, 1)
+    return largest * jnp.linalg.norm(rows / scale[:, None], axis=1)
 
 
 def add_compensated(total: jax.Array, carry: jax.Array, increment: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -74,7 +74,7 @@ def _orthogonal_rows(log_scale, log_carry, t, rotation):
 
 
 def _rotate(log_scale, rest, rows, rotation):
-    """Sweeps of plane rotations on e^(log_scale_i + rest_i) rows_i until all rows are orthogonal; n/2 pairs at a time."""
+    """Sweeps of plane rotations on e^(log_scale_i + rest_i) rows_i until all are orthogonal; n/2 pairs at a time."""
     schedule = jnp.asarray(_round_robin(len(rest)))
     tolerance = 2 * len(rest) ** 0.5 * jnp.finfo(rows.dtype).eps
 

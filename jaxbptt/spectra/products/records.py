@@ -13,7 +13,8 @@ from jaxbptt.spectra.products.parallel import prefix_factors
 from jaxbptt.types import ProductMethod
 
 SUSPECT = 2e-3  # relative error of one direction, seen forwards, above which a chain's errors are computed unasked
-SUSPECT_TOGETHER = 0.1  # the same for reversals and conditions, which amplify each other
+JOINED = 2 / 3  # eps^JOINED: the same where blocks are joined, whose own reversals are not seen
+TOGETHER = 1 / 6  # eps^TOGETHER: the same for a reversal and a condition together, which amplify each other
 
 
 class Decomposition(NamedTuple):
@@ -39,7 +40,7 @@ def decompose_records(
         if errors:
             return _certify(chain, every, directions)
         factors = prefix_factors(chain, every) if method == "parallel" else _scan_factors(chain, every)
-        return jax.lax.cond(_is_suspicious(factors), lambda: _certify(chain, every, False), lambda: _trust(factors))
+        return jax.lax.cond(_is_suspicious(factors, method), lambda: _certify(chain, every, False), lambda: _trust(factors))
 
     return jax.lax.cond(is_monomial(chain), exactly, in_factors)
 
@@ -62,13 +63,14 @@ def _scan_factors(chain, every):
     return jax.lax.scan(body, (factors, records), (jnp.arange(length), chain))[0][1]
 
 
-def _is_suspicious(factors: Factors) -> jax.Array:
+def _is_suspicious(factors: Factors, method: ProductMethod) -> jax.Array:
     """Whether rounding may have grown too much, as far as a pass forwards can tell. Not a bound: it knows the
     condition of each direction by itself, and how far one that fell behind caught up."""
     epsilon = jnp.finfo(factors.t.dtype).eps
     reversal, condition = jnp.exp(jnp.max(factors.log_error)), epsilon * jnp.sqrt(jnp.max(factors.condition))
     together = reversal * condition / epsilon
-    return ~((reversal < SUSPECT) & (condition < SUSPECT) & (together < SUSPECT_TOGETHER))
+    allowed = epsilon**JOINED if method == "parallel" else SUSPECT
+    return ~((reversal < allowed) & (condition < SUSPECT) & (together < epsilon**TOGETHER))
 
 
 def _trust(factors):

@@ -205,8 +205,8 @@ def _pass_back(log_before, t_before, after, right, state):
         return _complete(log_before, t_before(), lost, right, state, a, c)
 
     a, c, far, refreshed = jax.lax.cond(stale, complete, lambda *same: same, a, c, far, refreshed)
-    a_norm, c_norm = jnp.linalg.norm(a, axis=1), jnp.linalg.norm(c, axis=1)
-    kappa = jnp.linalg.norm(x * after.rows[None, :], axis=1) * c_norm / overlap
+    a_norm, c_norm = graded.safe_norm(a), graded.safe_norm(c)
+    kappa = graded.safe_norm(x * after.rows[None, :]) * c_norm / overlap
     change = state.change
     if _corrects(x):
         residual = jnp.zeros_like(after.residual).at[:, after.order].set(after.residual)
