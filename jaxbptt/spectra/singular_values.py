@@ -90,9 +90,9 @@ def log_singular_values(
     up to rounding, or where float32 does not suffice. Chains of diagonal matrices and scaled permutations are sums of
     logs, with no such loss. Not differentiable in reverse mode (see `log_growth`).
 
-    Without `errors`, a forward test alone decides whether a chain needs them: of about 10,000 values each of ten
-    families of hard chains, FEW passed it that were off by more than 0.01 nats. With `errors`, every value carries its
-    own: of 30,000 in float64 and 30,000 in float32, COUNT were off by more than three times it.
+    With `errors`, every value carries its own. Of 46,000 given for ten families of hard chains, N ≤ 8 and T ≤ 60, one
+    was off by more than three times it (7 times). Without, a test forwards alone decides whether a chain is looked at
+    so closely: about 1 in 1,500 of the same values was then off by more than 0.01 nats (worst: 2.9).
 
     Args:
       jacobians: [T, N, N], [t−1] is J_t, float; or [T, B, n, n], the blocks of a block-diagonal chain of N = B·n, from
@@ -201,7 +201,7 @@ def _join(blocks):
 
     def embed(side):
         """[R, B·n, B·width], a block each on the diagonal."""
-        apart = jnp.eye(count, dtype=side.dtype)[:, None, :, None] * side.transpose(1, 0, 2, 3)[:, :, :, None, :]
+        apart = jnp.eye(count, dtype=side.dtype)[None, :, None, :, None] * side.swapaxes(0, 1)[:, :, :, None, :]
         return apart.reshape(records, count * size, count * width)
 
     # A value that is not known in one block leaves open how many of another block's are larger.

@@ -40,7 +40,9 @@ def decompose_records(
         if errors:
             return _certify(chain, every, directions)
         factors = prefix_factors(chain, every) if method == "parallel" else _scan_factors(chain, every)
-        return jax.lax.cond(_is_suspicious(factors, method), lambda: _certify(chain, every, False), lambda: _trust(factors))
+        return jax.lax.cond(
+            _is_suspicious(factors, method), lambda: _certify(chain, every, False), lambda: _trust(factors)
+        )
 
     return jax.lax.cond(is_monomial(chain), exactly, in_factors)
 
