@@ -106,3 +106,35 @@ def _number(log):
     if log == -np.inf:
         return "0"
     return f"{np.exp(log):.4g}" if abs(log) < 12 else f"10^{log / np.log(10):.1f}"
+
+
+def describe_exponents(found: Any) -> list[str]:
+    """Sentences about the `LyapunovExponents` of one chain: what is NaN or may be off, and why."""
+    if not all(_validation.is_concrete(field) for field in found):
+        raise TypeError("exponents: got traced arrays, expected concrete ones (call notes outside jit)")
+    if np.ndim(found.exponents) != 1:
+        raise ValueError(f"exponents: got shape {list(np.shape(found.exponents))}, expected [k] (one chain)")
+    found = type(found)(*(np.asarray(field) for field in found))
+    off, numbered = np.isnan(found.exponents), [f"{i + 1}" for i in range(len(found.exponents))]
+    name = lambda which: ("exponents " if sum(which) > 1 else "exponent ") + ", ".join(np.compress(which, numbered))
+    if np.isnan(found.rounding_error).any():
+        return ["No exponent is known: NaN in the Jacobians, or a fixed interval that is too long."]
+    lines = []
+    if off.any():
+        worst = found.rounding_error[off].max()
+        much = "mixed directions up" if worst == np.inf else f"changed them by about {worst:.2g} nats per step"
+        lines.append(
+            f"NaN for {name(off)}: rounding {much} (a chain that undoes its own expansion, or singular steps)."
+        )
+    short = ~off & np.isnan(found.standard_error)
+    if short.any():
+        time = found.correlation_time[short].max()
+        reason = "too few samples" if np.isnan(time) else f"growth is correlated over about {time:.3g} steps"
+        lines.append(f"No standard error for {name(short)}: {reason}, and the chain is too short to tell.")
+    turning = found.warm_up_error > np.maximum(found.standard_error, np.finfo(found.exponents.dtype).eps ** 0.5)
+    if turning.any():
+        lines.append(
+            f"The warm-up is too short for {name(turning)}: directions that were still turning may leave"
+            f" {found.warm_up_error[turning].max():.2g} nats per step, more than the standard error."
+        )
+    return lines

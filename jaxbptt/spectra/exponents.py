@@ -4,14 +4,18 @@ own trajectory in constant memory.
 Reference: Benettin et al. (1980), Meccanica 15; Dieci & Van Vleck (1995), Appl. Numer. Math. 17.
 """
 
+import warnings
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import _validation, trajectories
 from jaxbptt.jacobians.products import Jacobians
 from jaxbptt.jacobians.structured import StructuredJacobians
-from jaxbptt.partials import step_partials
+from jaxbptt.partials import Partials, step_partials
+from jaxbptt.spectra.frames import connected
 from jaxbptt.spectra.qr_scan import Chain, Options, run_scan
 from jaxbptt.spectra.statistics import LyapunovExponents
 from jaxbptt.types import Inputs, Params, Recurrence, State
@@ -47,14 +51,25 @@ def lyapunov_exponents(
     if isinstance(jacobians, StructuredJacobians):
         size, dtype, stored = jacobians.size, jacobians.dtype, None
         advance, steps = lambda state, factors: (state, jacobians.dense(factors)), jacobians.factors
+        collect = lambda couples, factors: (couples | (jacobians.dense(factors) != 0), None)
+        all_couples = lambda: jax.lax.scan(collect, jnp.zeros((size, size), bool), steps)[0]
+        first = jacobians.dense(jax.tree.map(lambda leaf: leaf[0], steps))
     else:
         steps = stored = _validation.take_jacobians(jacobians)
         size, dtype = stored.shape[1], stored.dtype
         if dtype not in (jnp.float32, jnp.float64):
             raise TypeError(f"jacobians: got {dtype}, expected float32 or float64")
         advance = lambda state, jacobian: (state, jacobian)
+        all_couples, first = lambda: jnp.any(stored != 0, axis=0), stored[0]
     options = _require_options(k, warm_up, interval, blocks, len(jacobians), size)
-    return run_scan(Chain(advance, (), steps, stored, dtype, len(jacobians), size), options)
+    linked = connected(first != 0)  # most steps couple all
+    same: jax.Array | None = jax.lax.cond(jnp.all(linked), lambda: linked, lambda: connected(all_couples()))
+    if _validation.is_concrete(same):
+        same = None if np.all(same) else same
+        options = options if same is None else options._replace(width=size)
+    elif options.width < size:
+        same = None
+    return _told(run_scan(Chain(advance, (), steps, stored, dtype, len(jacobians), size, same=same), options))
 
 
 def stream_exponents(
@@ -89,19 +104,47 @@ def stream_exponents(
     _validation.require_size("transient", transient, least=0, most=length - 1)
     state = cell.initial_state(params) if initial is None else initial
     state = jax.tree.map(jnp.asarray, state)
-    flat = ravel_pytree(state)[0]
-    options = _require_options(k, warm_up, interval, blocks, length - transient, flat.size)
+    flat, batch = ravel_pytree(state)[0], getattr(cell, "batch", None)
+    options = _require_options(k, warm_up, interval, blocks, length - transient, flat.size, batch or 1)
     if transient:
         settling = jax.tree.map(lambda leaf: leaf[:transient], inputs)
         inputs = jax.tree.map(lambda leaf: leaf[transient:], inputs)
         state, _ = jax.lax.scan(lambda state, x: (cell.step(params, state, x), None), state, settling)
     partials = step_partials(cell)
-    advance = lambda state, x: partials.value_and_jacobian(params, state, x)
-    return run_scan(Chain(advance, state, inputs, None, flat.dtype, length - transient, flat.size), options)
+    if batch is None:
+        advance = lambda state, x: partials.value_and_jacobian(params, state, x)
+    else:
+        advance = lambda state, x: _blocks(cell, partials, params, state, x)
+    chain = Chain(advance, state, inputs, None, flat.dtype, length - transient, flat.size // (batch or 1), batch)
+    return _told(run_scan(chain, options))
+
+
+def _blocks(cell: Recurrence, partials: Partials, params: Params, state: State, x: Inputs) -> tuple[State, jax.Array]:
+    """(h_t, ∂h_t/∂h_{t−1} of every sequence [B, n, n]): a cotangent is pulled back in all sequences at once."""
+    residuals = partials.residuals(params, state, x)
+    new, one = cell.step(params, state, x), jax.tree.map(lambda leaf: leaf[0], state)
+    flat, unravel = ravel_pytree(one)
+    batch = len(jax.tree.leaves(state)[0])
+
+    def row(unit):
+        cotangent = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape)), unravel(unit))
+        pulled = partials.pull_state(params, residuals, cotangent)
+        return jax.vmap(lambda one: ravel_pytree(one)[0])(pulled)
+
+    return new, jax.vmap(row, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
+
+
+def _told(found: LyapunovExponents) -> LyapunovExponents:
+    """Outside jit, with a warning of what the numbers do not tell by themselves."""
+    if all(_validation.is_concrete(field) for field in found):
+        for note in found.notes():
+            if not note.startswith("No "):
+                warnings.warn(note, RuntimeWarning, stacklevel=3)
+    return found
 
 
 def _require_options(
-    k: int | None, warm_up: int | None, interval: int | None, blocks: int, length: int, size: int
+    k: int | None, warm_up: int | None, interval: int | None, blocks: int, length: int, size: int, sequences: int = 1
 ) -> Options:
     k = size if k is None else k
     _validation.require_size("k", k, most=size)
@@ -110,4 +153,4 @@ def _require_options(
     if interval is not None:
         _validation.require_size("interval", interval)
     _validation.require_size("blocks", blocks)
-    return Options(k, warm_up, interval, min(blocks, length - warm_up))
+    return Options(k, min(k + 1, size // sequences), warm_up, interval, min(blocks, length - warm_up))

@@ -7,28 +7,86 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxbptt.spectra.autoregression import long_run
+from jaxbptt.spectra.diagnosis import describe_exponents
+from jaxbptt.spectra.rounding import LIMIT
 from jaxbptt.types import ArrayLike, Integer, Scalar
+
+LONGEST_RUNS = 20  # correlation times that the counted steps must hold, for a standard error to be given
 
 
 class LyapunovExponents(NamedTuple):
-    """k exponents, in nats per step, descending."""
+    """k exponents, in nats per step, descending, and three kinds of error: of a finite time, of the start, of rounding.
 
-    exponents: Float[Array, " k"]
-    standard_error: Float[Array, " k"]  # s / √blocks; for intervals use Student's t with blocks − 1 degrees of freedom
+    `standard_error` is √(S/T'), S the sum of all autocovariances of ln r_ii, from an autoregression in time of order up
+    to 12 (`autoregression`): (exponent − truth)/standard_error is taken for Student's t. It assumes that the growth is
+    stationary after the warm-up, and that its correlations show in an autoregression: of a slow process hidden under
+    ten times as much fast noise, 95 % intervals hold the truth in 3 of 4 cases only. Where the correlation time is
+    more than T'/20, so that the chain is too short to tell, it is NaN (`notes` says so).
+    """
+
+    exponents: Float[Array, " k"]  # NaN where rounding_error exceeds 0.001
+    standard_error: Float[Array, " k"]  # of the mean over time; 0 for an exponent of −inf
+    degrees_of_freedom: Float[Array, " k"]  # of that standard error, for Student's t
+    correlation_time: Float[Array, " k"]  # steps: the integrated autocorrelation time, for e^(−lag/τ) about τ
+    warm_up_error: Float[Array, " k"]  # what directions that were still turning after the warm-up may have left
+    rounding_error: Float[Array, " k"]  # standard deviation of what rounding did; inf: directions were mixed up
     local: Float[Array, "blocks k"]  # finite-time exponents of each block of time
     interval: Scalar  # mean steps between QRs
     interval_error: Float[Array, " k"]  # largest difference per step from QR at every step, in the checked blocks
     size: Integer  # N
 
+    def confidence_interval(self, level: float = 0.95) -> Float[Array, "2 k"]:
+        """exponents ∓ t · standard_error, t the quantile of Student's t: where the limits for T → ∞ lie.
+
+        Args:
+          level: in 0 … 1, the probability that an interval holds the truth.
+
+        Returns:
+          [2, k]: lower and upper ends. Errors of the start and of rounding are not in it.
+
+        Raises:
+          ValueError: level not in 0 … 1.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level: got {level}, expected a number between 0 and 1")
+        half = student_quantile(level, self.degrees_of_freedom) * self.standard_error
+        return jnp.stack((self.exponents - half, self.exponents + half))
+
+    def notes(self) -> list[str]:
+        """What is NaN, or may be off by more than its standard error, and why, a sentence each.
+
+        Returns:
+          Sentences about one chain; none if there is nothing to say.
+
+        Raises:
+          TypeError, ValueError: traced fields; fields of a batch of chains.
+        """
+        return describe_exponents(self)
+
     def kaplan_yorke_dimension(self) -> Scalar:
-        """`kaplan_yorke_dimension` of these exponents; NaN where the k computed ones do not determine it."""
-        dimension = kaplan_yorke_dimension(self.exponents)
-        return jnp.where((dimension < len(self.exponents)) | (len(self.exponents) == self.size), dimension, jnp.nan)
+        """`kaplan_yorke_dimension` of these exponents; NaN where the known ones do not determine it."""
+        known, exponents = _known(self.exponents)
+        dimension = kaplan_yorke_dimension(exponents)
+        return jnp.where((dimension < known) | (known == self.size), dimension, jnp.nan)
 
     def entropy_rate(self) -> Scalar:
-        """`entropy_rate` of these exponents; NaN where exponents beyond the k computed ones may be positive."""
-        settled = (self.exponents[-1] <= 0) | (len(self.exponents) == self.size)
-        return jnp.where(settled, entropy_rate(self.exponents), jnp.nan)
+        """`entropy_rate` of these exponents; NaN where exponents beyond the known ones may be positive."""
+        known, exponents = _known(self.exponents)
+        settled = (exponents[jnp.maximum(known - 1, 0)] <= 0) & (known > 0) | (known == self.size)
+        return jnp.where(settled, entropy_rate(exponents), jnp.nan)
+
+
+class Sums(NamedTuple):
+    """Of ln r_ii after the warm-up, over the columns of one scan or of several side by side."""
+
+    local: jax.Array  # [blocks, c] nats
+    series: jax.Array  # [samples, c] nats
+    sampled: jax.Array  # [samples, c] steps of each sample
+    samples: jax.Array  # [c] how many are used
+    rounding: jax.Array  # [c] nats
+    turning: jax.Array  # [c] nats
+    interval_error: jax.Array  # [c] nats per step
 
 
 class PooledExponents(NamedTuple):
@@ -37,7 +95,7 @@ class PooledExponents(NamedTuple):
     exponents: Float[Array, " k"]  # mean
     standard_error: Float[Array, " k"]  # of the mean, from the spread between the B: s / √B
     spread: Float[Array, " k"]  # standard deviation between the B
-    within: Float[Array, " k"]  # root mean square of the B standard errors: the size of `spread` if all B are alike
+    within: Float[Array, " k"]  # root mean square of the known standard errors: the size of `spread` if all B are alike
 
 
 def kaplan_yorke_dimension(exponents: Float[ArrayLike, " k"]) -> Scalar:
@@ -90,22 +148,66 @@ def pool_exponents(results: LyapunovExponents) -> PooledExponents:
         raise ValueError(f"results: got exponents of shape {list(jnp.shape(results.exponents))}, expected [B ≥ 2, k]")
     mean = jnp.mean(results.exponents, axis=0)
     spread = _deviation(results.exponents, mean)
-    within = jnp.sqrt(jnp.mean(results.standard_error**2, axis=0))
+    within = jnp.sqrt(jnp.nanmean(results.standard_error**2, axis=0))
     return PooledExponents(mean, spread / jnp.sqrt(jnp.asarray(len(results.exponents), mean.dtype)), spread, within)
 
 
 def summarise(
-    local: jax.Array, lengths: np.ndarray, interval: jax.Array, interval_error: jax.Array, size: int
+    sums: Sums, lengths: np.ndarray, interval: jax.Array, size: int, k: int, usable: jax.Array
 ) -> LyapunovExponents:
-    """LyapunovExponents from the block means [blocks, k] over `lengths` [blocks] steps."""
-    weights = jnp.asarray(lengths / lengths.sum(), local.dtype)
-    exponents = jnp.sum(weights[:, None] * local, axis=0)
-    order = jnp.argsort(exponents, descending=True)
-    error = _deviation(local, exponents) / jnp.sqrt(jnp.asarray(len(local), local.dtype))
-    interval = jnp.asarray(interval, local.dtype)
-    return LyapunovExponents(
-        exponents[order], error[order], local[:, order], interval, interval_error[order], jnp.asarray(size)
+    """The k largest exponents from sums over blocks of `lengths` steps; NaN throughout where not usable."""
+    dtype, counted = sums.local.dtype, float(lengths.sum())
+    exponents = jnp.sum(sums.local, axis=0) / counted
+    alive = jnp.isfinite(exponents)
+    off = sums.series - jnp.where(alive, exponents, 0)[None, :] * sums.sampled
+    found = long_run(jnp.where(alive[None, :], off, 0), sums.samples)
+    count = sums.samples.astype(dtype)
+    # A sample is the sum over some steps, in which nothing is resolved: if independent, its steps are taken for that.
+    more = jnp.maximum(found.correlation_time - 0.5, 0) * counted / count
+    correlation_time = jnp.minimum(found.correlation_time, 0.5) + more
+    standard_error = jnp.where(
+        correlation_time > counted / LONGEST_RUNS, jnp.nan, jnp.sqrt(found.variance * count) / counted
     )
+    eps = float(jnp.finfo(dtype).eps)
+    rounding_error = jnp.where(alive, sums.rounding / counted + eps * jnp.abs(exponents), 0)
+    local = sums.local / jnp.asarray(lengths, dtype)[:, None]
+    order = jnp.argsort(exponents, descending=True)[:k]
+    known = usable & (rounding_error <= LIMIT)
+    given = lambda field: jnp.where(jnp.broadcast_to(known, field.shape), field, jnp.nan)[..., order]
+    return LyapunovExponents(
+        exponents=given(exponents),
+        standard_error=given(jnp.where(alive, standard_error, 0)),
+        degrees_of_freedom=given(found.degrees_of_freedom),
+        correlation_time=given(correlation_time),
+        warm_up_error=given(jnp.where(alive, sums.turning / counted, 0)),
+        rounding_error=jnp.where(usable, rounding_error, jnp.nan)[order],
+        local=given(local),
+        interval=jnp.asarray(interval, dtype),
+        interval_error=sums.interval_error[order],
+        size=jnp.asarray(size),
+    )
+
+
+def student_quantile(level: float, degrees_of_freedom: jax.Array) -> jax.Array:
+    """t with P(|Student's t| ≤ t) = level, by bisection of the incomplete beta function: any shape."""
+    degrees_of_freedom = jnp.asarray(degrees_of_freedom)
+    half = jnp.asarray(0.5, degrees_of_freedom.dtype)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        more = jax.scipy.special.betainc(degrees_of_freedom / 2, half, middle) > 1 - level
+        return jnp.where(more, low, middle), jnp.where(more, middle, high)
+
+    low, high = jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(degrees_of_freedom), jnp.ones_like(degrees_of_freedom)))
+    y = (low + high) / 2  # ν/(ν + t²)
+    return jnp.sqrt(degrees_of_freedom * (1 - y) / y)
+
+
+def _known(exponents):
+    """(how many before the first NaN, the exponents with −inf from there on)."""
+    known = jnp.cumprod(~jnp.isnan(exponents)) > 0
+    return jnp.sum(known), jnp.where(known, exponents, -jnp.inf)
 
 
 def _deviation(values, mean):
