@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 MOST = 12  # orders tried
 FEWEST = 8  # samples
+MOST_REGULAR = 1 - 1e-6  # largest |κ|: a series of period 2, or none but rounding, has 1
 
 
 class LongRun(NamedTuple):
@@ -33,39 +34,48 @@ class LongRun(NamedTuple):
     correlation_time: jax.Array  # [k] S/(2 var x) as fitted, in samples: ½ if independent
 
 
+class _Fit(NamedTuple):
+    """Of one order m; all [k]."""
+
+    criterion: jax.Array  # AICc
+    log_ratio: jax.Array  # ln S_m/σ_0²
+    spread: jax.Array  # var ln S
+
+
 def long_run(series: jax.Array, counts: jax.Array) -> LongRun:
     """S of each column's first `counts` [k] entries in `series` [n, k], of mean zero; NaN if fewer than FEWEST."""
-    size, k = series.shape
-    index, counts = jnp.arange(size)[:, None], counts[None, :]
+    used = jnp.arange(len(series))[:, None] < counts[None, :]
     n = counts.astype(series.dtype)
-    series = jnp.where(index < counts, series, 0)
     # Scaled, a series of rounding noise alone does not square to nothing.
-    scale = jnp.max(jnp.abs(series), axis=0, keepdims=True)
-    unit = series / jnp.where(scale > 0, scale, 1)
+    scale = jnp.max(jnp.abs(jnp.where(used, series, 0)), axis=0)
+    unit = jnp.where(used, series, 0) / jnp.where(scale > 0, scale, 1)[None, :]
+
+    def fit(order, log_sigma, log_gain, earlier):
+        log_ratio = log_sigma - 2 * log_gain
+        criterion = n * log_sigma + n * (n + order) / jnp.maximum(n - order - 2, 1)
+        spread = 2 / (n - 1 - order) + 4 / n * earlier * jnp.exp(log_ratio)
+        return _Fit(jnp.where(4 * order <= n, criterion, jnp.inf), log_ratio, spread)
 
     def raise_order(carry, order):
-        forward, backward = carry
-        inside = (index >= order) & (index < counts)
+        forward, backward, log_sigma, log_gain, earlier, best = carry
+        inside = used & (jnp.arange(len(series))[:, None] >= order)
         forward, backward = jnp.where(inside, forward, 0), jnp.where(inside, jnp.roll(backward, 1, axis=0), 0)
-        total = jnp.sum(forward * forward + backward * backward, axis=0, keepdims=True)
-        kappa = 2 * jnp.sum(forward * backward, axis=0, keepdims=True) / jnp.where(total > 0, total, 1)
-        return (forward - kappa * backward, backward - kappa * forward), kappa[0]
+        total = jnp.sum(forward * forward + backward * backward, axis=0)
+        kappa = 2 * jnp.sum(forward * backward, axis=0) / jnp.where(total > 0, total, 1)
+        kappa = jnp.clip(kappa, -MOST_REGULAR, MOST_REGULAR)
+        earlier = earlier + jnp.exp(2 * log_gain - log_sigma)
+        log_sigma, log_gain = log_sigma + jnp.log1p(-kappa * kappa), log_gain + jnp.log1p(-kappa)
+        new = fit(order.astype(n.dtype), log_sigma, log_gain, earlier)
+        best = jax.tree.map(lambda old, new_: jnp.where(new.criterion < best.criterion, new_, old), best, new)
+        both = forward - kappa[None, :] * backward, backward - kappa[None, :] * forward
+        return (*both, log_sigma, log_gain, earlier, best), None
 
-    kappa = jax.lax.scan(raise_order, (unit, unit), jnp.arange(1, MOST + 1))[1]
-    none = jnp.zeros((1, k), series.dtype)
-    logs = (jnp.log1p(-kappa * kappa), jnp.log1p(-kappa))
-    log_sigma, log_gain = (jnp.concatenate((none, jnp.cumsum(log, axis=0))) for log in logs)  # ln σ_m²/σ_0², ln A_m
-    orders = jnp.arange(MOST + 1, dtype=series.dtype)[:, None]
-    criterion = n * log_sigma + n * (n + orders) / jnp.maximum(n - orders - 2, 1)
-    order = jnp.argmin(jnp.where(4 * orders <= n, criterion, jnp.inf), axis=0)[None, :]
-    take = lambda table: jnp.take_along_axis(table, order, axis=0)
-    log_ratio = log_sigma - 2 * log_gain  # ln S_m/σ_0²
-    earlier = jnp.concatenate((none, jnp.cumsum(jnp.exp(-log_ratio), axis=0)[:-1]))
-    ratio = jnp.exp(take(log_ratio))
-    spread = 2 / (n - 1 - take(jnp.broadcast_to(orders, log_ratio.shape))) + 4 / n * take(earlier) * ratio
-    power = scale * scale * jnp.sum(unit * unit, axis=0, keepdims=True) / n
+    none = jnp.zeros_like(n)
+    start = unit, unit, none, none, none, fit(none, none, none, none)
+    best = jax.lax.scan(raise_order, start, jnp.arange(1, MOST + 1))[0][-1]
+    ratio, power = jnp.exp(best.log_ratio), scale * scale * jnp.mean(unit * unit, axis=0) * (len(series) / n)
     # An estimated φ is too small by (1 + 3φ)/n (Marriott & Pope); the correction at the φ of the same correlation time.
     gap = 2 / (ratio + 1)  # 1 − φ
     corrected = jnp.maximum(gap - jnp.maximum(4 - 3 * gap, 0) / n, gap / 3)
     variance = power * ratio * (gap / corrected) ** 2
-    return LongRun(*(jnp.where(n < FEWEST, jnp.nan, each)[0] for each in (variance, 2 / spread, 0.5 * ratio)))
+    return LongRun(*(jnp.where(n < FEWEST, jnp.nan, each) for each in (variance, 2 / best.spread, 0.5 * ratio)))

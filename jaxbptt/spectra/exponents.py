@@ -62,8 +62,8 @@ def lyapunov_exponents(
         advance = lambda state, jacobian: (state, jacobian)
         all_couples, first = lambda: jnp.any(stored != 0, axis=0), stored[0]
     options = _require_options(k, warm_up, interval, blocks, len(jacobians), size)
-    linked = connected(first != 0)  # most steps couple all
-    same: jax.Array | None = jax.lax.cond(jnp.all(linked), lambda: linked, lambda: connected(all_couples()))
+    couples = jax.lax.cond(jnp.all(first != 0), lambda: jnp.ones(first.shape, bool), all_couples)
+    same: jax.Array | None = connected(couples)
     if _validation.is_concrete(same):
         same = None if np.all(same) else same
         options = options if same is None else options._replace(width=size)

@@ -20,9 +20,8 @@ def initial_frame(size: int, width: int, same: jax.Array | None, dtype: jnp.dtyp
 def connected(couples: jax.Array) -> jax.Array:
     """[N, N] whether two entries of the state are linked by couplings [N, N], directly or not, in any direction."""
     linked = couples | couples.T | jnp.eye(len(couples), dtype=bool)
-    for _ in range(max(1, (len(couples) - 1).bit_length())):
-        linked = linked.astype(jnp.float32) @ linked.astype(jnp.float32) > 0
-    return linked
+    twice = lambda _, linked: linked.astype(jnp.float32) @ linked.astype(jnp.float32) > 0
+    return jax.lax.fori_loop(0, len(couples).bit_length(), twice, linked)
 
 
 def unfinished_turning(start: jax.Array, end: jax.Array, same: jax.Array | None) -> jax.Array:
