@@ -6,7 +6,8 @@ import numpy as np
 
 from jaxbptt import _validation
 
-HELD = 1.0  # nats: a norm that changes by at most this in the second half counts as neither vanishing nor exploding
+NEAR_ONE = 1e-9  # nats
+HELD = 1.0  # nats: a norm that changes by at most this has neither vanished nor exploded
 
 
 def describe(found: Any) -> list[str]:
@@ -21,34 +22,43 @@ def describe(found: Any) -> list[str]:
     found = type(found)(*(np.asarray(field, np.float64) for field in found))
     lines = [_what_happened(found.log_norm), *_transient(found.log_norm)]
     if not np.isnan(found.log_gamma_sigma):
-        lines += _what_the_weight_says(found)
+        lines += _what_the_weight_says(found, digits)
     return [*lines, _looseness(found), _what_a_product_loses(found, digits)]
 
 
 def _what_happened(log_norm):
+    """By ln‖dh_T/dh_0‖ over the whole span; what the second half did is a sentence part of its own."""
     length, end = len(log_norm), log_norm[-1]
     if end == -np.inf:
         return f"The gradient vanished exactly: dh_t/dh_0 = 0 from t = {np.argmin(log_norm) + 1} on."
     half = length // 2
     change = end - (log_norm[half - 1] if half else 0)
-    verdict = "neither vanished nor exploded" if abs(change) <= HELD else "vanished" if change < 0 else "exploded"
+    verdict = "neither vanished nor exploded" if abs(end) <= HELD else "vanished" if end < 0 else "exploded"
+    course = "it held" if abs(change) <= HELD else "it shrank" if change < 0 else "it grew"
     return (
-        f"The gradient {verdict}: ‖dh_T/dh_0‖ = {_number(end)} at T = {length}, "
-        f"{change / (length - half):+.3g} nats a step over the second half."
+        f"The gradient {verdict}: ‖dh_T/dh_0‖ = {_number(end)} at T = {length}; over the second half {course}, "
+        f"{change / (length - half):+.3g} nats a step."
     )
 
 
 def _transient(log_norm):
-    peak = int(np.argmax(log_norm))
-    if log_norm[peak] <= max(0, log_norm[-1]) + HELD:
-        return []
-    fall = f"{log_norm[peak] - log_norm[-1]:.3g} nats above its end"
-    return [f"Transient growth: ‖dh_t/dh_0‖ reached {_number(log_norm[peak])} at t = {peak + 1}, {fall}."]
+    """The highest and the lowest norm on the way, where both the start, ‖I‖ = 1, and the end are far from it."""
+    peak, low, end = int(np.argmax(log_norm)), int(np.argmin(log_norm)), log_norm[-1]
+    lines = []
+    if log_norm[peak] > max(0, end) + HELD:
+        reached = f"‖dh_t/dh_0‖ reached {_number(log_norm[peak])} at t = {peak + 1}"
+        fall = "" if end == -np.inf else f", {log_norm[peak] - end:.3g} nats above its end"
+        lines.append(f"Transient growth: {reached}{fall}.")
+    if log_norm[low] < min(0, end) - HELD:
+        fell = f"‖dh_t/dh_0‖ fell to {_number(log_norm[low])} at t = {low + 1}"
+        lines.append(f"Transient decay: {fell}, {end - log_norm[low]:.3g} nats below its end.")
+    return lines
 
 
-def _what_the_weight_says(found):
+def _what_the_weight_says(found, digits):
     log_sigma, log_radius, steps = found.log_gamma_sigma, found.log_gamma_radius, np.diff(found.log_step_norms)
     steps = np.concatenate((found.log_step_norms[:1], steps))
+    even = max(NEAR_ONE, 1e3 * 10.0**-digits)  # logs that rounding may have moved from 0; ρ moves further
     sigma = f"γ·σ_max(W) = {_number(log_sigma)}"
     rounding = 1e-5 * max(1, np.abs(found.log_step_norms[np.isfinite(found.log_step_norms)]).max(initial=0))
     if np.nanmax(steps) > log_sigma + rounding:
@@ -57,21 +67,21 @@ def _what_the_weight_says(found):
             f"{sigma} bounds nothing here: ‖J_{t}‖ = {_number(steps[t - 1])} exceeds it, so the Jacobians are not "
             "diag(φ') W with |φ'| ≤ γ (wrong weight or slope)."
         ]
-    grew, end = np.max(found.log_norm) > 0, found.log_norm[-1]
-    if log_sigma < 0:
+    grew, end = np.max(found.log_norm) > even * len(steps), found.log_norm[-1]
+    if log_sigma < -even:
         lines = [
             f"{sigma} < 1, sufficient for vanishing: every dh_t/dh_k shrinks by at least {-log_sigma:.3g} nats a step."
         ]
-    elif log_sigma > 0:
+    elif log_sigma > even:
         failed = " (here it shrank)" if end < -HELD else ""
         lines = [f"{sigma} > 1, necessary for exploding but not sufficient: it may shrink all the same{failed}."]
     else:
-        lines = [f"{sigma}: no norm exceeds 1, so nothing can explode; whether it vanishes is open."]
+        lines = ["γ·σ_max(W) = 1: no norm exceeds 1, so nothing can explode; whether it vanishes is open."]
     radius = f"γ·ρ(W) = {_number(log_radius)}"
-    if log_radius < 0 and grew:
+    if log_radius < -even and grew:
         t = int(np.argmax(found.log_norm)) + 1
         lines.append(f"{radius} < 1 is no bound: ‖dh_{t}/dh_0‖ = {_number(found.log_norm[t - 1])} exceeds 1.")
-    elif log_radius > 0 and end < -HELD:
+    elif log_radius > even**0.5 and end < -HELD:
         lines.append(f"{radius} > 1 is no bound from below: the gradient shrank.")
     else:
         lines.append(f"{radius} is no bound, whatever it suggests here.")
@@ -93,7 +103,7 @@ def _what_a_product_loses(found, digits):
         return "The condition of dh_T/dh_0 cannot be told: the chain undoes its own expansion."
     if found.log_condition == np.inf:
         return "dh_T/dh_0 is singular: its smallest singular value is exactly 0."
-    lost = found.log_condition / np.log(10)
+    lost = max(0, found.log_condition) / np.log(10)
     kept = f"about {lost:.1f} of {digits:.1f} digits" if lost < digits else f"all {digits:.1f} digits"
     return (
         f"ln σ_1 − ln σ_N = {found.log_condition:.4g} at T: an assembled product has lost {kept} of its smallest "
@@ -105,6 +115,8 @@ def _number(log):
     """e^log as text, at any magnitude."""
     if log == -np.inf:
         return "0"
+    if NEAR_ONE < abs(log) < 5e-4:
+        return f"1{log:+.1g}"  # four digits would say 1, and "1 < 1" is no sentence
     return f"{np.exp(log):.4g}" if abs(log) < 12 else f"10^{log / np.log(10):.1f}"
 
 
