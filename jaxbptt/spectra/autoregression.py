@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 MOST = 12  # orders tried
+PER_ORDER = 12  # samples, at least
 FEWEST = 8  # samples
 MOST_REGULAR = 1 - 1e-6  # largest |κ|: a series of period 2, or none but rounding, has 1
 
@@ -54,7 +55,7 @@ def long_run(series: jax.Array, counts: jax.Array) -> LongRun:
         log_ratio = log_sigma - 2 * log_gain
         criterion = n * log_sigma + n * (n + order) / jnp.maximum(n - order - 2, 1)
         spread = 2 / (n - 1 - order) + 4 / n * earlier * jnp.exp(log_ratio)
-        return _Fit(jnp.where(4 * order <= n, criterion, jnp.inf), log_ratio, spread)
+        return _Fit(jnp.where(PER_ORDER * order <= n, criterion, jnp.inf), log_ratio, spread)
 
     def raise_order(carry, order):
         forward, backward, log_sigma, log_gain, earlier, best = carry

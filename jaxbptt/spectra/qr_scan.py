@@ -22,6 +22,7 @@ from jaxbptt.spectra.statistics import LyapunovExponents, Sums, summarise
 
 CHECK_EVERY = 50  # blocks
 LONGEST = 16  # steps of a block
+FEWEST = 64  # blocks of a chain: samples of its growth, from which the standard error comes
 BUDGET = 0.55  # of the digits: 20 nats of spread in float64, where QR after a block costs at most 1e-7; 9 in float32
 LIMIT = 0.61  # of the digits: a block that spreads further is computed again
 FORGETTING = 0.9  # decay of the largest spread per step, after each block
@@ -175,7 +176,7 @@ def _close(
     )
     target = block.target
     if options.interval is None:
-        target = _choose_target(block, tally, jnp.all(jnp.isfinite(exact)))
+        target = _choose_target(chain, options, block, tally, jnp.all(jnp.isfinite(exact)))
     nothing = jnp.zeros_like(block.steps)
     return _Block(q, rounding, q, *_fresh(q), jnp.zeros_like(exact), rounding, nothing, target), tally
 
@@ -198,10 +199,11 @@ def _at_every_step(
     return jax.lax.fori_loop(0, block.steps, body, (block.q, jnp.zeros_like(block.log_pending), block.rounding))
 
 
-def _choose_target(block: _Block, tally: _Tally, alive: jax.Array) -> jax.Array:
+def _choose_target(chain: Chain, options: Options, block: _Block, tally: _Tally, alive: jax.Array) -> jax.Array:
     """The next block's length, which the largest recent spread per step allows."""
-    fitting = (tally.budget / jnp.maximum(tally.rate, tally.budget / LONGEST)).astype(block.target.dtype)
-    return jnp.where(alive, jnp.clip(fitting, 1, jnp.minimum(2 * block.steps, LONGEST)), 1)
+    longest = min(max((chain.length - options.warm_up) // FEWEST, 1), LONGEST)
+    fitting = (tally.budget / jnp.maximum(tally.rate, tally.budget / longest)).astype(block.target.dtype)
+    return jnp.where(alive, jnp.clip(fitting, 1, jnp.minimum(2 * block.steps, longest)), 1)
 
 
 def _judged(chain: Chain, options: Options, series: jax.Array, rounding: Rounding, tally: _Tally) -> LyapunovExponents:
@@ -274,7 +276,8 @@ def _multiply(chain, options, t, jacobian, columns, block):
     state = block.m, block.added, block.reach, block.log_pending, block.running
     m, added, reach, log_pending, running = _when(graded, split, state)
     # What this product itself rounds, with signs that cancel nowhere for long.
-    own = jnp.sqrt(jnp.sum((columns * reach) ** 2))
+    own = (columns * reach) ** 2
+    own = jnp.sqrt(jnp.sum(own) if chain.same is None else chain.same.astype(own.dtype) @ own)
     signs = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], chain.size), m.dtype)
     m, added = jacobian @ m, jacobian @ added + own * signs
     return block._replace(
@@ -302,15 +305,14 @@ def _when(due, change, state):
 def _orthogonalise(chain, options, t, m, added, rounding):
     """(Q, ln r_ii, rounding) of M, to which rounding has added what it says."""
     q, r = row_sorted_qr(m)
-    lengths = jnp.sqrt(jnp.sum(r * r, axis=0))
-    longest = jnp.max(lengths)
+    squares = added * added
     if chain.same is None:
-        per_entry = jnp.sqrt(jnp.mean(added * added))
+        per_entry = jnp.full_like(r[0], jnp.mean(squares))
     else:
         q = jnp.where(chain.same, q, 0)
         same = chain.same.astype(m.dtype)
-        per_entry = jnp.sqrt((added * added) @ same / jnp.sum(same, axis=0))
-    noise = lengths * jnp.sqrt(1 + (per_entry / jnp.where(longest > 0, longest, 1)) ** 2)
+        per_entry = squares @ same / jnp.sum(same, axis=0)
+    noise = jnp.sqrt(jnp.sum(r * r, axis=0) + per_entry)
     rounding = follow(rounding, r, noise, chain.same, t >= options.warm_up)
     if options.width < chain.size:
         q = _renew_guard(q, r, added, noise, rounding)

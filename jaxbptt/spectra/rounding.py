@@ -22,6 +22,7 @@ LARGEST = (
     1e30  # bound on the factors of a product, and HUGE on its terms: float32 stays finite, or is inf but never NaN
 )
 HUGE = 1e37
+SAFETY = 2  # times what the rounding of a QR is on average: a few steps that are nearly singular can make up the sum
 LIMIT = 1e-3  # nats per step: an exponent whose rounding error exceeds it is NaN
 
 
@@ -59,14 +60,15 @@ def follow(rounding: Rounding, r: jax.Array, noise: jax.Array, same: jax.Array |
     inverse = jnp.where(pivots > 0, 1 / pivots, 0)
     upper = jnp.where(fits.T, jnp.minimum(jnp.abs(r * inverse[:, None]), LARGEST) ** 2, 0)  # (r_ij/r_ii)²
     ratio = jnp.minimum(pivots[:, None] * inverse[None, :], LARGEST) ** 2  # (r_jj/r_ii)² at [j, i], 0 where one is lost
-    local = jnp.minimum(noise * inverse, LARGEST) ** 2
+    local = jnp.minimum(SAFETY * noise * inverse, LARGEST) ** 2
     moved = jnp.minimum(rounding.mixed + upper @ rounding.mixed, HUGE)
     moved = moved + moved @ upper
     fits = fits & (ratio > 0) if same is None else fits & (ratio > 0) & same
     mixed = jnp.where(fits, jnp.minimum(moved * ratio + local[None, :], cap), 0)
     worst = jnp.maximum(jnp.max(mixed, axis=0), jnp.max(mixed, axis=1))
     worst = jnp.where(counts, jnp.maximum(rounding.worst, worst), rounding.worst)
-    squares = rounding.squares + jnp.where(counts, jnp.minimum(local + jnp.diag(moved), HUGE), 0)
+    logs = jnp.log(jnp.where(pivots > 0, pivots, 1)) ** 2  # their own rounding
+    squares = rounding.squares + jnp.where(counts, jnp.minimum(local + jnp.diag(moved) + logs, HUGE), 0)
     return Rounding(mixed, worst, squares)
 
 

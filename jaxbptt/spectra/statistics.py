@@ -169,7 +169,8 @@ def summarise(
         correlation_time > counted / LONGEST_RUNS, jnp.nan, jnp.sqrt(found.variance * count) / counted
     )
     eps = float(jnp.finfo(dtype).eps)
-    rounding_error = jnp.where(alive, sums.rounding / counted + eps * jnp.abs(exponents), 0)
+    # A step that is repeated is rounded alike every time: one eps a step adds up.
+    rounding_error = jnp.where(alive, sums.rounding / counted + eps * (1 + jnp.abs(exponents)), 0)
     local = sums.local / jnp.asarray(lengths, dtype)[:, None]
     order = jnp.argsort(exponents, descending=True)[:k]
     known = usable & (rounding_error <= LIMIT)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxbptt import jacobians, models, spectra, trajectories
+from jaxbptt.spectra.autoregression import long_run
 from tests.cases import CELLS, instance
 from tests.spectra.chains import INF, SHIFT, TANH, A, exponents, growth_by_qr, tanh_chain
 
@@ -24,11 +25,13 @@ def test_exponents_and_blocks_against_qr_at_every_step(gain, k):
     bounds = -(-np.arange(8) * 540 // 7)
     local = [expected[start:stop].mean(axis=0) for start, stop in itertools.pairwise(bounds)]
     np.testing.assert_allclose(result.local, local, rtol=0, atol=1e-6)
-    error = np.std(np.asarray(result.local), axis=0, ddof=1) / 7**0.5
-    np.testing.assert_allclose(result.standard_error, error, rtol=1e-3)
     exact = exponents(TANH[gain], k=k, blocks=7, interval=1)
     np.testing.assert_allclose(exact.exponents, expected.mean(axis=0), rtol=0, atol=1e-12)
     assert exact.interval == 1
+    found = long_run(jnp.asarray(expected - expected.mean(axis=0)), jnp.full(k, 540))
+    np.testing.assert_allclose(exact.standard_error, np.sqrt(found.variance / 540), rtol=1e-7)
+    np.testing.assert_allclose(exact.degrees_of_freedom, found.degrees_of_freedom, rtol=1e-7)
+    np.testing.assert_allclose(np.log(result.standard_error / exact.standard_error), 0, atol=np.log(2))
     assert result.interval > (2.5 if gain < 4 else 1.0)
     assert (exact.interval_error == 0).all()
 

@@ -31,10 +31,10 @@ def right():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("log_growth + log_split + log_pivots", "log_growth + log_pivots"),
+        ("one.log_pending + log_pivots, rounding", "log_growth + log_pivots, rounding"),
         ("block.log_pending + log_pivots", "log_pivots"),
         ("columns[:, None] * m", "m"),
-        ("log_pending=block.log_pending + log_split", "log_pending=block.log_pending"),
+        ("reach / d, log_pending + log_pivots", "reach / d, log_pending"),
         ("difference = jnp.where(checked, difference, 0)", "difference = 0 * jnp.where(checked, difference, 0)"),
         ("wide = (spread > LIMIT * _digits(chain))", "wide = (spread < 0)"),
         ("jax.lax.fori_loop(0, block.steps, body", "jax.lax.fori_loop(1, block.steps, body"),

@@ -10,17 +10,21 @@ from jaxbptt.spectra import statistics
 from tests.mutation import mutate
 from tests.spectra.chains import exponents
 
-STUDENT = 2.0395  # 97.5 % of Student's t, 31 degrees of freedom
+
+def covers(result, truth):
+    """Which 95 % intervals hold the truth."""
+    low, high = np.moveaxis(np.asarray(jax.vmap(type(result).confidence_interval)(result)), 1, 0)
+    return (low < truth) & (truth < high)
 
 
 def test_intervals_of_time_cover_what_they_claim():
-    """Student intervals from the block means: 95 % of them hold the exact exponent (i.i.d. Gaussian steps)."""
+    """95 % of them hold the exact exponent (i.i.d. Gaussian steps)."""
     size, length, runs = 3, 320, 300
     draws = jax.random.normal(jax.random.key(0), (runs, length, size, size)) / size**0.5
     result = jax.jit(lambda draws: jax.lax.map(lambda c: spectra.lyapunov_exponents(c, warm_up=0), draws))(draws)
     half = (size - np.arange(size)) / 2
     exact = np.asarray(0.5 * (np.log(2) + jax.scipy.special.digamma(half)) - 0.5 * np.log(size))
-    inside = np.abs(np.asarray(result.exponents) - exact) < STUDENT * np.asarray(result.standard_error)
+    inside = covers(result, exact)
     # 900 trials of probability 0.95: standard deviation 0.0073; a standard error 15 % too small gives 0.90.
     assert abs(inside.mean() - 0.95) < 3.5 * 0.0073
 
@@ -37,9 +41,10 @@ def test_intervals_of_time_cover_correlated_growth():
     result = jax.jit(lambda chains: jax.lax.map(lambda c: spectra.lyapunov_exponents(c, warm_up=0), chains))(chains)
     np.testing.assert_allclose(result.exponents[:, 0], logs.mean(axis=1), atol=1e-12)
     off = np.abs(np.asarray(result.exponents)[:, 0] - 0.1)
-    inside = off < STUDENT * np.asarray(result.standard_error)[:, 0]
-    # Blocks of 100 steps, correlation over about 20: a slightly small error, 0.93 to 0.95. Standard deviation 0.011.
-    assert 0.90 < inside.mean() < 0.985
+    # Standard deviation 0.011.
+    assert abs(covers(result, 0.1).mean() - 0.95) < 3.5 * 0.011
+    # (1 + φ)/(1 − φ)/2 = 9.5, less what is hidden in sums over up to 16 steps.
+    assert 6 < np.median(result.correlation_time) < 10
     naive = logs.std(axis=1) / length**0.5
     assert (off < 1.96 * naive).mean() < 0.6
 
@@ -102,3 +107,59 @@ def test_a_broken_dimension_is_seen(old, new, spectrum):
         module.kaplan_yorke_dimension(jnp.array(spectrum)) for module in (statistics, mutate(statistics, old, new))
     )
     assert abs(right - wrong) > 1e-3
+
+
+# Four complex pairs in general position: a chain that separates its exponents slowly.
+RATES = np.repeat([-0.03077, -0.07543, -0.3, -0.5], 2)
+
+
+def pairs(seed):
+    rng = np.random.default_rng(seed)
+    angles = rng.uniform(0.2, 2.9, 4)
+    turns = [[[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]] for a in angles]
+    matrix = np.exp(RATES)[:, None] * jax.scipy.linalg.block_diag(*np.array(turns))
+    frame = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    return frame @ matrix @ frame.T
+
+
+def test_a_warm_up_that_is_too_short_is_seen():
+    matrices = jnp.asarray([pairs(seed) for seed in range(6)])
+    call = jax.jit(
+        lambda m, length: jax.lax.map(
+            lambda one: spectra.lyapunov_exponents(jnp.broadcast_to(one, (length, 8, 8)), interval=1), m
+        ),
+        static_argnums=1,
+    )
+    short, long = call(matrices, 300), call(matrices, 3000)
+    off = np.abs(np.asarray(short.exponents) - RATES)
+    assert (off.max(axis=1) > 1.5 * np.asarray(short.standard_error).max(axis=1) / 1.5).any()
+    assert (off < 3 * np.asarray(short.warm_up_error) + 1e-6).all()
+    for i in range(6):
+        assert "The warm-up is too short for" in " ".join(jax.tree.map(lambda leaf: leaf[i], short).notes())
+        assert not jax.tree.map(lambda leaf: leaf[i], long).notes()
+    np.testing.assert_allclose(long.exponents, np.broadcast_to(RATES, (6, 8)), atol=1e-6)
+    with pytest.warns(RuntimeWarning, match="The warm-up is too short for exponents"):
+        spectra.lyapunov_exponents(jnp.broadcast_to(matrices[0], (300, 8, 8)), interval=1)
+
+
+def test_a_warm_up_that_is_long_enough_is_not_blamed():
+    """i.i.d. Gaussian steps: every start is as good as any."""
+    draws = jax.random.normal(jax.random.key(3), (20, 500, 8, 8)) / 8**0.5
+    result = jax.jit(lambda draws: jax.lax.map(spectra.lyapunov_exponents, draws))(draws)
+    assert (result.warm_up_error < result.standard_error).mean() > 0.98
+
+
+def test_the_reasons_are_given_in_words():
+    steps = np.exp(np.cumsum(np.random.default_rng(0).standard_normal(300)) * 0.02)[:, None, None]
+    notes = exponents(steps, warm_up=0).notes()
+    assert len(notes) == 1
+    assert notes[0].startswith("No standard error for exponent 1: growth is correlated over about ")
+    assert "too few samples" in exponents(steps[:5], warm_up=0).notes()[0]
+    assert exponents(np.exp(0.1 * np.random.default_rng(0).standard_normal((300, 1, 1)))).notes() == []
+    assert "NaN in the Jacobians" in exponents(steps * np.nan).notes()[0]
+    with pytest.raises(TypeError, match="traced arrays"):
+        jax.jit(lambda c: len(spectra.lyapunov_exponents(c).notes()))(steps)
+    with pytest.raises(ValueError, match=r"exponents: got shape \[2, 1\]"):
+        exponents(steps)._replace(exponents=np.zeros((2, 1))).notes()
+    with pytest.raises(ValueError, match="level: got 1"):
+        exponents(steps).confidence_interval(1)
