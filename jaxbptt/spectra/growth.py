@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.spectra.products.graded import generic_orthogonal
+from jaxbptt.spectra.rounding import LIMIT, error_of_sums, follow, no_rounding
 from jaxbptt.types import ArrayLike
 
 
@@ -22,7 +23,9 @@ def log_growth(jacobians: Float[ArrayLike, "time state state"], *, k: int | None
       k: how many leading directions, static; None: all N.
 
     Returns:
-      [T, k] in nats, of the dtype of jacobians; Q_0 is a fixed generic orthogonal matrix.
+      [T, k] in nats, of the dtype of jacobians; Q_0 is a fixed generic orthogonal matrix. NaN for a direction whose
+      mean rounding may have moved by more than 0.001 nats per step (a chain that undoes its own expansion), as far as the k
+      directions show: k = N shows all.
 
     Raises:
       TypeError, ValueError: jacobians not as stated; k not an int in 1 … N; outside jit, NaN or inf, with its first
@@ -36,9 +39,14 @@ def log_growth(jacobians: Float[ArrayLike, "time state state"], *, k: int | None
     k = size if k is None else k
     _validation.require_size("k", k, most=size)
 
-    def body(q, jacobian):
+    def body(carry, jacobian):
+        q, rounding = carry
         q, r = jnp.linalg.qr(jacobian @ q)
-        return q, jnp.log(jnp.abs(jnp.diag(r)))
+        fixed = jax.lax.stop_gradient(r)
+        rounding = follow(rounding, fixed, jnp.sqrt(jnp.sum(fixed * fixed, axis=0)), None, jnp.asarray(True))
+        return (q, rounding), jnp.log(jnp.abs(jnp.diag(r)))
 
     q_0 = jnp.asarray(generic_orthogonal(size)[:, :k], jacobians.dtype)
-    return jax.lax.scan(body, q_0, jnp.asarray(jacobians))[1]
+    (_, rounding), growth = jax.lax.scan(body, (q_0, no_rounding(k)), jnp.asarray(jacobians))
+    error = error_of_sums(rounding, jnp.asarray(len(growth)), jacobians.dtype) / len(growth)
+    return jnp.where((error <= LIMIT)[None, :], growth, jnp.nan)

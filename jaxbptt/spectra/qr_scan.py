@@ -22,7 +22,7 @@ from jaxbptt.spectra.statistics import LyapunovExponents, Sums, summarise
 
 CHECK_EVERY = 50  # blocks
 LONGEST = 16  # steps of a block
-FEWEST = 64  # blocks of a chain: samples of its growth, from which the standard error comes
+FEWEST = 128  # blocks of a chain: samples of its growth, from which the standard error comes
 BUDGET = 0.55  # of the digits: 20 nats of spread in float64, where QR after a block costs at most 1e-7; 9 in float32
 LIMIT = 0.61  # of the digits: a block that spreads further is computed again
 FORGETTING = 0.9  # decay of the largest spread per step, after each block

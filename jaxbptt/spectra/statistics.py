@@ -68,7 +68,8 @@ class LyapunovExponents(NamedTuple):
         """`kaplan_yorke_dimension` of these exponents; NaN where the known ones do not determine it."""
         known, exponents = _known(self.exponents)
         dimension = kaplan_yorke_dimension(exponents)
-        return jnp.where((dimension < known) | (known == self.size), dimension, jnp.nan)
+        settled = (dimension < known.astype(dimension.dtype)) | (known == self.size)
+        return jnp.where(settled, dimension, jnp.nan)
 
     def entropy_rate(self) -> Scalar:
         """`entropy_rate` of these exponents; NaN where exponents beyond the known ones may be positive."""

@@ -24,3 +24,13 @@ def test_log_growth_has_its_derivative(k):
     )
     total = jax.grad(lambda chain: jnp.sum(spectra.log_growth(chain)))(chain)
     np.testing.assert_allclose(total, np.linalg.inv(chain).swapaxes(1, 2), rtol=1e-9)
+
+
+def test_log_growth_that_rounding_decides_is_nan():
+    """Blocks that alternate, in general position: from where one has caught up, rounding turns the directions."""
+    drive = np.where(np.arange(200) // 50 % 2 == 0, 1.5, -2.0)
+    frame = np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0]
+    chain = frame @ np.array([np.diag([np.exp(x), np.exp(-0.5 - x)]) for x in drive]) @ frame.T
+    growth = jax.jit(spectra.log_growth)(jnp.asarray(chain))
+    assert np.isnan(growth).all()
+    assert np.isfinite(jax.jit(spectra.log_growth)(jnp.asarray(chain[:50]))).all()
