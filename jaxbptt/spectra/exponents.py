@@ -16,7 +16,8 @@ from jaxbptt.jacobians.products import Jacobians
 from jaxbptt.jacobians.structured import StructuredJacobians
 from jaxbptt.partials import Partials, step_partials
 from jaxbptt.spectra.frames import connected
-from jaxbptt.spectra.qr_scan import Chain, Options, run_scan
+from jaxbptt.spectra.qr_scan import run_scan
+from jaxbptt.spectra.qr_step import Chain, Options
 from jaxbptt.spectra.statistics import LyapunovExponents
 from jaxbptt.types import Inputs, Params, Recurrence, State
 
@@ -38,15 +39,20 @@ def lyapunov_exponents(
       interval: steps between QR factorisations, static; None: chosen from the chain itself. A fixed interval that costs
         more than √eps nats per step in a checked block, or leaves a block no digits, is refused (under jit: NaN
         throughout).
-      blocks: number of blocks of time for `local` and the standard errors (at most T'), static.
+      blocks: number of blocks of time for `local` (at most T'), static.
 
     Returns:
-      LyapunovExponents in nats per step, of the dtype of jacobians. The exponent of a direction that a zero row or
-      column removes is −inf. For a batch use `jax.lax.map`: `vmap` computes both branches of every choice.
+      LyapunovExponents in nats per step, of the dtype of jacobians, with what time, the warm-up and rounding may have
+      done to each (the errors of the Jacobians themselves are not known). NaN where rounding may have changed it by
+      more than 0.001: a chain whose directions overtake each other by more nats than a float has, 36 in float64. Parts
+      of the state that no J_t couples are scanned apart and cannot disturb each other (under jit, if k = N). The
+      exponent of a direction that a zero row or column removes is −inf. For a batch use `jax.lax.map`: `vmap` computes
+      both branches of every choice.
 
     Raises:
       TypeError, ValueError: arguments not as stated; outside jit, NaN or inf with its first step, and a fixed interval
         that is too long.
+      RuntimeWarning: outside jit, exponents that are NaN, or a warm-up error above the standard error.
     """
     if isinstance(jacobians, StructuredJacobians):
         size, dtype, stored = jacobians.size, jacobians.dtype, None
@@ -86,6 +92,9 @@ def stream_exponents(
 ) -> LyapunovExponents:
     """`lyapunov_exponents` of the cell's own trajectory, each J_t computed when it is needed: memory O(N²) at any T.
 
+    Beside it, at most 4,096 samples of ln r_ii are kept. The sequences of a batched model are scanned apart: B·N³ work
+    instead of (B·N)³, and none can disturb another.
+
     Args:
       cell: Cell or Model.
       params: θ.
@@ -95,7 +104,7 @@ def stream_exponents(
       k, warm_up, interval, blocks: as in `lyapunov_exponents`.
 
     Returns:
-      LyapunovExponents in nats per step, of the dtype of the state.
+      LyapunovExponents in nats per step, of the dtype of the state; of a batched model, those of all its sequences.
 
     Raises:
       TypeError, ValueError: as `unroll` and `lyapunov_exponents`; a transient that leaves no steps.

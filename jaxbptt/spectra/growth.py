@@ -24,8 +24,8 @@ def log_growth(jacobians: Float[ArrayLike, "time state state"], *, k: int | None
 
     Returns:
       [T, k] in nats, of the dtype of jacobians; Q_0 is a fixed generic orthogonal matrix. NaN for a direction whose
-      mean rounding may have moved by more than 0.001 nats per step (a chain that undoes its own expansion), as far as the k
-      directions show: k = N shows all.
+      mean rounding may have moved by more than 0.001 nats per step (a chain that undoes its own expansion), as far as
+      the k directions show: k = N shows all.
 
     Raises:
       TypeError, ValueError: jacobians not as stated; k not an int in 1 … N; outside jit, NaN or inf, with its first
