@@ -69,7 +69,12 @@ def _table(model, *data):
 
 
 def _stream(model, params, inputs, targets, initial):
-    return spectra.stream_exponents(model, params, inputs, initial=initial, warm_up=1, blocks=2)
+    return _of_few_steps(spectra.stream_exponents(model, params, inputs, initial=initial, warm_up=1, blocks=2))
+
+
+def _of_few_steps(found):
+    """Without what so short a chain does not tell: the standard error and what belongs to it."""
+    return found.exponents, found.local, found.rounding_error, found.warm_up_error, found.interval
 
 
 def _structured(model, *data):
@@ -166,7 +171,7 @@ CHAIN = {  # what takes Jacobians alone
     "jacobians.prefix_products": jacobians.prefix_products,
     "spectra.log_singular_values": functools.partial(spectra.log_singular_values, every=2),
     "spectra.singular_decomposition": spectra.singular_decomposition,
-    "spectra.lyapunov_exponents": functools.partial(spectra.lyapunov_exponents, warm_up=1, blocks=2),
+    "spectra.lyapunov_exponents": lambda chain: _of_few_steps(spectra.lyapunov_exponents(chain, warm_up=1, blocks=2)),
     "spectra.log_growth": spectra.log_growth,
     "spectra.pair_norms": spectra.pair_norms,
     "spectra.bounds": _bounded,
