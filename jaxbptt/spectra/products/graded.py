@@ -6,6 +6,8 @@ References: Stewart (1997), ETNA 5 (graded products); Demmel et al. (1999), LAA 
 (the U·D·T form and its column order).
 """
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,6 +19,7 @@ from jaxbptt.spectra.products.two_parts import difference_of_products, log_in_pa
 GRADED_COLUMNS = 1e3  # ratio of J_t's largest to smallest column maximum above which its scaling is factored out first
 
 GRADED_ROWS = 4.0  # ratio of a matrix's largest to smallest row maximum above which its QR sorts the rows
+HARMLESS = 0.01  # of 1/√eps: a step's condition below which a bound stands for it
 
 
 class Factors(NamedTuple):
@@ -26,78 +29,91 @@ class Factors(NamedTuple):
     log_scale: jax.Array  # [N] ℓ, −inf for a direction that is lost exactly
     log_carry: jax.Array  # [N] the rounding error of ℓ's running sum
     t: jax.Array  # [N, N]
-    label: jax.Array  # [N] the number of each direction, which it keeps when the order changes
-    log_lead: jax.Array  # [N, N] by label, least ℓ_j − ℓ_i so far, at most 0: how far ahead of j direction i has been
-    log_error: jax.Array  # [N] by label, ln of the relative error that rounding may have grown to by reversals
-    condition: jax.Array  # [N] by label, Σ κ² over the steps as far as one direction alone tells: see `absorb`
+    log_lead: jax.Array  # [N, N] float32, least ℓ_j − ℓ_i so far, at most 0: how far ahead of j direction i has been
+    log_error: jax.Array  # [N] float32, ln of the relative error that rounding may have grown to by reversals
+    condition: jax.Array  # [N] Σ κ² over the steps as far as one direction alone tells: see `_squared_condition`
 
 
 class Pass(NamedTuple):
     """One QR step, A Q = Q' R, columns in the order of ℓ': with D = diag(e^ℓ), R = D' B D⁻¹ and T' = B T."""
 
     order: jax.Array  # [N] where each direction was before this step
-    r: jax.Array  # [N, N]
+    r: jax.Array  # [N, N], 1 on the diagonal where a direction is lost
     rows: jax.Array  # [N] α, how large the rows of A Q became while it was factored
-    assembled: jax.Array  # [N] ρ, bounds on the row norms of |B||T|
+    assembled: jax.Array  # [N] ρ, how large the rounded terms of B T are in every row
     residual: jax.Array  # [N, N] A Q − Q' R in float32, where it is used for a correction; else [N, 0]
 
 
 def identity(size: int, dtype: np.dtype, seed: int = 0) -> Factors:
     """The factors of I, with Q = Q_0 = `generic_orthogonal(size, seed)`."""
-    zeros = jnp.zeros(size, dtype)
+    zeros, single = jnp.zeros(size, dtype), jnp.zeros(size, jnp.float32)
     q, t = jnp.asarray(generic_orthogonal(size, seed), dtype), jnp.eye(size, dtype=dtype)
-    return Factors(q, zeros, zeros, t, jnp.arange(size), jnp.zeros_like(t), zeros - jnp.inf, zeros)
+    return Factors(q, zeros, zeros, t, jnp.zeros((size, size), jnp.float32), single - jnp.inf, zeros)
 
 
 def multiply(jacobian: jax.Array, factors: Factors) -> Factors:
     """The factors of J P. A J with badly scaled columns is split into (J/d) diag(d), each with its own QR."""
-    graded, columns, scaled = split_columns(jacobian)
-    passes = 1 + graded.astype(int)
-
-    def visit(i, factors):
-        return absorb(jnp.where(i + 1 == passes, scaled, jnp.diag(columns)), factors)[0]
-
-    return jax.lax.fori_loop(0, passes, visit, factors)
+    return _multiply(jacobian, factors, None)[0]
 
 
 def multiply_and_tell(jacobian: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
-    """`multiply`, and its last QR step. Written out: carried through a loop, that step would be copied."""
-    graded, columns, scaled = split_columns(jacobian)
-    first = lambda factors: absorb(jnp.diag(columns), factors)[0]
-    return absorb(scaled, jax.lax.cond(graded, first, lambda factors: factors, factors))
+    """`multiply`, and its last QR step."""
+    nothing = jnp.zeros_like(factors.log_scale)
+    square = jnp.zeros_like(factors.t)
+    residual = square if is_corrected(square) else square[:, :0]
+    last = Pass(jnp.arange(len(nothing)), square, nothing, nothing, residual)
+    return _multiply(jacobian, factors, last)
 
 
-def split_columns(jacobian: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(whether J is split, column maxima, J/d): d = 1 where J is not split or a column is zero."""
+def _multiply(jacobian, factors, last):
+    split, columns = find_split(jacobian)
+    divisors = jnp.where(split & (columns > 0), columns, 1)
+
+    def visit(i, carry):
+        factors, last = carry
+        first = split & (i == 0)
+        q = factors.q
+        m = jax.lax.cond(first, lambda: columns[:, None] * q, lambda: jacobian @ (q / divisors[:, None]))
+        if last is None:
+            return absorb(m, factors)[0], None
+        return absorb(m, factors, lambda: jnp.where(first, jnp.diag(columns), jacobian / divisors[None, :]))
+
+    return jax.lax.fori_loop(0, 1 + split.astype(int), visit, (factors, last))
+
+
+def absorb_columns(columns: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
+    """The first QR step of a J that is split: diag(d) P."""
+    return absorb(columns[:, None] * factors.q, factors, lambda: jnp.diag(columns))
+
+
+def find_split(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(whether J is split; d, its column maxima)."""
     columns = jnp.max(jnp.abs(jacobian), axis=0)
-    graded = jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)
-    return graded, columns, jacobian / jnp.where(graded & (columns > 0), columns, 1)[None, :]
+    return jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns), columns
 
 
-def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
+def absorb(
+    m: jax.Array, factors: Factors, matrix: Callable[[], jax.Array] | None = None
+) -> tuple[Factors, Pass | None]:
     """The factors of A P by one QR of M = A Q:  ℓ'_i = ℓ_i + ln r_ii,  T' = B T,  B_ij = r_ij e^(ℓ_j − ℓ'_i).
 
     Directions are kept in descending order of max|M_j| e^ℓ_j, so that B stays bounded however the chain turns. As many
     as M has zero rows, or as were lost before, have r_ii = 0 and go last. Any other zero pivot is an accident of
-    rounding, which left the direction unknown: it counts as rounding noise of its column.
-
-    Householder's method rounds row j of M as large as it becomes on the way, α_j: at least about (|Q||R|)_j, and R_k
-    where row j is the k-th to be eliminated. That changes r_ii by eps κ_i of itself, κ_i = ‖diag(α) Q_i‖ / |r_ii|.
+    rounding, which left the direction unknown: it counts as rounding noise of its column. Given a function
+    that returns A, also the step itself, and no condition, which `rounding` takes from the steps.
     """
     lost = factors.log_scale == -jnp.inf
-    m = matrix @ factors.q
-    carried = factors.log_scale + factors.log_carry + jnp.log(jnp.where(lost, 0, jnp.max(jnp.abs(m), axis=0)))
-    order = jnp.argsort(carried, descending=True, stable=True)
-    settled = ~jnp.any(lost | (order != jnp.arange(len(order))))
-    moving = m, factors.t, factors.log_scale, factors.log_carry, factors.label
-    moving = jax.lax.cond(settled, lambda order, moving: moving, _reorder, order, moving)
-    m, t, log_scale, log_carry, label = moving
-    order = jnp.where(settled, jnp.arange(len(order)), order)
-    q, r, eliminated = _row_sorted_qr(m)
+    columns, rows = jnp.max(jnp.abs(m), axis=0), jnp.max(jnp.abs(m), axis=1)
+    carried = factors.log_scale + factors.log_carry + jnp.log(jnp.where(lost, 0, columns))
+    settled = jnp.all(carried[1:] <= carried[:-1]) & ~jnp.any(lost)
+    as_it_is = jnp.arange(len(m)), m, columns, rows, factors
+    order, m, columns, rows, factors = jax.lax.cond(settled, lambda _, *same: same, _reorder, carried, *as_it_is)
+    log_scale, log_carry, t = factors.log_scale, factors.log_carry, factors.t
+    q, r, eliminated = _row_sorted_qr(m, rows)
     pivots = jnp.diag(r)
-    kept = len(order) - jnp.maximum(jnp.sum(lost), jnp.sum(jnp.all(m == 0, axis=1)))
-    noise = jnp.finfo(m.dtype).eps * jnp.linalg.norm(m, axis=0)
-    accident = (pivots == 0) & (jnp.arange(len(order)) < kept)
+    kept = len(m) - jnp.maximum(jnp.sum(lost), jnp.sum(rows == 0))
+    accident = (pivots == 0) & (jnp.arange(len(m)) < kept)
+    noise = jnp.finfo(m.dtype).eps * columns
     pivots = jnp.where(accident, jnp.maximum(noise, jnp.finfo(m.dtype).tiny), pivots)
     # Masked before the exponential: a lost direction has ℓ = −inf and r_ii = 0. A negative r_ii goes into T.
     log_pivots, log_rest = log_of(jnp.abs(pivots))
@@ -107,28 +123,64 @@ def absorb(matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     b = b + jnp.diag(jnp.where(pivots < 0, -1, 1).astype(r.dtype))
     log_scale, log_carry = add_compensated(log_scale, log_carry, log_pivots)
     log_carry = log_carry + log_rest
-    log_lead, log_error = _reversal(jnp.zeros_like(log_scale).at[label].set(log_scale), factors.log_lead)
+    log_lead, log_error = _reversal(log_scale, factors.log_lead, float(jnp.finfo(m.dtype).eps))
+    condition = factors.condition
+    if matrix is None:
+        condition = condition + _squared_condition(q, r, pivots, eliminated)
     log_error = jnp.maximum(log_error, factors.log_error)
-    r = r + jnp.diag(pivots - jnp.diag(r))
-    sizes, entries = safe_norm(r), jnp.abs(q)
-    rows = jnp.maximum(safe_norm(matrix), safe_norm(entries * sizes[None, :])).at[eliminated].max(sizes)
-    kappa = rows[:, None] * (entries / jnp.where(pivots == 0, jnp.inf, jnp.abs(pivots))[None, :])
-    kappa = jnp.sum(kappa * kappa, axis=0)
-    condition = factors.condition.at[label].add(kappa)
-    new = Factors(q, log_scale, log_carry, b @ t, label, log_lead, log_error, condition)
-    assembled = jnp.abs(b) @ jnp.linalg.norm(t, axis=1)
-    residual = m[:, :0]
-    if m.dtype == jnp.float32:
-        before = jnp.where(lost[None, :], 0, factors.q)[:, order]
-        residual = difference_of_products(matrix, before, q, r)
-    return new, Pass(order, r, rows, assembled, residual)
+    new = Factors(q, log_scale, log_carry, b @ t, log_lead, log_error, condition)
+    if matrix is None:
+        return new, None
+    assembled = jnp.sqrt(jnp.sum(b * b * jnp.sum(t * t, axis=1)[None, :], axis=1))
+    r, residual = r + jnp.diag(pivots - jnp.diag(r)), m[:, :0]
+    if is_corrected(m):
+        residual = difference_of_products(matrix(), jnp.where(lost[order][None, :], 0, factors.q), q, r)
+    r = r + jnp.diag((pivots == 0).astype(r.dtype))
+    return new, Pass(order, r, _rounded_rows(q, r, eliminated), assembled, residual)
 
 
-def _reorder(order, moving):
-    """M and what goes with its columns in another order; lost directions are zero in M."""
-    m, t, *vectors = moving
-    m = jnp.where(vectors[0] == -jnp.inf, 0, m)[:, order]
-    return m, t[order], *(vector[order] for vector in vectors)
+def _reorder(carried, _, m, columns, rows, factors):
+    """The order of falling e^ℓ max|M_j|, and all in it; lost directions are zero in M."""
+    order = jnp.argsort(carried, descending=True, stable=True)
+    m = jnp.where(factors.log_scale == -jnp.inf, 0, m)[:, order]
+    factors = Factors(
+        factors.q[:, order],
+        factors.log_scale[order],
+        factors.log_carry[order],
+        factors.t[order],
+        factors.log_lead[order][:, order],
+        factors.log_error[order],
+        factors.condition[order],
+    )
+    return order, m, columns[order], jnp.max(jnp.abs(m), axis=1), factors
+
+
+def is_corrected(array):
+    """Whether rounding is corrected to first order: float64's has never been seen to matter."""
+    return array.dtype == jnp.float32
+
+
+def _rounded_rows(q, r, eliminated):
+    """α: how large Householder's method makes each row of M on the way, so that it rounds it by eps α. About a row of
+    |Q||R|, and at least R_k where that row is the k-th to be eliminated."""
+    scale = jnp.max(jnp.abs(r))
+    scale = jnp.where(scale > 0, scale, 1)
+    sizes = jnp.sum((r / scale) ** 2, axis=1)
+    rows = jnp.sum(q * q * sizes[None, :], axis=1).at[eliminated].max(sizes)
+    return scale * jnp.sqrt(jnp.maximum(rows, jnp.finfo(r.dtype).tiny))
+
+
+def _squared_condition(q, r, pivots, eliminated):
+    """κ_i², κ_i = ‖diag(α) Q_i‖ / |r_ii|: that rounding changes r_ii by eps κ_i of itself."""
+    inverse = jnp.where(pivots == 0, 0, 1 / jnp.abs(pivots))
+
+    def row_by_row():
+        kappa = _rounded_rows(q, r, eliminated)[:, None] * (jnp.abs(q) * inverse[None, :])
+        return jnp.sum(kappa * kappa, axis=0)
+
+    least = jnp.max(jnp.abs(r)) * len(r) ** 1.5 * inverse  # α_j ≤ Σ_k ‖R_k‖
+    harmless = jnp.max(least) < HARMLESS * jnp.finfo(r.dtype).eps ** -0.5
+    return jax.lax.cond(harmless, lambda: least * least, row_by_row)
 
 
 def log_of(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -136,28 +188,28 @@ def log_of(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return log_in_parts(x) if x.dtype == jnp.float32 else (jnp.log(x), jnp.zeros_like(x))
 
 
-def _reversal(log_scale, log_lead):
-    """How far a direction that fell behind has caught up, and how much that amplifies rounding.
+def _reversal(log_scale, log_lead, epsilon):
+    """How far a direction that fell behind has caught up, and how much that amplifies rounding; in float32.
 
     Rounding mixes eps of direction j into direction i at every step. If j then gains D nats on i, the mixture is
     δ = eps e^D of i: a relative error δ² of both values while i stays far ahead, and δ once j is level with it.
     """
+    log_scale = log_scale.astype(jnp.float32)
     gap = log_scale[None, :] - log_scale[:, None]
     behind = jnp.where(jnp.isfinite(gap), jnp.minimum(gap, 0), 0)
     log_lead = jnp.minimum(log_lead, behind)
-    log_mixed = behind - log_lead + jnp.log(jnp.finfo(gap.dtype).eps).astype(gap.dtype)
+    log_mixed = behind - log_lead + math.log(epsilon)
     log_error = log_mixed + jnp.maximum(log_mixed, behind)
     return log_lead, jnp.maximum(jnp.max(log_error, axis=0), jnp.max(log_error, axis=1))
 
 
 def row_sorted_qr(m: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Householder QR of M; rows that differ much in size are sorted first, which keeps row-graded matrices accurate."""
-    return _row_sorted_qr(m)[:2]
+    return _row_sorted_qr(m, jnp.max(jnp.abs(m), axis=1))[:2]
 
 
-def _row_sorted_qr(m):
-    """(Q, R) and the order in which the rows were eliminated."""
-    rows = jnp.max(jnp.abs(m), axis=1)
+def _row_sorted_qr(m, rows):
+    """(Q, R) and the order in which the rows, of largest entries `rows`, were eliminated."""
 
     def in_order(m):
         order = jnp.argsort(rows, descending=True)
@@ -166,13 +218,6 @@ def _row_sorted_qr(m):
 
     as_it_is = lambda m: (*jnp.linalg.qr(m), jnp.arange(len(m)))
     return jax.lax.cond(jnp.min(rows) * GRADED_ROWS < jnp.max(rows), in_order, as_it_is, m)
-
-
-def safe_norm(rows: jax.Array) -> jax.Array:
-    """‖row‖ of every row, whose squares may leave the float range."""
-    largest = jnp.max(jnp.abs(rows), axis=1)
-    scale = jnp.where(largest > 0, largest, 1)
-    return largest * jnp.linalg.norm(rows / scale[:, None], axis=1)
 
 
 def add_compensated(total: jax.Array, carry: jax.Array, increment: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -88,7 +88,7 @@ def _join(a, b, q_0):
             rows.at[k].set(p),
             columns.at[k].set(q),
             pivots.at[k].set(jnp.where(alive, jnp.abs(pivot), 0)),
-            jnp.where(alive, jnp.maximum(log_error, noise - weight[p, q]), log_error),
+            jnp.where(alive, jnp.maximum(log_error, (noise - weight[p, q]).astype(log_error.dtype)), log_error),
             free_rows & ~at_p,
             free_columns & ~at_q,
         )
@@ -113,7 +113,6 @@ def _join(a, b, q_0):
         log_scale,
         log_carry,
         unit @ (upper @ a.t),
-        a.label,
         a.log_lead,
         log_error,
         jnp.full_like(log_scale, jnp.max(a.condition) + jnp.max(b.condition)),

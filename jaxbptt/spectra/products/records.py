@@ -57,7 +57,8 @@ def _scan_factors(chain, every):
         index, jacobian = step
         factors = graded.multiply(jacobian, factors)
         # Each record is overwritten until its last step.
-        records = jax.tree.map(lambda all_, one: all_.at[index // every].set(one), records, kept(factors))
+        put = lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, index // every, 0)
+        records = jax.tree.map(put, records, kept(factors))
         return (factors, records), None
 
     factors, count = graded.identity(size, chain.dtype), -(-length // every)
@@ -69,7 +70,7 @@ def _is_suspicious(factors: Factors, method: ProductMethod) -> jax.Array:
     """Whether rounding may have grown too much, as far as a pass forwards can tell. Not a bound: it knows the
     condition of each direction by itself, and how far one that fell behind caught up."""
     epsilon = jnp.finfo(factors.t.dtype).eps
-    reversal, condition = jnp.exp(jnp.max(factors.log_error)), epsilon * jnp.sqrt(jnp.max(factors.condition))
+    reversal, condition = jnp.exp(jnp.max(factors.log_error)).astype(epsilon.dtype), epsilon * jnp.sqrt(jnp.max(factors.condition))
     together = reversal * condition / epsilon
     allowed = epsilon**JOINED if method == "parallel" else SUSPECT
     return ~((reversal < allowed) & (condition < SUSPECT) & (together < epsilon**TOGETHER))
@@ -97,8 +98,7 @@ def _certify(chain, every, directions):
     def visit(at):
         stop, factors = at
         left, large, rest, right = graded_svd_in_parts(factors.log_scale, factors.log_carry, factors.t)
-        log_error = factors.log_error[factors.label]
-        correction, error = rounding.assess(chain, tape, stop, log_error, right, large + rest)
+        correction, error = rounding.assess(chain, tape, stop, factors.log_error, right, large + rest)
         left, right = factors.q @ left, q_0 @ right
         if not directions:
             left, right = left[:, :0], right[:, :0]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt.spectra.products import graded
-from jaxbptt.spectra.products.graded import Factors
+from jaxbptt.spectra.products.graded import Factors, Pass
 from jaxbptt.spectra.products.two_parts import difference_of_products
 
 FACTOR = 2.0  # of eps κ and eps τ
@@ -37,21 +37,19 @@ class Tape(NamedTuple):
     q: jax.Array  # [T, N, N]
     log_scale: jax.Array  # [T, N] ℓ
     t: jax.Array  # [T, N, N]
-    order: jax.Array  # [T, N] where each direction was before
-    r: jax.Array  # [T, N, N] 1 on the diagonal where a direction is lost
-    rows: jax.Array  # [T, N] α
-    assembled: jax.Array  # [T, N] ρ
-    residual: jax.Array  # [T, N, N] A Q' − Q R; [T, N, 0] in float64
+    step: Pass
 
 
 class _Directions(NamedTuple):
-    """a, c of every value at one time, |a| = |c| = 1, and Σ κ², Σ τ² of the steps after it."""
+    """a, c of every value at one time, max|a| = max|c| = 1, and Σ κ², Σ τ² of the steps after it."""
 
     a: jax.Array  # [values, N]
     c: jax.Array  # [values, N]
+    overlap: jax.Array  # [values] a · c
     log_a: jax.Array  # [values] D⁻¹ z = e^log_a a
     log_c: jax.Array  # [values] D T v = e^log_c c
     far: jax.Array  # [values, N] z where a is too small to give it
+    any_far: jax.Array  # [] whether there are such
     refreshed: jax.Array  # [N] ℓ when a and c were last completed
     condition: jax.Array  # [values] Σ κ²
     assembly: jax.Array  # [values] Σ τ²
@@ -71,17 +69,8 @@ def record_steps(chain: jax.Array, every: int) -> tuple[Factors, Tape]:
     return jax.tree.map(lambda leaf: leaf[ends], factors._replace(q=tape.q, t=tape.t)), tape
 
 
-def _entry(after, last):
-    """The tape's entry of one QR step."""
-    lost = after.log_scale == -jnp.inf
-    r = last.r + jnp.diag(jnp.where(lost, 1 - jnp.diag(last.r), 0))
-    log_scale = after.log_scale + after.log_carry
-    return Tape(after.q, log_scale, after.t, last.order, r, last.rows, last.assembled, last.residual)
-
-
-def _corrects(array):
-    """Whether first-order corrections are made: rounding of float64 has never been seen to matter."""
-    return array.dtype == jnp.float32
+def _entry(after, step):
+    return Tape(after.q, after.log_scale + after.log_carry, after.t, step)
 
 
 def assess(
@@ -114,16 +103,16 @@ def assess(
     start = _start(jax.tree.map(lambda leaf: leaf[stop - 1], tape), right, log_sigma)
     state = jax.lax.fori_loop(0, stop, visit, start)
     change = state.change
-    if _corrects(chain):
+    if graded.is_corrected(chain):
         change = change - _defect(first.q, right.T)
     epsilon = jnp.finfo(chain.dtype).eps
     grown, assembled = (FACTOR * epsilon * jnp.sqrt(part) for part in (state.condition, state.assembly))
-    if _corrects(chain):
+    if graded.is_corrected(chain):
         grown = grown * jnp.minimum(1, LEFT + SECOND_ORDER * grown)
     error = grown + assembled + epsilon * jnp.sqrt(stop.astype(chain.dtype))
     known = jnp.isfinite(log_sigma)
     error = error + epsilon * jnp.abs(jnp.where(known, log_sigma, 0))
-    mixed = jnp.exp(log_error)[jnp.argmax(jnp.abs(start.a), axis=1)]
+    mixed = jnp.exp(log_error).astype(error.dtype)[jnp.argmax(jnp.abs(start.a), axis=1)]
     error = jnp.where(mixed > CONTAMINATED, jnp.maximum(mixed, error), error)
     error = jnp.where(jnp.isfinite(error), error, jnp.inf)
     error = jnp.where(log_sigma == -jnp.inf, 0, share_errors(log_sigma, error))
@@ -141,12 +130,32 @@ def _start(last, right, log_sigma):
     gap = last.log_scale[None, :] - log_sigma[:, None]
     forward, backward = (last.t @ right).T, jnp.linalg.solve(last.t.T, right).T
     u = jnp.where(lost[:, None], 0, jnp.exp(-jnp.abs(gap)) * jnp.where(gap < 0, forward, backward))
-    nothing = jnp.zeros_like(log_sigma)
+    nothing, largest = jnp.zeros_like(log_sigma), _largest(u)
     far = jnp.where(gap > -_underflow(gap), backward, 0)
     near = jnp.where(gap > -_underflow(gap), 0, jnp.exp(jnp.minimum(gap, -_underflow(gap))) * u)
     assembly = (near * near + far * far) @ jnp.sum(last.t * last.t, axis=1)
-    change = _defect(last.q, u) if _corrects(u) else nothing
-    return _Directions(u, u, -log_sigma, log_sigma, far, last.log_scale, nothing, assembly, change)
+    change = _defect(last.q, u) if graded.is_corrected(u) else nothing
+    u, shift = u / largest[:, None], jnp.log(largest)
+    overlap = jnp.sum(u * u, axis=1)
+    return _Directions(
+        u,
+        u,
+        overlap,
+        shift - log_sigma,
+        shift + log_sigma,
+        far,
+        jnp.any(far != 0),
+        last.log_scale,
+        nothing,
+        assembly,
+        change,
+    )
+
+
+def _largest(vectors):
+    """[values] max|entry|, 1 for a zero vector."""
+    largest = jnp.max(jnp.abs(vectors), axis=1)
+    return jnp.where(largest > 0, largest, 1)
 
 
 def _defect(q, vectors):
@@ -162,7 +171,6 @@ def _underflow(like):
 
 def _step_back(jacobian, before, after, right, state):
     """One step back in time, through both its QR steps where J was split; before(name): a factor before the step."""
-    split, columns, _ = graded.split_columns(jacobian)
     log_before = before("log_scale")
 
     def one(state):
@@ -170,32 +178,30 @@ def _step_back(jacobian, before, after, right, state):
 
     def two(state):
         """The first QR step, of diag(d) Q, was not kept."""
-        nothing = jnp.zeros_like(columns)
-        label = jnp.arange(len(columns))
-        lead = jnp.zeros_like(jacobian)
-        factors = Factors(before("q"), log_before, nothing, before("t"), label, lead, nothing, nothing)
-        factors, first = graded.absorb(jnp.diag(columns), factors)
+        nothing, single = jnp.zeros_like(log_before), jnp.zeros(jacobian.shape, jnp.float32)
+        factors = Factors(before("q"), log_before, nothing, before("t"), single, single[0], nothing)
+        factors, first = graded.absorb_columns(graded.find_split(jacobian)[1], factors)
         state = _pass_back(factors.log_scale, lambda: factors.t, after, right, state)
         return _pass_back(log_before, lambda: before("t"), _entry(factors, first), right, state)
 
-    return jax.lax.cond(split, two, one, state)
+    return jax.lax.cond(graded.find_split(jacobian)[0], two, one, state)
 
 
 def _pass_back(log_before, t_before, after, right, state):
     """Through one QR step, A Q' = Q R: adds its κ² and τ²."""
-    underflow = _underflow(state.a)
+    step, underflow = after.step, _underflow(state.a)
     x = state.a @ after.q.T
-    z = state.a * jnp.exp(jnp.minimum(after.log_scale[None, :] + state.log_a[:, None], -underflow)) + state.far
-    overlap = jnp.sum(state.a * state.c, axis=1)
-    a = state.a @ after.r
-    c = jax.lax.linalg.triangular_solve(after.r, state.c, left_side=False, lower=False, transpose_a=True)
-    sides = a, c, state.far, state.refreshed, after.log_scale == -jnp.inf
+    assembly = state.assembly + _squared_assembly(after, state)
+    a = state.a @ step.r
+    c = jax.lax.linalg.triangular_solve(step.r, state.c, left_side=False, lower=False, transpose_a=True)
+    lost = after.log_scale == -jnp.inf
+    sides = a, c, state.far, state.refreshed, lost
 
     def reorder(*sides):
-        back = jnp.argsort(after.order)
+        back = jnp.argsort(step.order)
         return tuple(side[..., back] for side in sides)
 
-    settled = jnp.all(after.order == jnp.arange(len(after.order)))
+    settled = jnp.all(step.order == jnp.arange(len(lost)))
     a, c, far, refreshed, lost = jax.lax.cond(settled, lambda *sides: sides, reorder, *sides)
     moved = log_before - refreshed
     moved = jnp.where(jnp.isfinite(moved), moved, 0)
@@ -204,25 +210,47 @@ def _pass_back(log_before, t_before, after, right, state):
     def complete(a, c, far, refreshed):
         return _complete(log_before, t_before(), lost, right, state, a, c)
 
-    a, c, far, refreshed = jax.lax.cond(stale, complete, lambda *same: same, a, c, far, refreshed)
-    a_norm, c_norm = graded.safe_norm(a), graded.safe_norm(c)
-    kappa = graded.safe_norm(x * after.rows[None, :]) * c_norm / overlap
+    as_it_is = lambda *sides: (*sides, state.any_far)
+    a, c, far, refreshed, any_far = jax.lax.cond(stale, complete, as_it_is, a, c, far, refreshed)
     change = state.change
-    if _corrects(x):
-        residual = jnp.zeros_like(after.residual).at[:, after.order].set(after.residual)
-        change = change + jnp.sum(x * (c @ residual.T), axis=1) / overlap
-    safe = lambda norm: jnp.where(norm > 0, norm, 1)
+    if graded.is_corrected(x):
+        residual = jnp.zeros_like(step.residual).at[:, step.order].set(step.residual)
+        change = change + jnp.sum(x * (c @ residual.T), axis=1) / state.overlap
+    a_largest, c_largest = _largest(a), _largest(c)
+    a, c = a / a_largest[:, None], c / c_largest[:, None]
+    scale = jnp.max(step.rows)
+    left = jnp.sum((x * (step.rows / scale)[None, :]) ** 2, axis=1)
+    kappa = scale * c_largest / state.overlap
+    overlap = state.overlap / a_largest / c_largest
     return _Directions(
-        a=a / safe(a_norm)[:, None],
-        c=c / safe(c_norm)[:, None],
-        log_a=state.log_a + jnp.log(safe(a_norm)),
-        log_c=state.log_c + jnp.log(safe(c_norm)),
+        a=a,
+        c=c,
+        overlap=jax.lax.cond(stale, lambda: jnp.sum(a * c, axis=1), lambda: overlap),
+        log_a=state.log_a + jnp.log(a_largest),
+        log_c=state.log_c + jnp.log(c_largest),
         far=far,
+        any_far=any_far,
         refreshed=refreshed,
-        condition=state.condition + kappa * kappa,
-        assembly=state.assembly + (z * z) @ (after.assembled**2),
+        condition=state.condition + kappa * left * kappa * jnp.sum(c * c, axis=1),
+        assembly=assembly,
         change=change,
     )
+
+
+def _squared_assembly(after, state):
+    """τ² = Σ_j (z_j ρ_j)², z = e^(ℓ + log_a) a."""
+    log_scale = jnp.where(after.log_scale == -jnp.inf, 0, after.log_scale)
+    top, bottom, limit = jnp.max(log_scale), jnp.min(log_scale), -0.25 * _underflow(log_scale)
+
+    def directly():
+        z = state.a * jnp.exp(jnp.minimum(after.log_scale[None, :] + state.log_a[:, None], 4 * limit)) + state.far
+        return (z * z) @ (after.step.assembled**2)
+
+    def in_parts():
+        weights = jnp.where(after.log_scale == -jnp.inf, 0, jnp.exp(log_scale - bottom) * after.step.assembled)
+        return jnp.exp(bottom + state.log_a) ** 2 * jnp.sum((state.a * weights[None, :]) ** 2, axis=1)
+
+    return jax.lax.cond((top - bottom < limit) & ~state.any_far, in_parts, directly)
 
 
 def _complete(log_scale, t, lost, right, state, a, c):
@@ -235,7 +263,7 @@ def _complete(log_scale, t, lost, right, state, a, c):
     tiny_a, tiny_c = log_a < underflow, (log_c < underflow) | lost[None, :]
     a = jnp.where(tiny_a, z * jnp.exp(jnp.minimum(log_a, 0)), a)
     c = jnp.where(tiny_c, w * jnp.exp(jnp.minimum(log_c, -underflow)), c)
-    return a, c, jnp.where(tiny_a, z, 0), log_scale
+    return a, c, jnp.where(tiny_a, z, 0), log_scale, jnp.any(tiny_a)
 
 
 def share_errors(log_sigma: jax.Array, error: jax.Array) -> jax.Array:
