@@ -26,6 +26,7 @@ from jaxbptt.spectra.products.rounding import share_errors
 from jaxbptt.types import ArrayLike, ProductMethod
 
 LIMIT = 1e-2  # nats, 1 % of σ: a value that may be further off says more about rounding than about the chain
+UNASKED = 2**28  # bytes of a chain up to which errors are computed unasked where they are needed: three times as many
 METHODS = get_args(ProductMethod)
 
 Chain = Float[ArrayLike, "time state state"] | Float[ArrayLike, "time batch entries entries"]
@@ -91,8 +92,9 @@ def log_singular_values(
     logs, with no such loss. Not differentiable in reverse mode (see `log_growth`).
 
     With `errors`, every value carries its own. Of 46,000 given for ten families of hard chains, N ≤ 8 and T ≤ 60, one
-    was off by more than three times it (7 times). Without, a test forwards alone decides whether a chain is looked at
-    so closely: about 1 in 1,500 of the same values was then off by more than 0.01 nats (worst: 2.9).
+    was off by more than three times it (7 times). Without, a cheap test forwards marks suspicious records. Outside jit
+    a chain of up to 256 MiB that has one is decomposed again with errors; under jit such records are NaN throughout.
+    That test is no bound: about 1 in 1,500 of the same values passed it and was off by more than 0.01 nats (worst: 2.9).
 
     Args:
       jacobians: [T, N, N], [t−1] is J_t, float; or [T, B, n, n], the blocks of a block-diagonal chain of N = B·n, from
@@ -162,9 +164,10 @@ def _decompose(
     if method == "auto":
         method = "sequential" if jax.default_backend() == "cpu" else "parallel"
     chain = jnp.asarray(jacobians)[start:stop]
-    decompose = lambda chain: decompose_records(chain, every, method, directions=directions, errors=errors)
-    # One block after the other: side by side, every choice would compute all its branches.
-    found = decompose(chain) if chain.ndim == 3 else _join(jax.lax.map(decompose, chain.swapaxes(0, 1)))
+    found = _decompose_blocks(chain, every, method, directions, errors)
+    if not errors and chain.nbytes <= UNASKED and _validation.is_concrete(found.error):
+        if jnp.any(found.error > LIMIT):  # a look at every step can tell more
+            found = _decompose_blocks(chain, every, method, directions, errors=True)
     order = jnp.argsort(found.log_sigma, axis=1, descending=True)
     log_sigma, error = (jnp.take_along_axis(field, order, axis=1) for field in (found.log_sigma, found.error))
     left, right = (
@@ -177,6 +180,12 @@ def _decompose(
     _warn(known, finite, start, every, stop)
     left, right = (jnp.where(finite, side, jnp.nan) for side in (left, right))
     return LogSVD(jnp.where(known, log_sigma, jnp.nan), left, right, error, error < 1)
+
+
+def _decompose_blocks(chain, every, method, directions, errors):
+    decompose = lambda chain: decompose_records(chain, every, method, directions=directions, errors=errors)
+    # One block after the other: side by side, every choice would compute all its branches.
+    return decompose(chain) if chain.ndim == 3 else _join(jax.lax.map(decompose, chain.swapaxes(0, 1)))
 
 
 def _take_chain(jacobians):

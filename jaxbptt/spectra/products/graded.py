@@ -67,16 +67,17 @@ def multiply_and_tell(jacobian: jax.Array, factors: Factors) -> tuple[Factors, P
 
 def _multiply(jacobian, factors, last):
     split, columns = find_split(jacobian)
-    divisors = jnp.where(split & (columns > 0), columns, 1)
+    divisors = jnp.where(columns > 0, columns, 1)
 
     def visit(i, carry):
         factors, last = carry
         first = split & (i == 0)
-        q = factors.q
-        m = jax.lax.cond(first, lambda: columns[:, None] * q, lambda: jacobian @ (q / divisors[:, None]))
+        ways = lambda q: jacobian @ q, lambda q: jacobian @ (q / divisors[:, None]), lambda q: columns[:, None] * q
+        m = jax.lax.switch(split.astype(int) + first.astype(int), ways, factors.q)
         if last is None:
             return absorb(m, factors)[0], None
-        return absorb(m, factors, lambda: jnp.where(first, jnp.diag(columns), jacobian / divisors[None, :]))
+        scaled = jacobian / jnp.where(split, divisors, 1)[None, :]
+        return absorb(m, factors, lambda: jnp.where(first, jnp.diag(columns), scaled))
 
     return jax.lax.fori_loop(0, 1 + split.astype(int), visit, (factors, last))
 

@@ -1,10 +1,12 @@
 """Singular values, errors and directions of a chain at every record, by whatever way suits the chain."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxbptt import _validation
 from jaxbptt.spectra.products import graded, rounding
 from jaxbptt.spectra.products.graded import Factors
 from jaxbptt.spectra.products.jacobi import graded_svd_in_parts
@@ -12,7 +14,7 @@ from jaxbptt.spectra.products.monomial import is_monomial, monomial_svd
 from jaxbptt.spectra.products.parallel import prefix_factors
 from jaxbptt.types import ProductMethod
 
-SUSPECT = 2e-3  # relative error of one direction, seen forwards, above which a chain's errors are computed unasked
+SUSPECT = 2e-3  # relative error of one direction, seen forwards, above which a record is suspicious
 JOINED = 2 / 3  # eps^JOINED: the same where blocks are joined, whose own reversals are not seen
 TOGETHER = 1 / 6  # eps^TOGETHER: the same for a reversal and a condition together, which amplify each other
 
@@ -29,7 +31,7 @@ class Decomposition(NamedTuple):
 def decompose_records(
     chain: jax.Array, every: int, method: ProductMethod, *, directions: bool, errors: bool
 ) -> Decomposition:
-    """J_t … J_1 at t = every, 2 every, … and T. Without `errors`, they are 0 unless the chain is suspicious."""
+    """J_t … J_1 at t = every, 2 every, … and T. Without `errors`, they are 0, or inf where a record is suspicious."""
 
     def exactly():
         found = monomial_svd(chain, every)
@@ -40,11 +42,16 @@ def decompose_records(
         if errors:
             return _certify(chain, every, directions)
         factors = prefix_factors(chain, every) if method == "parallel" else _scan_factors(chain, every)
-        return jax.lax.cond(
-            _is_suspicious(factors, method), lambda: _certify(chain, every, False), lambda: _trust(factors)
-        )
+        return _trust(factors, method)
 
-    return jax.lax.cond(is_monomial(chain), exactly, in_factors)
+    return choose(is_monomial(chain), exactly, in_factors)
+
+
+def choose(condition: jax.Array, yes: Callable[[], Decomposition], no: Callable[[], Decomposition]) -> Decomposition:
+    """`lax.cond`; where the condition is known, only the branch that is taken is compiled."""
+    if _validation.is_concrete(condition):
+        return yes() if condition else no()
+    return jax.lax.cond(condition, yes, no)
 
 
 def _scan_factors(chain, every):
@@ -70,20 +77,22 @@ def _is_suspicious(factors: Factors, method: ProductMethod) -> jax.Array:
     """Whether rounding may have grown too much, as far as a pass forwards can tell. Not a bound: it knows the
     condition of each direction by itself, and how far one that fell behind caught up."""
     epsilon = jnp.finfo(factors.t.dtype).eps
-    reversal, condition = jnp.exp(jnp.max(factors.log_error)).astype(epsilon.dtype), epsilon * jnp.sqrt(jnp.max(factors.condition))
+    reversal = jnp.exp(jnp.max(factors.log_error)).astype(epsilon.dtype)
+    condition = epsilon * jnp.sqrt(jnp.max(factors.condition))
     together = reversal * condition / epsilon
     allowed = epsilon**JOINED if method == "parallel" else SUSPECT
     return ~((reversal < allowed) & (condition < SUSPECT) & (together < epsilon**TOGETHER))
 
 
-def _trust(factors):
+def _trust(factors, method):
     """The values alone. One record after the other, through one program."""
 
     def visit(factors):
         left, large, rest, right = graded_svd_in_parts(
             factors.log_scale, factors.log_carry, factors.t, directions=False
         )
-        return Decomposition(large + rest, jnp.zeros_like(rest), left, right)
+        error = jnp.where(_is_suspicious(factors, method), jnp.inf, jnp.zeros_like(rest))
+        return Decomposition(large + rest, error, left, right)
 
     return jax.lax.map(visit, factors)
 
