@@ -7,7 +7,6 @@ References: Stewart (1997), ETNA 5 (graded products); Demmel et al. (1999), LAA 
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -74,17 +73,17 @@ def _multiply(jacobian, factors, last):
         first = split & (i == 0)
         ways = lambda q: jacobian @ q, lambda q: jacobian @ (q / divisors[:, None]), lambda q: columns[:, None] * q
         m = jax.lax.switch(split.astype(int) + first.astype(int), ways, factors.q)
-        if last is None:
-            return absorb(m, factors)[0], None
         scaled = jacobian / jnp.where(split, divisors, 1)[None, :]
-        return absorb(m, factors, lambda: jnp.where(first, jnp.diag(columns), scaled))
+        new, step = absorb(m, jnp.where(first, jnp.diag(columns), scaled), factors)
+        # What is not returned is not computed: the step's matrix, its sizes; or the condition, which follows from them.
+        return (new, None) if last is None else (new._replace(condition=factors.condition), step)
 
     return jax.lax.fori_loop(0, 1 + split.astype(int), visit, (factors, last))
 
 
 def absorb_columns(columns: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     """The first QR step of a J that is split: diag(d) P."""
-    return absorb(columns[:, None] * factors.q, factors, lambda: jnp.diag(columns))
+    return absorb(columns[:, None] * factors.q, jnp.diag(columns), factors)
 
 
 def find_split(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -93,15 +92,12 @@ def find_split(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns), columns
 
 
-def absorb(
-    m: jax.Array, factors: Factors, matrix: Callable[[], jax.Array] | None = None
-) -> tuple[Factors, Pass | None]:
+def absorb(m: jax.Array, matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     """The factors of A P by one QR of M = A Q:  ℓ'_i = ℓ_i + ln r_ii,  T' = B T,  B_ij = r_ij e^(ℓ_j − ℓ'_i).
 
     Directions are kept in descending order of max|M_j| e^ℓ_j, so that B stays bounded however the chain turns. As many
     as M has zero rows, or as were lost before, have r_ii = 0 and go last. Any other zero pivot is an accident of
-    rounding, which left the direction unknown: it counts as rounding noise of its column. Given a function
-    that returns A, also the step itself, and no condition, which `rounding` takes from the steps.
+    rounding, which left the direction unknown: it counts as rounding noise of its column.
     """
     lost = factors.log_scale == -jnp.inf
     columns, rows = jnp.max(jnp.abs(m), axis=0), jnp.max(jnp.abs(m), axis=1)
@@ -125,19 +121,15 @@ def absorb(
     log_scale, log_carry = add_compensated(log_scale, log_carry, log_pivots)
     log_carry = log_carry + log_rest
     log_lead, log_error = _reversal(log_scale, factors.log_lead, float(jnp.finfo(m.dtype).eps))
-    condition = factors.condition
-    if matrix is None:
-        condition = condition + _squared_condition(q, r, pivots, eliminated)
+    condition = factors.condition + _squared_condition(q, r, pivots, eliminated)
     log_error = jnp.maximum(log_error, factors.log_error)
     new = Factors(q, log_scale, log_carry, b @ t, log_lead, log_error, condition)
-    if matrix is None:
-        return new, None
     assembled = jnp.sqrt(jnp.sum(b * b * jnp.sum(t * t, axis=1)[None, :], axis=1))
     r, residual = r + jnp.diag(pivots - jnp.diag(r)), m[:, :0]
     if is_corrected(m):
-        residual = difference_of_products(matrix(), jnp.where(lost[order][None, :], 0, factors.q), q, r)
-    r = r + jnp.diag((pivots == 0).astype(r.dtype))
-    return new, Pass(order, r, _rounded_rows(q, r, eliminated), assembled, residual)
+        residual = difference_of_products(matrix, jnp.where(lost[order][None, :], 0, factors.q), q, r)
+    rows = _rounded_rows(q, r, eliminated)
+    return new, Pass(order, r + jnp.diag((pivots == 0).astype(r.dtype)), rows, assembled, residual)
 
 
 def _reorder(carried, _, m, columns, rows, factors):

@@ -73,15 +73,20 @@ def _scan_factors(chain, every):
     return jax.lax.scan(body, (factors, records), (jnp.arange(length), chain))[0][1]
 
 
-def _is_suspicious(factors: Factors, method: ProductMethod) -> jax.Array:
-    """Whether rounding may have grown too much, as far as a pass forwards can tell. Not a bound: it knows the
-    condition of each direction by itself, and how far one that fell behind caught up."""
+def _find_suspicious(factors: Factors, method: ProductMethod) -> jax.Array:
+    """Of every value, in falling order, whether rounding may have changed it too much, as far as a pass forwards can
+    tell. Not a bound: it knows the condition of each direction by itself, and how far one that fell behind caught up.
+
+    A direction that caught up has mixed with others: then no value is sure. One that a nearly singular step left to
+    rounding spoils what is smaller.
+    """
     epsilon = jnp.finfo(factors.t.dtype).eps
-    reversal = jnp.exp(jnp.max(factors.log_error)).astype(epsilon.dtype)
-    condition = epsilon * jnp.sqrt(jnp.max(factors.condition))
-    together = reversal * condition / epsilon
-    allowed = epsilon**JOINED if method == "parallel" else SUSPECT
-    return ~((reversal < allowed) & (condition < SUSPECT) & (together < epsilon**TOGETHER))
+    reversal, condition = jnp.exp(factors.log_error).astype(epsilon.dtype), epsilon * jnp.sqrt(factors.condition)
+    mixed = ~(reversal < (epsilon**JOINED if method == "parallel" else SUSPECT))
+    uncertain = ~(condition < SUSPECT)
+    mixed = mixed | (~uncertain & ~(reversal * condition / epsilon < epsilon**TOGETHER))
+    order = jnp.argsort(factors.log_scale + factors.log_carry, descending=True)
+    return jnp.any(mixed) | (jnp.cumsum(uncertain[order]) > 0)
 
 
 def _trust(factors, method):
@@ -91,8 +96,8 @@ def _trust(factors, method):
         left, large, rest, right = graded_svd_in_parts(
             factors.log_scale, factors.log_carry, factors.t, directions=False
         )
-        error = jnp.where(_is_suspicious(factors, method), jnp.inf, jnp.zeros_like(rest))
-        return Decomposition(large + rest, error, left, right)
+        suspicious = _find_suspicious(factors, method) & (large > -jnp.inf)
+        return Decomposition(large + rest, jnp.where(suspicious, jnp.inf, jnp.zeros_like(rest)), left, right)
 
     return jax.lax.map(visit, factors)
 

@@ -37,6 +37,7 @@ class Tape(NamedTuple):
     q: jax.Array  # [T, N, N]
     log_scale: jax.Array  # [T, N] ℓ
     t: jax.Array  # [T, N, N]
+    split: jax.Array  # [T] whether J was split, so that this was its second QR step
     step: Pass
 
 
@@ -62,15 +63,16 @@ def record_steps(chain: jax.Array, every: int) -> tuple[Factors, Tape]:
 
     def body(factors, jacobian):
         new, last = graded.multiply_and_tell(jacobian, factors)
-        return new, (new._replace(q=new.q[:, :0], log_lead=new.log_lead[:, :0], t=new.t[:, :0]), _entry(new, last))
+        small = new._replace(q=new.q[:, :0], log_lead=new.log_lead[:, :0], t=new.t[:, :0])
+        return new, (small, _entry(new, graded.find_split(jacobian)[0], last))
 
     _, (factors, tape) = jax.lax.scan(body, graded.identity(size, chain.dtype), chain)
     ends = jnp.minimum(every * jnp.arange(1, -(-length // every) + 1), length) - 1
     return jax.tree.map(lambda leaf: leaf[ends], factors._replace(q=tape.q, t=tape.t)), tape
 
 
-def _entry(after, step):
-    return Tape(after.q, after.log_scale + after.log_carry, after.t, step)
+def _entry(after, split, step):
+    return Tape(after.q, after.log_scale + after.log_carry, after.t, split, step)
 
 
 def assess(
@@ -182,9 +184,9 @@ def _step_back(jacobian, before, after, right, state):
         factors = Factors(before("q"), log_before, nothing, before("t"), single, single[0], nothing)
         factors, first = graded.absorb_columns(graded.find_split(jacobian)[1], factors)
         state = _pass_back(factors.log_scale, lambda: factors.t, after, right, state)
-        return _pass_back(log_before, lambda: before("t"), _entry(factors, first), right, state)
+        return _pass_back(log_before, lambda: before("t"), _entry(factors, after.split, first), right, state)
 
-    return jax.lax.cond(graded.find_split(jacobian)[0], two, one, state)
+    return jax.lax.cond(after.split, two, one, state)
 
 
 def _pass_back(log_before, t_before, after, right, state):
@@ -194,24 +196,20 @@ def _pass_back(log_before, t_before, after, right, state):
     assembly = state.assembly + _squared_assembly(after, state)
     a = state.a @ step.r
     c = jax.lax.linalg.triangular_solve(step.r, state.c, left_side=False, lower=False, transpose_a=True)
-    lost = after.log_scale == -jnp.inf
-    sides = a, c, state.far, state.refreshed, lost
-
-    def reorder(*sides):
-        back = jnp.argsort(step.order)
-        return tuple(side[..., back] for side in sides)
-
-    settled = jnp.all(step.order == jnp.arange(len(lost)))
-    a, c, far, refreshed, lost = jax.lax.cond(settled, lambda *sides: sides, reorder, *sides)
-    moved = log_before - refreshed
+    lost, back = after.log_scale == -jnp.inf, jnp.zeros_like(step.order).at[step.order].set(jnp.arange(len(step.order)))
+    moved = log_before - state.refreshed[back]
     moved = jnp.where(jnp.isfinite(moved), moved, 0)
     stale = jnp.any(lost) | (jnp.max(moved) - jnp.min(moved) > -0.5 * underflow)
 
-    def complete(a, c, far, refreshed):
-        return _complete(log_before, t_before(), lost, right, state, a, c)
+    def change_order(a, c, far, refreshed):
+        """The coordinates as they were before the step, complete if they are stale."""
+        complete = lambda a, c, *_: _complete(log_before, t_before(), lost[back], right, state, a, c)
+        as_it_is = lambda *sides: (*sides, state.any_far)
+        return jax.lax.cond(stale, complete, as_it_is, a[:, back], c[:, back], far[:, back], refreshed[back])
 
-    as_it_is = lambda *sides: (*sides, state.any_far)
-    a, c, far, refreshed, any_far = jax.lax.cond(stale, complete, as_it_is, a, c, far, refreshed)
+    usual = ~stale & jnp.all(back == jnp.arange(len(back)))
+    sides = a, c, state.far, state.refreshed
+    a, c, far, refreshed, any_far = jax.lax.cond(usual, lambda *same: (*same, state.any_far), change_order, *sides)
     change = state.change
     if graded.is_corrected(x):
         residual = jnp.zeros_like(step.residual).at[:, step.order].set(step.residual)

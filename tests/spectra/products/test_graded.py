@@ -45,14 +45,14 @@ def right():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("m = matrix @ factors.q", "m = matrix.T @ factors.q"),
-        ("b @ t, label", "t, label"),
+        ("ways = lambda q: jacobian @ q", "ways = lambda q: jacobian.T @ q"),
+        ("b @ t, log_lead", "t, log_lead"),
         ("add_compensated(log_scale, log_carry, log_pivots)", "(log_scale, log_carry)"),
         ("return q[jnp.argsort(order)], r, order", "return q, r, order"),
-        ("m = jnp.where(vectors[0] == -jnp.inf, 0, m)[:, order]", "m = m[:, order]"),
-        ("return m, t[order], *(", "return m, t, *("),
+        ("m = jnp.where(factors.log_scale == -jnp.inf, 0, m)[:, order]", "m = m[:, order]"),
+        ("factors.t[order]", "factors.t"),
         ("jnp.where(pivots < 0, -1, 1)", "jnp.where(pivots < 0, 1, 1)"),
-        ("graded = jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)", "graded = jnp.max(columns) < 0"),
+        ("return jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)", "return jnp.max(columns) < 0"),
     ],
 )
 def test_a_broken_line_is_seen(old, new, right):
@@ -76,7 +76,7 @@ def test_how_far_rounding_may_have_grown():
         ("jnp.maximum(log_mixed, behind)", "behind"),
         ("log_lead = jnp.minimum(log_lead, behind)", "log_lead = behind"),
         ("log_error = jnp.maximum(log_error, factors.log_error)", "log_error = factors.log_error"),
-        (".at[label].set(log_scale)", ".at[:].set(log_scale)"),
+        ("factors.log_lead[order][:, order]", "factors.log_lead"),
     ],
 )
 def test_a_broken_estimate_of_rounding_is_seen(old, new):
