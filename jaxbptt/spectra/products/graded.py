@@ -189,9 +189,10 @@ def _reversal(log_scale, log_lead, epsilon):
     """
     log_scale = log_scale.astype(jnp.float32)
     gap = log_scale[None, :] - log_scale[:, None]
-    behind = jnp.where(jnp.isfinite(gap), jnp.minimum(gap, 0), 0)
+    alive = jnp.isfinite(gap)  # a direction that is lost exactly catches up with none
+    behind = jnp.where(alive, jnp.minimum(gap, 0), 0)
     log_lead = jnp.minimum(log_lead, behind)
-    log_mixed = behind - log_lead + math.log(epsilon)
+    log_mixed = jnp.where(alive, behind - log_lead + math.log(epsilon), -jnp.inf)
     log_error = log_mixed + jnp.maximum(log_mixed, behind)
     return log_lead, jnp.maximum(jnp.max(log_error, axis=0), jnp.max(log_error, axis=1))
 

@@ -71,7 +71,7 @@ def test_how_far_rounding_may_have_grown():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("log_mixed = behind - log_lead", "log_mixed = -log_lead"),
+        ("alive, behind - log_lead", "alive, -log_lead"),
         ("jnp.maximum(log_mixed, behind)", "log_mixed"),
         ("jnp.maximum(log_mixed, behind)", "behind"),
         ("log_lead = jnp.minimum(log_lead, behind)", "log_lead = behind"),
