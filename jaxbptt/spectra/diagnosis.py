@@ -100,7 +100,10 @@ def _looseness(found):
 
 def _what_a_product_loses(found, digits):
     if np.isnan(found.log_condition):
-        return "The condition of dh_T/dh_0 cannot be told: the chain undoes its own expansion."
+        return (
+            "The condition of dh_T/dh_0 is not known: its smallest singular value is lost in rounding (singular steps,"
+            " or a chain that undoes its own expansion)."
+        )
     if found.log_condition == np.inf:
         return "dh_T/dh_0 is singular: its smallest singular value is exactly 0."
     lost = max(0, found.log_condition) / np.log(10)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.spectra.products.graded import generic_orthogonal
-from jaxbptt.spectra.rounding import LIMIT, error_of_sums, follow, no_rounding
+from jaxbptt.spectra.frame_errors import LIMIT, error_of_sums, follow, no_rounding
 from jaxbptt.types import ArrayLike
 
 

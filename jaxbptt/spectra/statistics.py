@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxbptt.spectra.autoregression import long_run
 from jaxbptt.spectra.diagnosis import describe_exponents
-from jaxbptt.spectra.rounding import LIMIT
+from jaxbptt.spectra.frame_errors import LIMIT
 from jaxbptt.types import ArrayLike, Integer, Scalar
 
 LONGEST_RUNS = 20  # correlation times that the counted steps must hold, for a standard error to be given
