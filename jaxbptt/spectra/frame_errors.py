@@ -18,9 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LARGEST = (
-    1e30  # bound on the factors of a product, and HUGE on its terms: float32 stays finite, or is inf but never NaN
-)
+LARGEST = 1e30  # bound on the factors of a product, and HUGE on its terms: float32 is at most inf there, never NaN
 HUGE = 1e37
 SAFETY = 2  # times what the rounding of a QR is on average: a few steps that are nearly singular can make up the sum
 LIMIT = 1e-3  # nats per step: an exponent whose rounding error exceeds it is NaN
@@ -30,14 +28,14 @@ class Rounding(NamedTuple):
     """In units of eps², float32: only their size matters."""
 
     mixed: jax.Array  # [K, K] variance of Δ_ji, j > i
-    worst: jax.Array  # [K] the largest of it in which each direction takes part, after the warm-up
+    worst: jax.Array  # [K, K] the largest it has been after the warm-up
     squares: jax.Array  # [K] variance of Σ ln r_ii after the warm-up, nats²
 
 
 def no_rounding(width: int) -> Rounding:
     """Before the first step."""
     none = jnp.zeros((width, width), jnp.float32)
-    return Rounding(none, none[0], none[0])
+    return Rounding(none, none, none[0])
 
 
 def follow(rounding: Rounding, r: jax.Array, noise: jax.Array, same: jax.Array | None, counts: jax.Array) -> Rounding:
@@ -53,22 +51,22 @@ def follow(rounding: Rounding, r: jax.Array, noise: jax.Array, same: jax.Array |
     Returns:
       Rounding. A direction with r_ii = 0 is lost exactly and mixes with none.
     """
-    cap, width = most_mixed(r.dtype), len(r)
-    single = lambda x: jnp.clip(x, -LARGEST, LARGEST).astype(jnp.float32)
-    fits = np.tril(np.ones((width, width), bool), -1)
-    r, noise, pivots = single(r), single(noise), single(jnp.abs(jnp.diag(r)))
+    # At most sizes of r: every kernel that is started counts as much as its work, and a mask reads a diagonal in one.
+    width, single = len(r), lambda x: jnp.clip(x, -LARGEST, LARGEST).astype(jnp.float32)
+    diagonal, below = np.eye(width, dtype=bool), np.tril(np.ones((width, width), bool), -1)
+    r = jnp.abs(single(r))
+    pivots = jnp.sum(jnp.where(diagonal, r, 0), axis=0)
     inverse = jnp.where(pivots > 0, 1 / pivots, 0)
-    upper = jnp.where(fits.T, jnp.minimum(jnp.abs(r * inverse[:, None]), LARGEST) ** 2, 0)  # (r_ij/r_ii)²
+    upper = jnp.where(below, 0, jnp.minimum(r * inverse[:, None], LARGEST) ** 2)  # (r_ij/r_ii)²
+    moved = jnp.minimum(upper @ rounding.mixed, HUGE) @ upper
     ratio = jnp.minimum(pivots[:, None] * inverse[None, :], LARGEST) ** 2  # (r_jj/r_ii)² at [j, i], 0 where one is lost
-    local = jnp.minimum(SAFETY * noise * inverse, LARGEST) ** 2
-    moved = jnp.minimum(rounding.mixed + upper @ rounding.mixed, HUGE)
-    moved = moved + moved @ upper
-    fits = fits & (ratio > 0) if same is None else fits & (ratio > 0) & same
-    mixed = jnp.where(fits, jnp.minimum(moved * ratio + local[None, :], cap), 0)
-    worst = jnp.maximum(jnp.max(mixed, axis=0), jnp.max(mixed, axis=1))
-    worst = jnp.where(counts, jnp.maximum(rounding.worst, worst), rounding.worst)
+    local = jnp.minimum(SAFETY * single(noise) * inverse, LARGEST) ** 2
+    fits = below & (ratio > 0) if same is None else below & (ratio > 0) & same
+    mixed = jnp.where(fits, jnp.minimum(moved * ratio + local[None, :], most_mixed(noise.dtype)), 0)
+    worst = jnp.where(counts, jnp.maximum(rounding.worst, mixed), rounding.worst)
     logs = jnp.log(jnp.where(pivots > 0, pivots, 1)) ** 2  # their own rounding
-    squares = rounding.squares + jnp.where(counts, jnp.minimum(local + jnp.diag(moved) + logs, HUGE), 0)
+    changes = jnp.sum(jnp.where(diagonal, moved, 0), axis=0)
+    squares = rounding.squares + jnp.where(counts, jnp.minimum(local + changes + logs, HUGE), 0)
     return Rounding(mixed, worst, squares)
 
 
@@ -83,6 +81,7 @@ def error_of_sums(rounding: Rounding, counted: jax.Array, dtype: Any) -> jax.Arr
     A share s of another direction, mixed into one, also changes its length by a factor of 1 + s/2 (second order).
     """
     eps, cap = float(jnp.finfo(dtype).eps), most_mixed(dtype)
-    second = jnp.sqrt(counted.astype(dtype)) * (rounding.worst.astype(dtype) * (0.5 / cap))
+    worst = jnp.maximum(jnp.max(rounding.worst, axis=0), jnp.max(rounding.worst, axis=1))
+    second = jnp.sqrt(counted.astype(dtype)) * (worst.astype(dtype) * (0.5 / cap))
     first = eps * jnp.sqrt(rounding.squares).astype(dtype)
-    return jnp.where(rounding.worst >= cap, jnp.inf, jnp.hypot(first, second))
+    return jnp.where(worst >= cap, jnp.inf, jnp.hypot(first, second))

@@ -57,8 +57,7 @@ def run_scan(chain: Chain, options: Options) -> LyapunovExponents:
         due = due | far_from_one(block.reach)
         bad = (tally.bad_step == 0) & ~jnp.isfinite(jnp.max(columns))
         tally = tally._replace(bad_step=jnp.where(bad, t + 1, tally.bad_step))
-        close = lambda scan: (scan[0], *_close(chain, options, t, *scan))
-        recent, block, tally = when(due, close, (recent, block, tally))
+        block, tally = jax.lax.cond(due, lambda scan: _close(chain, options, t, recent, *scan), lambda s:s, (block, tally))
         # Outside the branch, which would copy the series at every step.
         place = jnp.where(due & (t >= options.warm_up), (tally.counted - 1) // each, samples)
         sample = series[place] + jnp.where(due, tally.growth, 0)

@@ -184,4 +184,4 @@ def test_a_false_sentence_is_caught(old, new, log_norm):
 
 def test_a_diagnosis_is_eager():
     with pytest.raises(TypeError, match="bounds: got traced arrays"):
-        jax.jit(lambda found: len(found.diagnosis()))(bounds(driven("tanh", with_radius(1.5))))
+        jax.jit(lambda found: len(found.diagnosis()))(bounds(driven("tanh", with_radius(1.5)), with_radius(1.5), 0.25))

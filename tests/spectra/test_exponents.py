@@ -25,20 +25,25 @@ def test_exponents_and_blocks_against_qr_at_every_step(gain, k):
     bounds = -(-np.arange(8) * 540 // 7)
     local = [expected[start:stop].mean(axis=0) for start, stop in itertools.pairwise(bounds)]
     np.testing.assert_allclose(result.local, local, rtol=0, atol=1e-6)
-    exact = exponents(TANH[gain], k=k, blocks=7, interval=1)
+    assert result.interval > (2.5 if gain < 4 else 1.0)
+
+
+@pytest.mark.parametrize("gain", TANH)
+def test_a_step_at_a_time_is_qr_at_every_step_and_has_its_statistics(gain):
+    expected = growth_by_qr(TANH[gain], 6)[60:]
+    exact = exponents(TANH[gain], k=6, blocks=7, interval=1)
     np.testing.assert_allclose(exact.exponents, expected.mean(axis=0), rtol=0, atol=1e-12)
     assert exact.interval == 1
-    found = long_run(jnp.asarray(expected - expected.mean(axis=0)), jnp.full(k, 540))
+    assert (exact.interval_error == 0).all()
+    found = long_run(jnp.asarray(expected - expected.mean(axis=0)), jnp.full(6, 540))
     np.testing.assert_allclose(exact.standard_error, np.sqrt(found.variance / 540), rtol=1e-7)
     np.testing.assert_allclose(exact.degrees_of_freedom, found.degrees_of_freedom, rtol=1e-7)
-    np.testing.assert_allclose(np.log(result.standard_error / exact.standard_error), 0, atol=np.log(2))
-    assert result.interval > (2.5 if gain < 4 else 1.0)
-    assert (exact.interval_error == 0).all()
+    chosen = exponents(TANH[gain], k=6, blocks=7)
+    np.testing.assert_allclose(np.log(chosen.standard_error / exact.standard_error), 0, atol=np.log(2))
 
 
 def test_what_the_interval_costs_is_measured():
-    result = exponents(TANH[1.0])
-    assert 0 < result.interval_error.max() < 1e-8
+    assert 0 < exponents(TANH[1.0], k=6, blocks=7).interval_error.max() < 1e-8
 
 
 def test_an_interval_that_is_too_long_is_refused():
@@ -52,10 +57,10 @@ def test_an_interval_that_is_too_long_is_refused():
 @pytest.mark.parametrize(
     ("chain", "expected"),
     [
-        ([A, A.T] * 30, [np.log(2), -INF]),
+        ([A, A.T] * 20, [np.log(2), -INF]),
         ([SHIFT] * 40, [-INF] * 4),
         ([STEP @ np.diag([2.0, 0.0])] * 40, [np.log(6), -INF]),
-        ([STEP] * 20 + [np.diag([1.0, 0.0])] + [STEP] * 20, None),
+        ([STEP] * 20 + [np.diag([1.0, 0.0])] + [STEP] * 19, None),
         ([np.zeros((1, 1))] * 5, [-INF]),
     ],
 )
@@ -68,7 +73,7 @@ def test_what_is_lost_exactly_is_minus_infinity(chain, expected):
     assert not np.isnan(result.standard_error).any()
 
 
-@pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom"])
+@pytest.mark.parametrize("name", ["lstm", "custom"])  # with a derivation and without
 def test_streaming_and_structured_jacobians_give_the_same(name):
     cell = CELLS[name]
     params, inputs, _, initial = instance(models.sequence_model(cell, 1), jax.random.key(3), length=60)

@@ -7,6 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxbptt import spectra
+from tests.mutation import mutate_package
 from tests.spectra.chains import TANH, growth_by_qr
 
 
@@ -34,3 +35,13 @@ def test_log_growth_that_rounding_decides_is_nan():
     growth = jax.jit(spectra.log_growth)(jnp.asarray(chain))
     assert np.isnan(growth).all()
     assert np.isfinite(jax.jit(spectra.log_growth)(jnp.asarray(chain[:50]))).all()
+
+
+def test_what_was_mixed_up_long_ago_is_not_forgotten():
+    """One direction gains 80 nats on the other, which then gains 160; nothing happens for a long time after."""
+    drive = np.r_[np.full(80, 0.5), np.full(80, -1.0), np.zeros(40_000)]
+    frame = np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0]
+    chain = frame @ (np.exp(drive[:, None] * [1, -1])[:, :, None] * np.eye(2)) @ frame.T
+    assert np.isnan(jax.jit(spectra.log_growth)(chain)).all()
+    forgetful = mutate_package(spectra, "jnp.maximum(rounding.worst, mixed)", "mixed").log_growth
+    assert np.isfinite(jax.jit(forgetful)(chain)).all()
