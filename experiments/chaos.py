@@ -128,12 +128,19 @@ def in_words(name: str, summary: dict[str, Any]) -> str:
     """Where it turns chaotic, and a tanh net's values at g = 3."""
     start = summary["chaotic_from"]
     words = f"{name}: " + ("not chaotic at any gain" if start is None else f"chaotic from gain {start:g}")
+    unknown = [f"{gain:g}" for gain, top in zip(summary["gains"], summary["exponent"], strict=True) if np.isnan(top)]
+    if unknown:
+        words += f" (not known for rounding at gain {', '.join(unknown)})"
     if name.startswith("tanh"):
         i = summary["gains"].index(REFERENCE)
         keys = ("exponent", "dimension_per_unit")
-        exponent, dimension = (f"{summary[key][i]:.3f} ± {summary[key + '_error'][i]:.3f}" for key in keys)
+        exponent, dimension = (_with_error(summary[key][i], summary[key + "_error"][i]) for key in keys)
         words += f"; g = {REFERENCE:g}: λ_1 {exponent}, D_KY/N {dimension}"
     return words
+
+
+def _with_error(value, error):
+    return "not known" if np.isnan(value) else f"{value:.3f} ± {error:.3f}"
 
 
 def plot(results: dict[str, Transition], path: Path) -> None:

@@ -73,8 +73,9 @@ def _stream(model, params, inputs, targets, initial):
 
 
 def _of_few_steps(found):
-    """Without what so short a chain does not tell: the standard error and what belongs to it."""
-    return found.exponents, found.local, found.rounding_error, found.warm_up_error, found.interval
+    """All but what so short a chain does not tell, and is NaN: the standard error and what belongs to it."""
+    untold = ("standard_error", "degrees_of_freedom", "correlation_time")
+    return {name: field for name, field in found._asdict().items() if name not in untold}
 
 
 def _structured(model, *data):

@@ -145,16 +145,10 @@ def judge(sweep: Sweep) -> dict[str, Any]:
     top = sweep.exponents[:, 0]
     theories = {name: getattr(sweep, name) for name in THEORIES if np.isfinite(getattr(sweep, name)).all()}
     holds = {name: _longest_run(np.abs(rates - top) <= PARTED, sweep.gains) for name, rates in theories.items()}
-    up, crossing = np.flatnonzero((top[:-1] < 0) & (top[1:] >= 0)), None
-    if len(up):
-        around = slice(up[0], up[0] + 2)
-        crossing = float(np.exp(np.interp(0, top[around], np.log(sweep.gains[around]))))
-        after = "exploding" if (top[up[0] + 1 :] > 0).all() else "either"
-        words = f"vanishing below gain {crossing:.2f}, {after} above"
-    elif (top < 0).all() or (top > 0).all():
-        words = ("vanishing" if top[0] < 0 else "exploding") + f" at every gain, {GAINS[0]:g} to {GAINS[-1]:g}"
-    else:
-        words = "exploding at the smallest gain, but not at every one"
+    known = ~np.isnan(top)  # rounding may leave an exponent unknown
+    crossing, words = _verdict(top[known], sweep.gains[known])
+    if not known.all():
+        words += f"; not known for rounding at {(~known).sum()} of {len(known)} gains"
     return {
         "crossing": crossing,
         "gains": sweep.gains.tolist(),
@@ -163,6 +157,21 @@ def judge(sweep: Sweep) -> dict[str, Any]:
         "theory_holds": holds,
         "verdict": words,
     }
+
+
+def _verdict(top, gains):
+    """(gain at which the exponents `top` cross zero, else None; what happens over the gains, in words)."""
+    if not len(top):
+        return None, "nothing is known"
+    up = np.flatnonzero((top[:-1] < 0) & (top[1:] >= 0))
+    if len(up):
+        around = slice(up[0], up[0] + 2)
+        crossing = float(np.exp(np.interp(0, top[around], np.log(gains[around]))))
+        after = "exploding" if (top[up[0] + 1 :] > 0).all() else "either"
+        return crossing, f"vanishing below gain {crossing:.2f}, {after} above"
+    if (top < 0).all() or (top > 0).all():
+        return None, ("vanishing" if top[0] < 0 else "exploding") + f" at every gain, {gains[0]:g} to {gains[-1]:g}"
+    return None, "exploding at the smallest gain, but not at every one"
 
 
 def _longest_run(right, gains):

@@ -65,7 +65,7 @@ def _plot_growth(ax, sweep):
 
 
 def _plot_exponents(ax, sweeps):
-    """λ_1 with error bars (two standard errors) for every scheme, and the theories for the Gaussian one."""
+    """λ_1 with error bars (two standard errors where they are known), and the theories for the Gaussian scheme."""
     _plot_theories(ax, sweeps["gaussian"], 0)
     for (scheme, sweep), (colour, marker) in zip(sweeps.items(), SCHEME_STYLES, strict=True):
         error = 2 * sweep.standard_error[:, 0]
@@ -73,7 +73,7 @@ def _plot_exponents(ax, sweeps):
         ax.errorbar(sweep.gains, sweep.exponents[:, 0], error, elinewidth=1.6, label=scheme, **style)
     ax.axhline(0, color="0.5", linewidth=0.8)
     top = np.concatenate([sweeps[scheme].exponents[:, 0] for scheme in ("gaussian", "orthogonal")])
-    low, high = min(top.min(), -0.1), max(top.max(), 0.1)
+    low, high = np.nanmin([*top, -0.1]), np.nanmax([*top, 0.1])
     ax.set(ylim=(low - 0.25 * (high - low), high + 0.3 * (high - low)), ylabel="nats per step")
     handles = [entry for entry in zip(*ax.get_legend_handles_labels(), strict=True) if entry[1] in SCHEMES]
     ax.legend(*zip(*handles, strict=True), frameon=False, loc="upper left")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
-from jaxbptt.spectra.products.graded import generic_orthogonal
 from jaxbptt.spectra.frame_errors import LIMIT, error_of_sums, follow, no_rounding
+from jaxbptt.spectra.products.graded import generic_orthogonal
 from jaxbptt.types import ArrayLike
 
 

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt import _validation
+from jaxbptt.spectra.frame_errors import Rounding, error_of_sums, no_rounding
 from jaxbptt.spectra.frames import initial_frame, unfinished_turning
 from jaxbptt.spectra.products.graded import add_compensated
 from jaxbptt.spectra.qr_step import Block, Chain, Options, far_from_one, fresh, multiply, orthogonalise, when
-from jaxbptt.spectra.frame_errors import Rounding, error_of_sums, no_rounding
 from jaxbptt.spectra.statistics import LyapunovExponents, Sums, summarise
 
 CHECK_EVERY = 50  # blocks
@@ -57,7 +57,9 @@ def run_scan(chain: Chain, options: Options) -> LyapunovExponents:
         due = due | far_from_one(block.reach)
         bad = (tally.bad_step == 0) & ~jnp.isfinite(jnp.max(columns))
         tally = tally._replace(bad_step=jnp.where(bad, t + 1, tally.bad_step))
-        block, tally = jax.lax.cond(due, lambda scan: _close(chain, options, t, recent, *scan), lambda s:s, (block, tally))
+        block, tally = jax.lax.cond(
+            due, lambda scan: _close(chain, options, t, recent, *scan), lambda s: s, (block, tally)
+        )
         # Outside the branch, which would copy the series at every step.
         place = jnp.where(due & (t >= options.warm_up), (tally.counted - 1) // each, samples)
         sample = series[place] + jnp.where(due, tally.growth, 0)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbptt.spectra.products.graded import GRADED_COLUMNS, row_sorted_qr
 from jaxbptt.spectra.frame_errors import Rounding, follow
+from jaxbptt.spectra.products.graded import GRADED_COLUMNS, row_sorted_qr
 
 SAMPLES = 4096  # of ln r_ii in time that are kept, at most
 

@@ -50,4 +50,11 @@ def test_figure_and_words_are_of_the_arrays(tmp_path):
     said = chaos.in_words("tanh, N = 8", chaos.judge(results["tanh, N = 8"]))
     expected = np.log(3 / 1.3)
     assert said == f"tanh, N = 8: chaotic from gain 1.5; g = 3: λ_1 {expected:.3f} ± 0.010, D_KY/N 0.250 ± 0.000"
-    assert chaos.in_words("gru, N = 4", chaos.judge(results["gru, N = 4"])) == "gru, N = 4: not chaotic at any gain"
+    gru = results["gru, N = 4"]
+    assert chaos.in_words("gru, N = 4", chaos.judge(gru)) == "gru, N = 4: not chaotic at any gain"
+    gru.exponents[1, 0] = np.nan  # of one net
+    said = chaos.in_words("gru, N = 4", chaos.judge(gru))
+    assert said == f"gru, N = 4: not chaotic at any gain (not known for rounding at gain {chaos.GATED_GAINS[1]:g})"
+    tanh = results["tanh, N = 8"]
+    unknown = chaos.judge(tanh._replace(dimension=tanh.dimension * np.nan))
+    assert chaos.in_words("tanh, N = 8", unknown).endswith("D_KY/N not known")

@@ -107,7 +107,19 @@ def test_the_longest_run(right, run):
     assert vanishing._longest_run(np.array(right, bool), np.arange(1, 6)) == run
 
 
+def test_what_is_not_known_decides_nothing():
+    top = LOG_GAINS - np.log(1.2)
+    top[[0, -1]] = np.nan
+    summary = vanishing.judge(fake_sweep(top))
+    assert summary["verdict"] == ("vanishing below gain 1.20, exploding above; not known for rounding at 2 of 13 gains")
+    assert vanishing.judge(fake_sweep(top * np.nan))["verdict"].startswith(
+        "nothing is known; not known for rounding at 13"
+    )
+
+
 def test_plot_takes_arrays(tmp_path):
-    results = {f"elman, {scheme}": fake_sweep(LOG_GAINS - 0.1) for scheme in SCHEMES}
+    top = LOG_GAINS - 0.1
+    top[-1] = np.nan
+    results = {f"elman, {scheme}": fake_sweep(top) for scheme in SCHEMES}
     vanishing.plot(results, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
