@@ -98,7 +98,7 @@ def fresh(q: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def when(due: jax.Array, change: Callable[[Any], Any], state: Any) -> Any:
-    """`change(state)` if due, else the state, which a `cond` would copy and a loop of one round leaves in its place."""
+    """`change(state)` if due, which is seldom, else the state: a loop of one round or none leaves it where it is."""
     once = lambda carry: (jnp.zeros_like(carry[0]), change(carry[1]))
     return jax.lax.while_loop(lambda carry: carry[0], once, (due, state))[1]
 

@@ -20,9 +20,13 @@ class LyapunovExponents(NamedTuple):
 
     `standard_error` is √(S/T'), S the sum of all autocovariances of ln r_ii, from an autoregression in time of order up
     to 12 (`autoregression`): (exponent − truth)/standard_error is taken for Student's t. It assumes that the growth is
-    stationary after the warm-up, and that its correlations show in an autoregression: of a slow process hidden under
-    ten times as much fast noise, 95 % intervals hold the truth in 3 of 4 cases only. Where the correlation time is
-    more than T'/20, so that the chain is too short to tell, it is NaN (`notes` says so).
+    stationary after the warm-up, and that its correlations show in an autoregression. Where the correlation time τ it
+    finds is more than T'/20, the chain is too short to tell: NaN (`notes` says so).
+
+    Measured at T' = 1,024 and 2,500, 95 % intervals hold the truth in 94 to 97 % of series e^(−lag/τ), τ up to T'/20.
+    There a third is refused, and 94 % of the rest hold it; at τ = T'/10, the 1 in 6 that pass by chance hold it in
+    80 % only. Skewed growth: 92 to 94 %. What is not seen is a slow process under ten times as much fast noise:
+    as little as 91, 84 and 58 % at τ = 8, T'/80 and T'/20.
     """
 
     exponents: Float[Array, " k"]  # NaN where rounding_error exceeds 0.001

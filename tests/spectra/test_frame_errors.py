@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxbptt import cells, models, spectra
+from jaxbptt.spectra.frames import unfinished_turning
 from tests.mutation import mutate_package
 from tests.spectra.chains import exponents, gaussian_chain, tanh_chain, turning
 
@@ -38,11 +39,36 @@ def test_what_a_part_of_the_directions_cannot_know_is_nan():
 def test_rotated_blocks_are_not_known():
     """In general position, and so rounded, the blocks are no longer exactly apart: nothing is known."""
     frame = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0]
-    found = exponents(frame @ ALTERNATING @ frame.T, warm_up=0)
+    rotated = frame @ ALTERNATING @ frame.T
+    found = exponents(rotated, warm_up=0)
     assert found.notes()[0].startswith("NaN for exponents 1, 2, 3, 4, 5, 6: rounding mixed directions up")
     assert np.isnan(found.exponents).all()
     assert np.isnan(found.standard_error).all()
     assert np.isnan(found.local).all()
+    # One direction carries a second, which finds what it cannot see itself: else it would be wrong by more than 1.
+    assert np.isnan(exponents(rotated, warm_up=0, k=1).exponents).all()
+    blind = mutate_package(spectra, "q = _renew_guard(q, r, added, noise, rounding)", "pass")
+    found = jax.jit(lambda chain: blind.lyapunov_exponents(chain, warm_up=0, k=1))(rotated)
+    assert found.exponents[0] > 0.5
+    assert found.rounding_error[0] < 1e-9
+
+
+@pytest.mark.parametrize(("start", "end", "left"), [(0.0, 50.0, 0.5 * np.log(2)), (5.0, 50.0, 0.5 * np.exp(-10))])
+def test_what_was_still_turning_is_left(start, end, left):
+    """Half and half at the start, one direction is √2 longer than its part; ahead by 5 nats, by e^−10/2."""
+    turning_left = lambda same: unfinished_turning(jnp.array([start, 0.0]), jnp.array([end, 0.0]), same)
+    np.testing.assert_allclose(turning_left(None), [left, left], rtol=1e-4)
+    np.testing.assert_array_equal(turning_left(jnp.eye(2, dtype=bool)), [0, 0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_exponents_of_an_orthogonal_chain_are_zero_at_any_length(dtype):
+    turned = jnp.asarray(TURNED, dtype)
+    found = jax.jit(lambda turned: spectra.lyapunov_exponents(jnp.broadcast_to(turned, (100_000, 3, 3))))(turned)
+    assert (np.abs(found.exponents) <= 3 * np.asarray(found.rounding_error)).all()
+    assert (found.rounding_error < 10 * np.finfo(dtype).eps).all()
+    assert (found.standard_error < np.finfo(dtype).eps).all()
 
 
 def test_sequences_of_a_batch_are_scanned_apart():
