@@ -38,6 +38,7 @@ class SingularValues(NamedTuple):
     log_sigma: Float[Array, "records state"]  # nats, descending; NaN where error > LIMIT
     error: Float[Array, "records state"]  # nats; inf where nothing is known, 0 where σ is exactly zero
     resolved: Bool[Array, "records state"]  # False where rounding alone may have made σ what it is: it may be zero
+    rest: Float[Array, "records state"]  # ln σ − log_sigma as far as known: what rounding the log to its dtype left out
 
 
 class LogSVD(NamedTuple):
@@ -116,7 +117,7 @@ def log_singular_values(
         with its first step.
     """
     found = _decompose(jacobians, every, start, stop, method, directions=False, errors=errors)
-    return SingularValues(found.log_sigma, found.error, found.resolved) if errors else found.log_sigma
+    return found[0] if errors else found[0].log_sigma
 
 
 def singular_decomposition(
@@ -141,7 +142,8 @@ def singular_decomposition(
     Raises:
       TypeError, ValueError: as `log_singular_values`.
     """
-    return _decompose(jacobians, every, start, stop, method, directions=True, errors=True)
+    (log_sigma, error, resolved, _), left, right = _decompose(jacobians, every, start, stop, method, True, errors=True)
+    return LogSVD(log_sigma, left, right, error, resolved)
 
 
 def _decompose(
@@ -152,7 +154,7 @@ def _decompose(
     method: ProductMethod,
     directions: bool,
     errors: bool,
-) -> LogSVD:
+) -> tuple[SingularValues, jax.Array, jax.Array]:
     jacobians = _take_chain(jacobians)
     _validation.require_choice("method", method, METHODS)
     _validation.require_type("errors", errors, bool, "a bool")
@@ -170,7 +172,7 @@ def _decompose(
     if looks_twice and jnp.any(found.error > LIMIT):
         found = _decompose_blocks(chain, every, method, directions, errors=True)
     order = jnp.argsort(found.log_sigma, axis=1, descending=True)
-    log_sigma, error = (jnp.take_along_axis(field, order, axis=1) for field in (found.log_sigma, found.error))
+    log_sigma, rest, error = (jnp.take_along_axis(field, order, axis=1) for field in found[:3])
     left, right = (
         jnp.take_along_axis(side, order[:, None, :], axis=2) if directions else side
         for side in (found.left, found.right)
@@ -180,7 +182,8 @@ def _decompose(
     known = error <= LIMIT
     _warn(known, finite, start, every, stop)
     left, right = (jnp.where(finite, side, jnp.nan) for side in (left, right))
-    return LogSVD(jnp.where(known, log_sigma, jnp.nan), left, right, error, error < 1)
+    log_sigma, rest = (jnp.where(known, part, jnp.nan) for part in (log_sigma, rest))
+    return SingularValues(log_sigma, error, error < 1, rest), left, right
 
 
 def _decompose_blocks(chain, every, method, directions, errors):
@@ -207,7 +210,7 @@ def _take_chain(jacobians):
 def _join(blocks):
     """The union of the values of B blocks, [B, R, n] each, as those of one chain: [R, B·n]."""
     count, records, size, width = blocks.left.shape
-    log_sigma, error = (field.swapaxes(0, 1).reshape(records, -1) for field in (blocks.log_sigma, blocks.error))
+    log_sigma, rest, error = (field.swapaxes(0, 1).reshape(records, -1) for field in blocks[:3])
 
     def embed(side):
         """[R, B·n, B·width], a block each on the diagonal."""
@@ -216,7 +219,7 @@ def _join(blocks):
 
     # A value that is not known in one block leaves open how many of another block's are larger.
     error = jnp.where(log_sigma == -jnp.inf, 0, jax.vmap(share_errors)(log_sigma, error))
-    return Decomposition(log_sigma, error, embed(blocks.left), embed(blocks.right))
+    return Decomposition(log_sigma, rest, error, embed(blocks.left), embed(blocks.right))
 
 
 def _warn(known, finite, start, every, stop):

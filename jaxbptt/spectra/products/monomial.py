@@ -13,6 +13,7 @@ class MonomialSVD(NamedTuple):
     """P = left diag(e^log_sigma) rightᵀ at R records; not sorted."""
 
     log_sigma: jax.Array  # [R, N]
+    rest: jax.Array  # [R, N]
     error: jax.Array  # [R, N] nats
     left: jax.Array  # [R, N, N]
     right: jax.Array  # [R, N, N]
@@ -58,7 +59,7 @@ def monomial_svd(chain: jax.Array, every: int) -> MonomialSVD:
 
 
 def _finish(paths):
-    log_sigma = paths.log_sum + paths.log_carry
+    log_sigma, rest = add_compensated(paths.log_sum, jnp.zeros_like(paths.log_carry), paths.log_carry)
     alive = log_sigma > -jnp.inf
     rounding = jnp.sqrt(paths.squares) + jnp.where(alive, jnp.abs(log_sigma), 0)
     # A path that has ended may stand where another one is: it takes a coordinate that no path has reached.
@@ -68,4 +69,4 @@ def _finish(paths):
     identity = jnp.eye(len(alive), dtype=log_sigma.dtype)
     left = identity[:, place] * jnp.where(alive, paths.sign, 1)[None, :]
     error = jnp.where(alive, jnp.finfo(log_sigma.dtype).eps * rounding, 0)
-    return MonomialSVD(log_sigma, error, left, identity)
+    return MonomialSVD(log_sigma, rest, error, left, identity)

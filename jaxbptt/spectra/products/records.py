@@ -23,7 +23,8 @@ class Decomposition(NamedTuple):
     """P = left diag(e^log_sigma) rightᵀ at R records, in any order."""
 
     log_sigma: jax.Array  # [R, N]
-    error: jax.Array  # [R, N] nats
+    rest: jax.Array  # [R, N] ln σ − log_sigma, lost in rounding it
+    error: jax.Array  # [R, N] nats, of log_sigma
     left: jax.Array  # [R, N, N], or [R, N, 0] without directions
     right: jax.Array  # [R, N, N], or [R, N, 0]
 
@@ -36,7 +37,7 @@ def decompose_records(
     def exactly():
         found = monomial_svd(chain, every)
         left, right = (side if directions else side[..., :0] for side in (found.left, found.right))
-        return Decomposition(found.log_sigma, found.error, left, right)
+        return Decomposition(found.log_sigma, found.rest, found.error, left, right)
 
     def in_factors():
         if errors:
@@ -97,7 +98,8 @@ def _trust(factors, method):
             factors.log_scale, factors.log_carry, factors.t, directions=False
         )
         suspicious = _find_suspicious(factors, method) & (large > -jnp.inf)
-        return Decomposition(large + rest, jnp.where(suspicious, jnp.inf, jnp.zeros_like(rest)), left, right)
+        error = jnp.where(suspicious, jnp.inf, jnp.zeros_like(rest))
+        return Decomposition(*graded.add_compensated(large, jnp.zeros_like(rest), rest), error, left, right)
 
     return jax.lax.map(visit, factors)
 
@@ -116,6 +118,7 @@ def _certify(chain, every, directions):
         left, right = factors.q @ left, q_0 @ right
         if not directions:
             left, right = left[:, :0], right[:, :0]
-        return Decomposition(large + (rest + correction), error, left, right)
+        log_sigma, rest = graded.add_compensated(large, jnp.zeros_like(rest), rest + correction)
+        return Decomposition(log_sigma, rest, error, left, right)
 
     return jax.lax.map(visit, (stops, factors))
