@@ -1,5 +1,6 @@
 """How good a gradient estimator is: bias with its error, spread, cosine, what it keeps of each lag, and its cost."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -13,27 +14,50 @@ from jaxbptt._jaxprs.operations import Operations, count_operations
 from jaxbptt.gradients.backpropagation import bptt
 from jaxbptt.gradients.forward import run_forward, take_problem
 from jaxbptt.models.model import Model
+from jaxbptt.spectra.statistics import student_quantile
 from jaxbptt.truncation.weights import weighted_gradient
-from jaxbptt.types import Estimator, Inputs, Key, Params, Scalar, State, Targets
+from jaxbptt.types import Estimator, Inputs, Integer, Key, Params, Scalar, State, Targets
 
 __all__ = ["Assessment", "Operations", "Quality", "alignment", "assess", "cost_per_step"]
 
 AT_ONCE = 32  # keys evaluated side by side
+SAME = 10  # in eps of the mean: estimates that differ by less are taken for one drawn several times
 
 
 class Quality(NamedTuple):
     """The quality of an estimate ĝ of the gradient g, of one leaf or of all, over K keys; scalars, NaN where g = 0."""
 
     projection: Scalar  # mean of ⟨ĝ, g⟩ / ‖g‖²; 1 for an unbiased estimate
-    standard_error: Scalar  # of that mean; 0 for K = 1
-    z_score: Scalar  # (projection − 1) / standard_error; NaN for K = 1
+    standard_error: Scalar  # of that mean; NaN for one key or if all keys gave the same, 0 without keys
+    z_score: Scalar  # (projection − 1) / standard_error: if unbiased and nearly normal, Student's t with K − 1 degrees
     bias: Scalar  # ‖mean ĝ − g‖ / ‖g‖; about spread / √K for an unbiased estimate
-    spread: Scalar  # √(E ‖ĝ − mean ĝ‖²) / ‖g‖, from the K keys; 0 for K = 1
+    spread: Scalar  # √(E ‖ĝ − mean ĝ‖²) / ‖g‖, from the K keys; NaN for one key, 0 without keys
     cosine: Scalar  # mean of ⟨ĝ, g⟩ / (‖ĝ‖ ‖g‖)
+    num_keys: Integer  # K; 0 without keys
 
-    def interval(self) -> tuple[Scalar, Scalar]:
-        """The 95 % confidence interval of projection − 1, the relative bias along g (if normal: K ≥ 30 or so)."""
-        half = 1.96 * self.standard_error
+    def interval(self, level: float = 0.95) -> tuple[Scalar, Scalar]:
+        """The confidence interval of projection − 1, the relative bias along g, by Student's t.
+
+        Exact if ⟨ĝ, g⟩ is normal. Held by the truth in 20,000 repetitions at 95 %, K = 3 / 10 / 30 / 100: UORO .93 / .93
+        / .94 / .95; KF-RTRL .93 / .93 / .94 / .95; random truncation with π = .6 .93 / .94 / .94 / .95. Estimates whose
+        rare values carry much of the mean look better than they are, since K keys may hold none of them: random
+        truncation with π = .3 over 40 steps (kurtosis 10⁴) .93 / .89 / .84 / .81. Where most draws coincide (π = .9
+        over 12 steps, no cut in 3 of 10) it held in .85 / .89 / .93 / .95.
+
+        Args:
+          level: in 0 … 1, the probability that an interval holds the truth.
+
+        Returns:
+          (lower end, upper end); NaN for one key or if all keys gave the same, of no width without keys.
+
+        Raises:
+          ValueError: level not in 0 … 1.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level: got {level}, expected a number between 0 and 1")
+        degrees_of_freedom = jnp.maximum(self.num_keys - 1, 1).astype(self.projection.dtype)
+        quantile = student_quantile(level, degrees_of_freedom)
+        half = jnp.where(self.num_keys == 0, 0, quantile * self.standard_error)
         return self.projection - 1 - half, self.projection - 1 + half
 
 
@@ -110,8 +134,9 @@ def assess(
     errors = jax.tree.map(lambda a, b: jnp.vdot(a - b, a - b), mean, exact)
     means = jax.tree.map(lambda leaf: jnp.vdot(leaf, leaf), mean)
     add = lambda tree: sum(jax.tree.leaves(tree)[1:], jax.tree.leaves(tree)[0])
-    whole = _quality(*map(add, (products, norms, errors, means)))
-    by_leaf = jax.tree.map(_quality, products, norms, errors, means)
+    judge = functools.partial(_quality, 0 if keys is None else len(keys))
+    whole = judge(*map(add, (products, norms, errors, means)))
+    by_leaf = jax.tree.map(judge, products, norms, errors, means)
     by_lag = None if num_lags is None else _kept_of_lags(model, params, inputs, targets, initial, mean, num_lags)
     return Assessment(whole, by_leaf, by_lag)
 
@@ -166,18 +191,22 @@ def alignment(gradients: Mapping[str, Params] | Iterable[Params]) -> Float[Array
     return rows @ rows.T
 
 
-def _quality(products, norm, error, mean):
-    """From ⟨ĝ, g⟩ and ‖ĝ‖² per key [K, 2], ‖g‖², ‖mean ĝ − g‖², ‖mean ĝ‖²."""
-    count = len(products)
+def _quality(num_keys, products, norm, error, mean):
+    """From K, 0 without keys, ⟨ĝ, g⟩ and ‖ĝ‖² per key [K, 2], ‖g‖², ‖mean ĝ − g‖², ‖mean ĝ‖²."""
     projections = products[:, 0] / norm
     average = jnp.mean(projections)
-    variance = jnp.sum((projections - average) ** 2) / max(count - 1, 1)
-    standard_error = jnp.sqrt(variance / count)
-    z_score = (average - 1) / standard_error if count > 1 else jnp.full_like(average, jnp.nan)
-    spread = jnp.sqrt(jnp.maximum(jnp.mean(products[:, 1]) - mean, 0) * (count / max(count - 1, 1)) / norm)
-    spread = spread if count > 1 else jnp.zeros_like(spread)
+    several = num_keys > 1
+    fixed = jnp.full_like(average, jnp.nan if num_keys else 0)  # of one estimate: no spread only if nothing is drawn
+    off = projections - average
+    different = jnp.max(jnp.abs(off)) > SAME * jnp.finfo(average.dtype).eps * jnp.abs(average)
+    variance = jnp.sum(off**2) / max(num_keys - 1, 1)
+    standard_error = jnp.where(different, jnp.sqrt(variance / max(num_keys, 1)), jnp.nan) if several else fixed
+    z_score = jnp.where(standard_error > 0, (average - 1) / standard_error, jnp.nan)
+    spread = jnp.sqrt(jnp.maximum(jnp.mean(products[:, 1]) - mean, 0) * (num_keys / max(num_keys - 1, 1)) / norm)
+    spread = spread if several else fixed
     cosine = jnp.mean(products[:, 0] / jnp.sqrt(products[:, 1] * norm))
-    return Quality(average, standard_error, z_score, jnp.sqrt(error / norm), spread, cosine)
+    bias = jnp.sqrt(error / norm)
+    return Quality(average, standard_error, z_score, bias, spread, cosine, jnp.asarray(num_keys))
 
 
 def _kept_of_lags(model, params, inputs, targets, initial, mean, num_lags):

@@ -18,21 +18,24 @@ from jaxbptt import _validation
 from jaxbptt.partials import jvp, vjp
 from jaxbptt.spectra.products import graded
 from jaxbptt.spectra.products.jacobi import graded_svd
+from jaxbptt.spectra.products.rounding import share_errors
 from jaxbptt.trajectories import Trajectory, take_trajectory
 from jaxbptt.types import Integer, Key, Params, Recurrence, Scalar
 
 ORTHONORMAL = 100  # in eps: how far QQᵀ may differ from I
+FACTOR = 2.0  # of eps κ, as in `products.rounding`
 LARGEST_GAP = 30.0  # nats between ‖Pᵀu‖ and σ; a residual beyond it is only "huge", which avoids 0 · inf
 
 
 class LeadingSVD(NamedTuple):
     """P right_i = σ_i left_i for the k largest σ of P = dh_stop/dh_start."""
 
-    log_sigma: Float[Array, " k"]  # nats, descending
+    log_sigma: Float[Array, " k"]  # nats, descending; NaN where error is inf
     left: Float[Array, "state k"]  # orthonormal columns: directions at stop
     right: Float[Array, "state k"]  # orthonormal columns: directions at start
     residual: Float[Array, " k"]  # ‖Pᵀ left_i − σ_i right_i‖ / σ_i, measured with these vectors themselves
     rounds: Integer  # pairs of forward and backward passes
+    error: Float[Array, " k"]  # nats, of log_sigma: residual and rounding; inf where nothing is known, 0 where σ = 0
 
 
 def leading_singular_values(
@@ -99,9 +102,13 @@ def leading_singular_values(
         return ravel_pytree(state)[0], lambda h: ravel_pytree(cell.step(params, unravel(h), x))[0]
 
     def push(rows, step):
-        """Q_t and R_t of J_t Q_{t−1}ᵀ = Q_tᵀ R_t."""
+        """Q_t and R_t of J_t Q_{t−1}ᵀ = Q_tᵀ R_t; how large J_t is, and how many entries of J_t Q_{t−1}ᵀ's columns."""
         h, f = step_of(*step)
-        return _row_qr(jax.vmap(lambda v: jvp(f, h, v)[1])(rows))
+        images = jax.vmap(lambda v: jvp(f, h, v)[1])(jnp.concatenate((rows, probe[None])))
+        size = jnp.maximum(jnp.linalg.norm(images[:-1]), jnp.linalg.norm(images[-1]))
+        alive = jnp.sum(jnp.any(images[:-1] != 0, axis=0))
+        rows, r = _row_qr(images[:-1])
+        return rows, (r, size, alive)
 
     def pull(carry, step):
         """The same backwards, for U J_t; and the first rows in coordinates of the present ones."""
@@ -110,32 +117,41 @@ def leading_singular_values(
         pull = vjp(f, h)[1]
         rows, r = _row_qr(jax.vmap(pull)(rows))
         coordinates = r @ coordinates
-        norm = jnp.max(jnp.abs(coordinates), axis=0)
-        coordinates = coordinates / jnp.where(norm == 0, 1, norm)[None, :]
-        return (rows, coordinates, *graded.add_compensated(log_norm, log_carry, jnp.log(norm))), None
+        coordinates, log_length = _normalise(coordinates)
+        return (rows, coordinates, *graded.add_compensated(log_norm, log_carry, log_length)), log_norm
 
     def one_round(state):
         basis, found = state
-        rows, chain = jax.lax.scan(push, basis, steps)
+        rows, (chain, sizes, alive) = jax.lax.scan(push, basis, steps)
         left, log_sigma, right = _chain_svd(chain)
+        log_before = _log_lengths(chain, right)
         left, right = left.T @ rows, right.T @ basis
         zeros = jnp.zeros(width, flat.dtype)
         carry = left, jnp.eye(width, dtype=flat.dtype), zeros, zeros
-        (basis, coordinates, log_norm, log_carry), _ = jax.lax.scan(pull, carry, steps, reverse=True)
+        (basis, coordinates, log_norm, log_carry), log_after = jax.lax.scan(pull, carry, steps, reverse=True)
         vanished = (log_norm == -jnp.inf) & (log_sigma == -jnp.inf)
         gap = jnp.where(vanished, 0, jnp.minimum((log_norm - log_sigma) + log_carry, LARGEST_GAP))
         error = jnp.linalg.norm(jnp.exp(gap)[:, None] * (coordinates.T @ basis) - right, axis=1)
         residual = jnp.where(vanished, 0, error)
-        return basis, LeadingSVD(log_sigma[:k], left[:k].T, right[:k].T, residual[:k], found.rounds + 1)
+        relative = residual + _rounding(log_sigma, jnp.log(sizes)[:, None] + log_after + log_before)
+        relative = share_errors(log_sigma, jnp.where(jnp.isfinite(relative), relative, jnp.inf))
+        error = jnp.where(relative < 1, -jnp.log1p(-jnp.minimum(relative, 1)), jnp.inf)
+        # A step that leaves fewer entries of the state than there are directions: the rest is zero, whatever came out.
+        zero = jnp.arange(width) >= jnp.min(alive)
+        log_sigma = jnp.where(zero, -jnp.inf, jnp.where(error < jnp.inf, log_sigma, jnp.nan))
+        error = jnp.where(zero, 0, error)
+        found = log_sigma[:k], left[:k].T, right[:k].T, residual[:k], found.rounds + 1, error[:k]
+        return basis, LeadingSVD(*found)
 
     def unfinished(state):
         _, found = state
         return (found.rounds < max_rounds) & ~jnp.all(found.residual <= allowed)
 
-    first = _row_qr(jax.random.normal(key, (width, len(flat)), flat.dtype))[0]
-    none = jnp.full(k, jnp.inf, flat.dtype)
-    blank = jnp.zeros((len(flat), k), flat.dtype)
-    return jax.lax.while_loop(unfinished, one_round, (first, LeadingSVD(none, blank, blank, none, jnp.asarray(0))))[1]
+    drawn = jax.random.normal(key, (width + 1, len(flat)), flat.dtype)
+    first, probe = _row_qr(drawn[:-1])[0], drawn[-1]  # ‖J probe‖² is ‖J‖_F² in the mean
+    none, blank = jnp.full(k, jnp.inf, flat.dtype), jnp.zeros((len(flat), k), flat.dtype)
+    start = first, LeadingSVD(none, blank, blank, none, jnp.asarray(0), none)
+    return jax.lax.while_loop(unfinished, one_round, start)[1]
 
 
 def _chain_svd(chain):
@@ -145,6 +161,38 @@ def _chain_svd(chain):
     factors, _ = jax.lax.scan(lambda factors, r: (graded.multiply(r, factors), None), first, chain)
     left, log_sigma, right = graded_svd(factors.log_scale + factors.log_carry, factors.t)
     return factors.q @ left, log_sigma, first.q @ right
+
+
+def _log_lengths(chain, right):
+    """ln‖R_s … R_1 v_i‖ before each step, s = 0 … t − 1, [T, p]."""
+
+    def body(carry, r):
+        vectors, log_length, log_carry = carry
+        vectors, grown = _normalise(r @ vectors)
+        return (vectors, *graded.add_compensated(log_length, log_carry, grown)), log_length
+
+    zeros = jnp.zeros_like(right[0])
+    return jax.lax.scan(body, (right, zeros, zeros), chain)[1]
+
+
+def _normalise(vectors):
+    """(columns of length 1, ln of their lengths); zero stays zero."""
+    length = graded.safe_norm(vectors.T)
+    return vectors / jnp.where(length == 0, 1, length)[None, :], jnp.log(length)
+
+
+def _rounding(log_sigma, log_sizes):
+    """What rounding did to each σ_i, relative to it: eps‖J_s‖ at every step, which u_iᵀ P(t, s) from the left and
+    P(s − 1, 0) v_i from the right carry to u_iᵀ P v_i = σ_i.
+
+    Lengths that rounding made too large, for directions far below the first, make it too large.
+    """
+    epsilon = jnp.finfo(log_sigma.dtype).eps
+    known = jnp.isfinite(log_sigma)
+    log_sigma = jnp.where(known, log_sigma, 0)
+    log_kappa = 0.5 * jax.nn.logsumexp(2 * (log_sizes - log_sigma[None, :]), axis=0)
+    kappa = jnp.where(known, jnp.exp(jnp.minimum(log_kappa, -2 * jnp.log(epsilon))), 0)
+    return epsilon * (FACTOR * kappa + len(log_sizes) ** 0.5 + jnp.abs(log_sigma))
 
 
 def _row_qr(rows):
