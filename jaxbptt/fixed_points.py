@@ -16,6 +16,7 @@ __all__ = ["FixedPoints", "UniquePoints", "find_fixed_points", "merge_points"]
 
 LEARNING_RATE = 0.03  # of the default optimizer, at its first step
 ROUNDING = 100  # a residual of this many eps per entry of the state counts as zero
+OPERATION = 4  # eps: of what one evaluation of f or of its Jacobian is rounded, per root of N
 STUCK = 1e12  # damping at which polishing gives up: steps below a millionth of the state's size no longer help
 
 
@@ -24,18 +25,25 @@ class FixedPoints(NamedTuple):
 
     points: State  # h*, pytree [K, ...] like the state
     speed: Float[Array, " points"]  # [K] q(h*) = ½‖f(h*, x, θ) − h*‖²
-    is_fixed: Bool[Array, " points"]  # [K], q(h*) ≤ tolerance; the others are slow points at best
+    is_fixed: Bool[Array, " points"]  # [K], q(h*) ≤ tolerance: fixed up to rounding; the others are slow points at best
     eigenvalues: Complex[Array, "points state"]  # [K, N], of ∂⁺f/∂⁺h at h*, by decreasing modulus
     distance: Float[Array, " points"]  # [K] ‖h* − candidate‖
     polish_distance: Float[Array, " points"]  # [K] ‖h* − the optimizer's result‖, how much of it the polishing did
+    error: Float[Array, " points"]  # [K] distance to a point with f(h) = h exactly; inf: there may be none, or many
+    eigenvalue_error: Float[Array, "points state"]  # [K, N] of `eigenvalues`, by `error` and rounding; inf: nothing known
 
 
 class UniquePoints(NamedTuple):
-    """R different points out of K: fixed before slow ones, each kind by decreasing multiplicity."""
+    """R different points out of K: fixed before slow ones, each kind by decreasing multiplicity.
+
+    Points that no candidate leads to are not among them. Where candidates are drawn independently, the share that found
+    a point alone, `(multiplicity == 1).sum() / K`, estimates how often one more would find a new one (Good, 1953).
+    """
 
     found: FixedPoints  # leading axis R
     multiplicity: np.ndarray  # [R] number of candidates merged into the point; they add up to K
     rows: np.ndarray  # [R] the point's row among the K that were merged
+    blurred: np.ndarray  # [R] whether a merged point lies farther off than the errors of both: a fixed point of its own
 
 
 def find_fixed_points(
@@ -71,7 +79,13 @@ def find_fixed_points(
 
     Returns:
       FixedPoints of the dtype of the states. Under jit, NaN throughout (is_fixed False) if params, x or states are not
-      finite. Not differentiable in reverse mode. Eigenvalues need a backend with `jnp.linalg.eigvals` (no TPU).
+      finite. Not differentiable in reverse mode. Eigenvalues need a backend with `jnp.linalg.eig` (no TPU).
+
+      `is_fixed` alone cannot tell a fixed point from the ghost of two that have just met: rounding hides a gap of
+      100 eps between h and f(h). `error` can. It bounds the Newton step that is left, (‖r‖ + rounding)/σ_min(A), where A
+      changes little over that distance. It is inf where A is singular up to rounding or changes as much as σ_min(A): on
+      a line of fixed points, at a bifurcation, at slow points. An eigenvalue's error is its condition number times what
+      rounding and `error` do to ∂⁺f/∂⁺h; where `error` is inf, it is that at h* itself.
 
     Raises:
       TypeError, ValueError: an argument not as stated; outside jit, NaN or inf, also in the step from a candidate.
@@ -114,12 +128,14 @@ def find_fixed_points(
     def finish(candidate):
         h, tolerance = candidate
         h = _polish(residual, jacobian, h, tolerance, polish_steps)
-        eigenvalues = jnp.linalg.eigvals(jacobian(h))
-        return h, _speed(residual(h)), eigenvalues[jnp.argsort(jnp.abs(eigenvalues), descending=True, stable=True)]
+        r, at = residual(h), jacobian(h)
+        error, moved = _distance_left(jacobian, h, r, at)
+        eigenvalues, eigenvalue_error = _eigenvalues(at, moved)
+        return h, _speed(r), eigenvalues, error, eigenvalue_error
 
-    points, speed, eigenvalues = jax.lax.map(finish, (optimised, tolerance))
+    found = jax.lax.map(finish, (optimised, tolerance))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((params, x, states))]))
-    points, speed, eigenvalues = (jnp.where(finite, array, jnp.nan) for array in (points, speed, eigenvalues))
+    points, speed, eigenvalues, error, eigenvalue_error = (jnp.where(finite, array, jnp.nan) for array in found)
     return FixedPoints(
         points=jax.vmap(unravel)(points),
         speed=speed,
@@ -127,6 +143,8 @@ def find_fixed_points(
         eigenvalues=eigenvalues,
         distance=jnp.linalg.norm(points - start, axis=1),
         polish_distance=jnp.linalg.norm(points - optimised, axis=1),
+        error=error,
+        eigenvalue_error=eigenvalue_error,
     )
 
 
@@ -152,18 +170,20 @@ def merge_points(found: FixedPoints, *, distance: float = 1e-3) -> UniquePoints:
     if not (np.ndim(distance) == 0 and distance >= 0):
         raise ValueError(f"distance: got {distance}, expected a number ≥ 0")
     flat = np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(found.points)], axis=1)
-    speed, left = np.asarray(found.speed), np.ones(len(flat), bool)
-    slowest, counts = [], []
+    speed, error, left = np.asarray(found.speed), np.asarray(found.error), np.ones(len(flat), bool)
+    slowest, counts, blurred = [], [], []
     for i in np.argsort(speed, kind="stable"):
         if left[i]:
-            near = left & (np.linalg.norm(flat - flat[i], axis=1) <= distance)
+            apart = np.linalg.norm(flat - flat[i], axis=1)
+            near = left & (apart <= distance)
             left &= ~near
             slowest.append(i)
             counts.append(near.sum())
+            blurred.append((apart > error + error[i])[near].any())
     rows, multiplicity = np.array(slowest), np.array(counts)
     order = np.lexsort((rows, -multiplicity, ~np.asarray(found.is_fixed)[rows]))
     rows, multiplicity = rows[order], multiplicity[order]
-    return UniquePoints(jax.tree.map(lambda leaf: leaf[rows], found), multiplicity, rows)
+    return UniquePoints(jax.tree.map(lambda leaf: leaf[rows], found), multiplicity, rows, np.array(blurred)[order])
 
 
 def _default_optimizer(num_steps):
@@ -217,6 +237,43 @@ def _polish(residual, jacobian, h, tolerance, max_steps):
 
     state = (h, residual(h), jnp.ones((), h.dtype), jnp.asarray(True), 0)
     return jax.lax.while_loop(unfinished, step, state)[0]
+
+
+def _distance_left(jacobian, h, r, at):
+    """(bound on the distance to an exact fixed point, how much J changes on the way), (inf, 0) where nothing is known.
+
+    Newton's method converges from h if A changes by less than half of σ_min over twice its first step (Kantorovich).
+    The change is looked at along the direction in which A is weakest and along the Newton step.
+    """
+    eps = jnp.finfo(h.dtype).eps
+    u, sigma, vt = jnp.linalg.svd(at - jnp.eye(len(h), dtype=h.dtype))
+    rounding = OPERATION * eps * jnp.sqrt(len(h) + jnp.sum(h * h))
+    floor = OPERATION * eps * (1 + jnp.linalg.norm(at))
+    weakest = jnp.maximum(sigma[-1] - floor, 0)
+    first = (jnp.linalg.norm(r) + rounding) / jnp.where(weakest > 0, weakest, 1)
+    step = vt.T @ ((u.T @ r) / jnp.maximum(sigma, floor))
+    step = step / jnp.maximum(jnp.linalg.norm(step), jnp.finfo(h.dtype).tiny)
+    changes = [jnp.linalg.norm(jacobian(h + 2 * first * d) - at) for d in (vt[-1], -vt[-1], -step)]
+    moved = jnp.max(jnp.stack(changes))
+    certain = (weakest > 0) & (moved < weakest / 2)
+    return jnp.where(certain, 2 * first, jnp.inf), jnp.where(certain, moved, 0)
+
+
+def _eigenvalues(at, moved):
+    """Eigenvalues by decreasing modulus; for each its own condition number times the change and rounding of the matrix.
+
+    Where that reaches halfway to the next eigenvalue it is no longer known which moves where, only that none moves by
+    more than the condition number of all eigenvectors allows (Bauer & Fike, 1960).
+    """
+    eigenvalues, vectors = jnp.linalg.eig(at)
+    condition = jnp.linalg.norm(jnp.linalg.inv(vectors), axis=1)  # the columns have length 1
+    change = moved + OPERATION * jnp.finfo(at.dtype).eps * jnp.linalg.norm(at)
+    gaps = jnp.abs(eigenvalues[:, None] - eigenvalues[None, :]) + jnp.diag(jnp.full(len(at), jnp.inf, at.dtype))
+    together = jnp.linalg.norm(condition) * jnp.sqrt(jnp.asarray(len(at), at.dtype)) * change
+    error = jnp.where(condition * change < jnp.min(gaps, axis=1) / 2, condition * change, together)
+    error = jnp.where(jnp.isfinite(error), error, jnp.inf)
+    order = jnp.argsort(jnp.abs(eigenvalues), descending=True, stable=True)
+    return eigenvalues[order], error[order]
 
 
 def _speed(r):
