@@ -30,7 +30,9 @@ class FixedPoints(NamedTuple):
     distance: Float[Array, " points"]  # [K] ‖h* − candidate‖
     polish_distance: Float[Array, " points"]  # [K] ‖h* − the optimizer's result‖, how much of it the polishing did
     error: Float[Array, " points"]  # [K] distance to a point with f(h) = h exactly; inf: there may be none, or many
-    eigenvalue_error: Float[Array, "points state"]  # [K, N] of `eigenvalues`, by `error` and rounding; inf: nothing known
+    eigenvalue_error: Float[
+        Array, "points state"
+    ]  # [K, N] of `eigenvalues`, by `error` and rounding; inf: nothing known
 
 
 class UniquePoints(NamedTuple):
@@ -82,10 +84,10 @@ def find_fixed_points(
       finite. Not differentiable in reverse mode. Eigenvalues need a backend with `jnp.linalg.eig` (no TPU).
 
       `is_fixed` alone cannot tell a fixed point from the ghost of two that have just met: rounding hides a gap of
-      100 eps between h and f(h). `error` can. It bounds the Newton step that is left, (‖r‖ + rounding)/σ_min(A), where A
-      changes little over that distance. It is inf where A is singular up to rounding or changes as much as σ_min(A): on
-      a line of fixed points, at a bifurcation, at slow points. An eigenvalue's error is its condition number times what
-      rounding and `error` do to ∂⁺f/∂⁺h; where `error` is inf, it is that at h* itself.
+      100 eps between h and f(h). `error` can: it is twice the Newton step that may be left, (‖r‖ + rounding)/σ_min(A),
+      where A changes little over that distance. It is inf where A is singular up to rounding or changes as much as
+      σ_min(A): on a line of fixed points, at a bifurcation, at slow points. An eigenvalue's error is its condition
+      number times what rounding and `error` do to ∂⁺f/∂⁺h; where `error` is inf, it is that at h* itself.
 
     Raises:
       TypeError, ValueError: an argument not as stated; outside jit, NaN or inf, also in the step from a candidate.
@@ -252,8 +254,7 @@ def _distance_left(jacobian, h, r, at):
     weakest = jnp.maximum(sigma[-1] - floor, 0)
     first = (jnp.linalg.norm(r) + rounding) / jnp.where(weakest > 0, weakest, 1)
     step = vt.T @ ((u.T @ r) / jnp.maximum(sigma, floor))
-    step = step / jnp.maximum(jnp.linalg.norm(step), jnp.finfo(h.dtype).tiny)
-    changes = [jnp.linalg.norm(jacobian(h + 2 * first * d) - at) for d in (vt[-1], -vt[-1], -step)]
+    changes = [jnp.linalg.norm(jacobian(h + 2 * d) - at) for d in (first * vt[-1], -first * vt[-1], -step)]
     moved = jnp.max(jnp.stack(changes))
     certain = (weakest > 0) & (moved < weakest / 2)
     return jnp.where(certain, 2 * first, jnp.inf), jnp.where(certain, moved, 0)

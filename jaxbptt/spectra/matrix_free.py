@@ -150,8 +150,8 @@ def leading_singular_values(
     drawn = jax.random.normal(key, (width + 1, len(flat)), flat.dtype)
     first, probe = _row_qr(drawn[:-1])[0], drawn[-1]  # ‖J probe‖² is ‖J‖_F² in the mean
     none, blank = jnp.full(k, jnp.inf, flat.dtype), jnp.zeros((len(flat), k), flat.dtype)
-    start = first, LeadingSVD(none, blank, blank, none, jnp.asarray(0), none)
-    return jax.lax.while_loop(unfinished, one_round, start)[1]
+    nothing = first, LeadingSVD(none, blank, blank, none, jnp.asarray(0), none)
+    return jax.lax.while_loop(unfinished, one_round, nothing)[1]
 
 
 def _chain_svd(chain):

@@ -1,8 +1,9 @@
 """Norms of dh_t/dh_k for all pairs k ≤ t: one matrix product per step for a block of k, each with its own scale.
 
 Each product is carried as 2^E Z with ‖Z‖ near 1 and E an integer, so that its scale is exact at any magnitude. It loses
-what any assembled product loses: digits where a chain undoes its own expansion (a norm is accurate to about
-eps ‖J_t‖ … ‖J_{k+1}‖ at worst), and parts below Z's smallest float, which matter only if later steps remove the rest.
+what any assembled product loses: digits where a chain undoes its own expansion, and parts below Z's smallest float,
+which matter only if later steps remove the rest. How many follows from the norms of all pairs themselves: rounding of
+step s, eps ‖J_s‖ ‖dh_{s−1}/dh_k‖, is carried to t by dh_t/dh_s.
 """
 
 from typing import NamedTuple
@@ -13,19 +14,25 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.spectra.products.graded import generic_orthogonal
+from jaxbptt.spectra.products.monomial import is_monomial
+from jaxbptt.spectra.singular_values import LIMIT
 from jaxbptt.types import ArrayLike, Scalar
 
 BLOCK_BYTES = 2**20  # the products of one block; with their successors they stay in cache
+FACTOR = 2.0  # of unit κ, as in `products.rounding`
 LEAST_ITERATIONS = 2  # with fewer, a direction that was the third largest and becomes the first in one step is missed
 DEPENDENT = 1e-3  # part of a vector left by projection: below it, and always at N = 1, the direction is rounding noise
 
 
 class PairNorms(NamedTuple):
-    """ln‖dh_t/dh_k‖ at [t, k], t and k from 0; −inf for k > t and for a product that is zero."""
+    """ln‖dh_t/dh_k‖ at [t, k], t and k from 0; −inf for k > t and for a zero product; NaN where error > LIMIT."""
 
     log_frobenius: Float[Array, "rows columns"]  # [T+1, T+1] nats; ½ ln N at t = k
     log_spectral: Float[Array, "rows columns"] | None  # [T+1, T+1] nats; 0 at t = k; None without `spectral`
     residual: Float[Array, "rows columns"] | None  # [T+1, T+1] ‖PᵀPv − σ²v‖/σ²; |σ_i²/σ² − 1| ≤ it for some σ_i
+    error: Float[
+        Array, "rows columns"
+    ]  # [T+1, T+1] nats, of log_frobenius by rounding; of log_spectral ‖·‖_F/‖·‖₂ times it
 
 
 def pair_norms(
@@ -42,6 +49,9 @@ def pair_norms(
     started from those of the pair (t − 1, k), 16N² flops per iteration. The second vector finds a direction that
     overtakes the first. The residual bounds the distance to some singular value. This is certainly the largest where
     log_spectral exceeds log_frobenius − ½ ln 2 by more than the residual, elsewhere only in generic cases.
+
+    `error` is never smaller than what rounding did in ten families of hard chains (52,000 pairs a dtype, N ≤ 8). Where
+    it exceeds 0.01 nats, as in chains that undo their own expansion, the norms are NaN.
 
     Args:
       jacobians: [T, N, N], [t−1] is J_t, float.
@@ -106,9 +116,31 @@ def pair_norms(
 
     half_log_size = jnp.log(jnp.asarray(size, dtype)) / 2
     log_frobenius = assemble(blocks[0], half_log_size, -jnp.inf)
+    log_steps = scales.astype(dtype) * jnp.log(jnp.asarray(2, dtype)) + jnp.log(jnp.linalg.norm(steps, axis=(1, 2)))
+    # Rows of one entry each are multiplied, never added: only what underflows is lost.
+    unit = jnp.where(is_monomial(jnp.asarray(jacobians)), jnp.finfo(dtype).tiny, jnp.finfo(dtype).eps)
+    error = _rounding(log_frobenius, log_steps, unit)
+    known = lambda table: jnp.where(error <= LIMIT, table, jnp.nan)
     if not spectral:
-        return PairNorms(log_frobenius, None, None)
-    return PairNorms(log_frobenius, assemble(blocks[1], 0, -jnp.inf), assemble(blocks[2], 0, 0))
+        return PairNorms(known(log_frobenius), None, None, error)
+    log_spectral, residual = assemble(blocks[1], 0, -jnp.inf), assemble(blocks[2], 0, 0)
+    return PairNorms(known(log_frobenius), known(log_spectral), residual, error)
+
+
+def _rounding(log_frobenius, log_steps, unit):
+    """[T+1, T+1] of ln‖P(t, k)‖: 2 unit √Σ_s (‖P(t, s)‖ ‖J_s‖ ‖P(s−1, k)‖ / ‖P(t, k)‖)², by its largest term."""
+    dtype, count = log_frobenius.dtype, len(log_frobenius)
+    index = jnp.arange(count)
+    lag = index[:, None] - index[None, :]
+    after = jnp.where(lag == 0, 0, log_frobenius)  # ‖I‖₂ = 1
+    before = after[:-1] + log_steps[:, None]
+    largest = jax.lax.map(lambda row: jnp.max(row[1:, None] + before, axis=0), after)
+    finite = jnp.isfinite(log_frobenius)
+    gap = jnp.where(finite & (largest > -jnp.inf), largest - log_frobenius, -jnp.inf)
+    terms = jnp.sqrt(jnp.maximum(lag, 0).astype(dtype))
+    own = jnp.finfo(dtype).eps * (terms + jnp.abs(jnp.where(finite, log_frobenius, 0)))
+    error = FACTOR * unit.astype(dtype) * terms * jnp.exp(jnp.minimum(gap, jnp.log(jnp.finfo(dtype).max) / 2)) + own
+    return jnp.where(jnp.isnan(log_frobenius), jnp.nan, error)
 
 
 def _largest(z, vectors, waiting, tolerance, max_iterations):
