@@ -54,9 +54,10 @@ def leading_singular_values(
     """The k largest σ_i(dh_stop/dh_start) with their directions, from jvp and vjp products with `cell.step`.
 
     Each round costs 2p products with every step's Jacobian, p = min(k + oversampling, N), and reduces residual i by a
-    factor of about (σ_{p+1}/σ_i)². Memory is the trajectory, a few [p, N] and p² numbers per step. left_i is accurate to eps, so its residual cannot fall below about eps σ_1/σ_i, nor below
-    eps |ln σ_i|. Where the largest k values span more than ln(tolerance/eps) nats (9 in float32, 29 in float64 at
-    1e-3), or one of them is zero, all max_rounds run, and the residual says which values miss the tolerance.
+    factor of about (σ_{p+1}/σ_i)². Memory is the trajectory, a few [p, N] and p² numbers per step. left_i is accurate
+    to eps, so its residual cannot fall below about eps σ_1/σ_i, nor below eps |ln σ_i|. Where the largest k values span
+    more than ln(tolerance/eps) nats (9 in float32, 29 in float64 at 1e-3), or one of them is zero,
+    all max_rounds run, and the residual says which values miss the tolerance.
 
     A value is a lower bound up to its `error`: the residual, and eps ‖J_s‖ of every step as far as the chain carries it
     to σ_i. Of 9,000 given for twelve families of hard chains (N ≤ 8, T ≤ 60), one was off by more than three times it

