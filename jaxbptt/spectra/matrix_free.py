@@ -60,7 +60,7 @@ def leading_singular_values(
     all max_rounds run, and the residual says which values miss the tolerance.
 
     A value is a lower bound up to its `error`: the residual, and eps ‖J_s‖ of every step as far as the chain carries it
-    to σ_i. Of 9,000 given for twelve families of hard chains (N ≤ 8, T ≤ 60), one was off by more than three times it
+    to σ_i. Of 10,500 given for twelve families of hard chains (N ≤ 8, T ≤ 60), one was off by more than three times it
     (3.5 times: k = 1 without oversampling, not converged). NaN where it reaches 1: what lies further than ln(1/eps)
     below σ_1 cannot be told from rounding here (`log_singular_values` can), nor can most of a chain that undoes its own
     expansion. −inf only where a step leaves fewer entries of the state than there are values. That no larger value was

@@ -51,8 +51,10 @@ def pair_norms(
     overtakes the first. The residual bounds the distance to some singular value. This is certainly the largest where
     log_spectral exceeds log_frobenius − ½ ln 2 by more than the residual, elsewhere only in generic cases.
 
-    `error` is never smaller than what rounding did in ten families of hard chains (52,000 pairs a dtype, N ≤ 8). Where
-    it exceeds 0.01 nats, as in chains that undo their own expansion, the norms are NaN.
+    In twelve families of hard chains (56,000 pairs in either dtype, N ≤ 8, T ≤ 60) rounding never did more than 1.5
+    times `error` to log_frobenius. Where it exceeds 0.01 nats, as in chains that undo their own expansion, the norms
+    are NaN. log_spectral was that of a smaller singular value, by up to 0.2 nats and with a small residual, for 8 pairs
+    of blocks that grow in turns, and for 1 other.
 
     Args:
       jacobians: [T, N, N], [t−1] is J_t, float.
