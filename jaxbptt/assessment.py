@@ -39,7 +39,7 @@ class Quality(NamedTuple):
         """The confidence interval of projection − 1, the relative bias along g, by Student's t.
 
         Exact if ⟨ĝ, g⟩ is normal. Shares of 20,000 intervals at 95 % that held the truth, K = 3 / 10 / 30 / 100: UORO
-        .93 / .93 / .94 / .95; KF-RTRL the same; random truncation with π = .6 .93 / .94 / .94 / .95. Estimates whose
+        .93 / .93 / .94 / .95; KF-RTRL the same; random truncation with π = .6 .93 / .95 / .95 / .95. Estimates whose
         rare values carry much of the mean look better than they are, since K keys may hold none of them: random
         truncation with π = .3 over 40 steps (kurtosis 10⁴) .93 / .89 / .84 / .81. Where most draws coincide (π = .9
         over 12 steps, no cut in 3 of 10): .85 / .89 / .93 / .95.
