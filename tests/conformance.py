@@ -29,6 +29,7 @@ CUTS = jnp.array([False, True, False, False, True])
 # What makes a cell or a model, and what takes neither: its own tests run it.
 MAKERS = {
     "cells": {"elman", "from_step", "gates", "gaussian", "gru", "identity", "linear", "lstm", "orthogonal"},
+    "jacobians": {"batch_jacobians"},
     "models": {"batched", "make_model", "sequence_model", "softmax_cross_entropy", "squared_error"},
     "partials": {"jacobian", "jvp", "vjp"},
     "online": {"kf_rtrl", "rflo", "rtrl", "snap", "uoro"},

@@ -5,6 +5,7 @@ dh_t/dh_k = J_t J_{t-1} ... J_{k+1}, the latest factor on the left.
 | question | function |
 |---|---|
 | all singular values of dh_t/dh_k, recorded every few steps | `log_singular_values` |
+| the same with an error of every value | `log_singular_values(…, errors=True)` |
 | the same with their directions | `singular_decomposition` |
 | Lyapunov exponents, their standard errors, Kaplan-Yorke dimension, entropy rate | `lyapunov_exponents` |
 | the same from a cell, any number of steps in constant memory | `stream_exponents` |
@@ -34,7 +35,7 @@ from jaxbptt.spectra.exponents import lyapunov_exponents, stream_exponents
 from jaxbptt.spectra.growth import log_growth
 from jaxbptt.spectra.matrix_free import LeadingSVD, leading_singular_values
 from jaxbptt.spectra.norms import PairNorms, pair_norms
-from jaxbptt.spectra.singular_values import LogSVD, log_singular_values, singular_decomposition
+from jaxbptt.spectra.singular_values import LogSVD, SingularValues, log_singular_values, singular_decomposition
 from jaxbptt.spectra.statistics import (
     LyapunovExponents,
     PooledExponents,
@@ -50,6 +51,7 @@ __all__ = [
     "LyapunovExponents",
     "PairNorms",
     "PooledExponents",
+    "SingularValues",
     "bounds",
     "entropy_rate",
     "kaplan_yorke_dimension",

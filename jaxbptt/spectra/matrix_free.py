@@ -184,7 +184,8 @@ def _log_lengths(chain, right):
 
 def _normalise(vectors):
     """(columns of length 1, ln of their lengths); zero stays zero."""
-    length = graded.safe_norm(vectors.T)
+    largest = jnp.max(jnp.abs(vectors), axis=0)  # squares may leave the float range
+    length = largest * jnp.linalg.norm(vectors / jnp.where(largest > 0, largest, 1)[None, :], axis=0)
     return vectors / jnp.where(length == 0, 1, length)[None, :], jnp.log(length)
 
 

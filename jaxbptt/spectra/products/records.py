@@ -14,8 +14,8 @@ from jaxbptt.spectra.products.monomial import is_monomial, monomial_svd
 from jaxbptt.spectra.products.parallel import prefix_factors
 from jaxbptt.types import ProductMethod
 
-SUSPECT = 2e-3  # relative error of one direction, seen forwards, above which a record is suspicious
-JOINED = 2 / 3  # eps^JOINED: the same where blocks are joined, whose own reversals are not seen
+SUSPECT = 2e-3  # relative error of one direction by its condition, above which it is suspicious
+REVERSED = 2 / 3  # eps^REVERSED: the same by reversals, of which a pass forwards or a join sees only the traces
 TOGETHER = 1 / 6  # eps^TOGETHER: the same for a reversal and a condition together, which amplify each other
 
 
@@ -43,7 +43,7 @@ def decompose_records(
         if errors:
             return _certify(chain, every, directions)
         factors = prefix_factors(chain, every) if method == "parallel" else _scan_factors(chain, every)
-        return _trust(factors, method)
+        return _trust(factors)
 
     return choose(is_monomial(chain), exactly, in_factors)
 
@@ -74,7 +74,7 @@ def _scan_factors(chain, every):
     return jax.lax.scan(body, (factors, records), (jnp.arange(length), chain))[0][1]
 
 
-def _find_suspicious(factors: Factors, method: ProductMethod) -> jax.Array:
+def _find_suspicious(factors: Factors) -> jax.Array:
     """Of every value, in falling order, whether rounding may have changed it too much, as far as a pass forwards can
     tell. Not a bound: it knows the condition of each direction by itself, and how far one that fell behind caught up.
 
@@ -83,21 +83,21 @@ def _find_suspicious(factors: Factors, method: ProductMethod) -> jax.Array:
     """
     epsilon = jnp.finfo(factors.t.dtype).eps
     reversal, condition = jnp.exp(factors.log_error).astype(epsilon.dtype), epsilon * jnp.sqrt(factors.condition)
-    mixed = ~(reversal < (epsilon**JOINED if method == "parallel" else SUSPECT))
     uncertain = ~(condition < SUSPECT)
+    mixed = ~(reversal < epsilon**REVERSED)
     mixed = mixed | (~uncertain & ~(reversal * condition / epsilon < epsilon**TOGETHER))
     order = jnp.argsort(factors.log_scale + factors.log_carry, descending=True)
     return jnp.any(mixed) | (jnp.cumsum(uncertain[order]) > 0)
 
 
-def _trust(factors, method):
+def _trust(factors):
     """The values alone. One record after the other, through one program."""
 
     def visit(factors):
         left, large, rest, right = graded_svd_in_parts(
             factors.log_scale, factors.log_carry, factors.t, directions=False
         )
-        suspicious = _find_suspicious(factors, method) & (large > -jnp.inf)
+        suspicious = _find_suspicious(factors) & (large > -jnp.inf)
         error = jnp.where(suspicious, jnp.inf, jnp.zeros_like(rest))
         return Decomposition(*graded.add_compensated(large, jnp.zeros_like(rest), rest), error, left, right)
 
