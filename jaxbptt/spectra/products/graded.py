@@ -36,7 +36,7 @@ class Factors(NamedTuple):
 class Pass(NamedTuple):
     """One QR step, A Q = Q' R, columns in the order of ℓ': with D = diag(e^ℓ), R = D' B D⁻¹ and T' = B T."""
 
-    order: jax.Array  # [N] where each direction was before this step
+    place: jax.Array  # [N] of each direction before this step: where it is now
     r: jax.Array  # [N, N], 1 on the diagonal where a direction is lost
     rows: jax.Array  # [N] α, how large the rows of A Q became while it was factored
     assembled: jax.Array  # [N] ρ, how large the rounded terms of B T are in every row
@@ -104,8 +104,9 @@ def absorb(m: jax.Array, matrix: jax.Array, factors: Factors) -> tuple[Factors, 
     carried = factors.log_scale + factors.log_carry + jnp.log(jnp.where(lost, 0, columns))
     settled = jnp.all(carried[1:] <= carried[:-1]) & ~jnp.any(lost)
     as_it_is = jnp.arange(len(m)), m, columns, rows, factors
-    order, m, columns, rows, factors = jax.lax.cond(settled, lambda _, *same: same, _reorder, carried, *as_it_is)
+    place, m, columns, rows, factors = jax.lax.cond(settled, lambda _, *same: same, _reorder, carried, *as_it_is)
     log_scale, log_carry, t = factors.log_scale, factors.log_carry, factors.t
+    gone = log_scale == -jnp.inf
     q, r, eliminated = _row_sorted_qr(m, rows)
     pivots = jnp.diag(r)
     kept = len(m) - jnp.maximum(jnp.sum(lost), jnp.sum(rows == 0))
@@ -114,7 +115,7 @@ def absorb(m: jax.Array, matrix: jax.Array, factors: Factors) -> tuple[Factors, 
     pivots = jnp.where(accident, jnp.maximum(noise, jnp.finfo(m.dtype).tiny), pivots)
     # Masked before the exponential: a lost direction has ℓ = −inf and r_ii = 0. A negative r_ii goes into T.
     log_pivots, log_rest = log_of(jnp.abs(pivots))
-    upper = jnp.triu(jnp.ones_like(r, bool), 1) & (pivots != 0)[:, None] & (log_scale > -jnp.inf)[None, :]
+    upper = jnp.triu(jnp.ones_like(r, bool), 1) & (pivots != 0)[:, None] & ~gone[None, :]
     gap = (log_scale[None, :] - log_scale[:, None]) + (log_carry[None, :] - log_carry[:, None])
     b = r * jnp.exp(jnp.where(upper, gap - log_pivots[:, None], -jnp.inf))
     b = b + jnp.diag(jnp.where(pivots < 0, -1, 1).astype(r.dtype))
@@ -127,13 +128,13 @@ def absorb(m: jax.Array, matrix: jax.Array, factors: Factors) -> tuple[Factors, 
     assembled = jnp.sqrt(jnp.sum(b * b * jnp.sum(t * t, axis=1)[None, :], axis=1))
     r, residual = r + jnp.diag(pivots - jnp.diag(r)), m[:, :0]
     if is_corrected(m):
-        residual = difference_of_products(matrix, jnp.where(lost[order][None, :], 0, factors.q), q, r)
+        residual = difference_of_products(matrix, jnp.where(gone[None, :], 0, factors.q), q, r)
     rows = _rounded_rows(q, r, eliminated)
-    return new, Pass(order, r + jnp.diag((pivots == 0).astype(r.dtype)), rows, assembled, residual)
+    return new, Pass(place, r + jnp.diag((pivots == 0).astype(r.dtype)), rows, assembled, residual)
 
 
 def _reorder(carried, _, m, columns, rows, factors):
-    """The order of falling e^ℓ max|M_j|, and all in it; lost directions are zero in M."""
+    """Where each direction goes in the order of falling e^ℓ max|M_j|, and all in it; lost ones are zero in M."""
     order = jnp.argsort(carried, descending=True, stable=True)
     m = jnp.where(factors.log_scale == -jnp.inf, 0, m)[:, order]
     factors = Factors(
@@ -145,7 +146,7 @@ def _reorder(carried, _, m, columns, rows, factors):
         factors.log_error[order],
         factors.condition[order],
     )
-    return order, m, columns[order], jnp.max(jnp.abs(m), axis=1), factors
+    return jnp.argsort(order), m, columns[order], jnp.max(jnp.abs(m), axis=1), factors
 
 
 def is_corrected(array):

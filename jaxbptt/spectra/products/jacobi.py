@@ -75,7 +75,7 @@ def _orthogonal_rows(log_scale, log_carry, t, rotation):
 
 def _rotate(log_scale, rest, rows, rotation):
     """Sweeps of plane rotations on e^(log_scale_i + rest_i) rows_i until all are orthogonal; n/2 pairs at a time."""
-    schedule = jnp.asarray(_round_robin(len(rest)))
+    schedule = _round_robin(len(rest))
     tolerance = 2 * len(rest) ** 0.5 * jnp.finfo(rows.dtype).eps
 
     def one_round(state, pairs):
@@ -101,7 +101,12 @@ def _rotate(log_scale, rest, rows, rotation):
 
     def sweep(state):
         (*state, _), count = state
-        state, _ = jax.lax.scan(one_round, (*state, jnp.zeros_like(tolerance)), schedule)
+        state = *state, jnp.zeros_like(tolerance)
+        if schedule.shape[2] == 1:  # XLA's CPU compiler confuses a slice of the schedule with one of a single row
+            for pairs in schedule:
+                state, _ = one_round(state, pairs)
+        else:
+            state, _ = jax.lax.scan(one_round, state, jnp.asarray(schedule))
         return state, count + 1
 
     def unfinished(state):

@@ -196,7 +196,7 @@ def _pass_back(log_before, t_before, after, right, state):
     assembly = state.assembly + _squared_assembly(after, state)
     a = state.a @ step.r
     c = jax.lax.linalg.triangular_solve(step.r, state.c, left_side=False, lower=False, transpose_a=True)
-    lost, back = after.log_scale == -jnp.inf, jnp.zeros_like(step.order).at[step.order].set(jnp.arange(len(step.order)))
+    lost, back = after.log_scale == -jnp.inf, step.place
     moved = log_before - state.refreshed[back]
     moved = jnp.where(jnp.isfinite(moved), moved, 0)
     stale = jnp.any(lost) | (jnp.max(moved) - jnp.min(moved) > -0.5 * underflow)
@@ -212,8 +212,7 @@ def _pass_back(log_before, t_before, after, right, state):
     a, c, far, refreshed, any_far = jax.lax.cond(usual, lambda *same: (*same, state.any_far), change_order, *sides)
     change = state.change
     if graded.is_corrected(x):
-        residual = jnp.zeros_like(step.residual).at[:, step.order].set(step.residual)
-        change = change + jnp.sum(x * (c @ residual.T), axis=1) / state.overlap
+        change = change + jnp.sum(x * (c @ step.residual[:, back].T), axis=1) / state.overlap
     a_largest, c_largest = _largest(a), _largest(c)
     a, c = a / a_largest[:, None], c / c_largest[:, None]
     scale = jnp.max(step.rows)
