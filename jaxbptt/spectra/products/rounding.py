@@ -8,9 +8,10 @@ back to after the step, and y its right direction carried to before it, σ_i ∝
 In the coordinates of the factors, x = Q a and y = Q c, one passes back in time by a' = Rᵀ a and c' = R⁻¹ c, which keeps
 every component's relative accuracy, and xᵀ A y = a · c. Rounding of T' = B T changes ln σ_i by at most eps τ,
 τ² = Σ_j (z_j ρ_j)² with z = T⁻ᵀ v and ρ_j the size of row j of |B||T|. Roundings of different steps add as random
-numbers do:
+numbers do, but for a part δ that all steps have in common, 0.1, or 1 where the same steps return and are rounded alike
+(float32's correction removes it):
 
-    e_i = 2 eps √Σ κ² + 2 eps √Σ τ² + eps (√t + |ln σ_i|)
+    e_i = 2 eps √Σ κ² + δ eps Σ κ + 2 eps √Σ τ² + eps (√t + |ln σ_i|)
 
 Reference: first-order perturbation of a singular value: Stewart & Sun (1990), Matrix Perturbation Theory, IV.
 """
@@ -26,6 +27,8 @@ from jaxbptt.spectra.products.graded import Factors, Pass
 from jaxbptt.spectra.products.two_parts import difference_of_products
 
 FACTOR = 2.0  # of eps κ and eps τ
+DRIFT, REPEATED = 0.1, 1.0  # of eps κ: what all steps have in common; where steps return after at most LONGEST others
+LONGEST = 8
 LEFT, SECOND_ORDER = 0.03, 30.0  # shares of eps κ that a correction leaves
 REACH = 2.0  # in errors: how far values may be apart and still be taken for one another
 CONTAMINATED = 1e-2  # a share of another direction above which first order says nothing
@@ -53,6 +56,7 @@ class _Directions(NamedTuple):
     any_far: jax.Array  # [] whether there are such
     refreshed: jax.Array  # [N] ℓ when a and c were last completed
     condition: jax.Array  # [values] Σ κ²
+    drift: jax.Array  # [values] Σ κ
     assembly: jax.Array  # [values] Σ τ²
     change: jax.Array  # [values] Σ xᵀ E y / xᵀ A y
 
@@ -111,6 +115,8 @@ def assess(
     grown, assembled = (FACTOR * epsilon * jnp.sqrt(part) for part in (state.condition, state.assembly))
     if graded.is_corrected(chain):
         grown = grown * jnp.minimum(1, LEFT + SECOND_ORDER * grown)
+    else:
+        grown = grown + jnp.where(_is_periodic(chain), REPEATED, DRIFT) * epsilon * state.drift
     error = grown + assembled + epsilon * jnp.sqrt(stop.astype(chain.dtype))
     known = jnp.isfinite(log_sigma)
     error = error + epsilon * jnp.abs(jnp.where(known, log_sigma, 0))
@@ -119,6 +125,13 @@ def assess(
     error = jnp.where(jnp.isfinite(error), error, jnp.inf)
     error = jnp.where(log_sigma == -jnp.inf, 0, share_errors(log_sigma, error))
     return jnp.where(known & (error < 1), change, 0), error
+
+
+def _is_periodic(chain):
+    """Whether most steps have the first row of one a few steps before."""
+    row = chain[:, 0]
+    again = [jnp.mean(jnp.all(row[p:] == row[:-p], axis=1)) for p in range(1, min(LONGEST, len(row) - 1) + 1)]
+    return jnp.any(jnp.stack(again) > 0.5) if again else jnp.asarray(False)
 
 
 def _start(last, right, log_sigma):
@@ -148,6 +161,7 @@ def _start(last, right, log_sigma):
         far,
         jnp.any(far != 0),
         last.log_scale,
+        nothing,
         nothing,
         assembly,
         change,
@@ -217,7 +231,7 @@ def _pass_back(log_before, t_before, after, right, state):
     a, c = a / a_largest[:, None], c / c_largest[:, None]
     scale = jnp.max(step.rows)
     left = jnp.sum((x * (step.rows / scale)[None, :]) ** 2, axis=1)
-    kappa = scale * c_largest / state.overlap
+    kappa = jnp.abs(scale * c_largest / state.overlap) * jnp.sqrt(left * jnp.sum(c * c, axis=1))
     overlap = state.overlap / a_largest / c_largest
     return _Directions(
         a=a,
@@ -228,7 +242,8 @@ def _pass_back(log_before, t_before, after, right, state):
         far=far,
         any_far=any_far,
         refreshed=refreshed,
-        condition=state.condition + kappa * left * kappa * jnp.sum(c * c, axis=1),
+        condition=state.condition + kappa * kappa,
+        drift=state.drift + kappa,
         assembly=assembly,
         change=change,
     )
