@@ -21,6 +21,9 @@ import numpy as np
 LARGEST = 1e30  # bound on the factors of a product, and HUGE on its terms: float32 is at most inf there, never NaN
 HUGE = 1e37
 SAFETY = 2  # times what the rounding of a QR is on average: a few steps that are nearly singular can make up the sum
+ALTOGETHER = (
+    1e-2  # of that variance: where more was expected, rounding may have mixed them altogether, which ends its growth
+)
 LIMIT = 1e-3  # nats per step: an exponent whose rounding error exceeds it is NaN
 
 
@@ -76,7 +79,7 @@ def most_mixed(dtype: Any) -> float:
 
 
 def error_of_sums(rounding: Rounding, counted: jax.Array, dtype: Any) -> jax.Array:
-    """[K] standard deviation of Σ ln r_ii in nats over `counted` QRs; inf where directions were mixed altogether.
+    """[K] standard deviation of Σ ln r_ii in nats over `counted` QRs; inf where directions may have mixed altogether.
 
     A share s of another direction, mixed into one, also changes its length by a factor of 1 + s/2 (second order).
     """
@@ -84,4 +87,4 @@ def error_of_sums(rounding: Rounding, counted: jax.Array, dtype: Any) -> jax.Arr
     worst = jnp.maximum(jnp.max(rounding.worst, axis=0), jnp.max(rounding.worst, axis=1))
     second = jnp.sqrt(counted.astype(dtype)) * (worst.astype(dtype) * (0.5 / cap))
     first = eps * jnp.sqrt(rounding.squares).astype(dtype)
-    return jnp.where(worst >= cap, jnp.inf, jnp.hypot(first, second))
+    return jnp.where(worst >= ALTOGETHER * cap, jnp.inf, jnp.hypot(first, second))
