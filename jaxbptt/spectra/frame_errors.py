@@ -21,9 +21,7 @@ import numpy as np
 LARGEST = 1e30  # bound on the factors of a product, and HUGE on its terms: float32 is at most inf there, never NaN
 HUGE = 1e37
 SAFETY = 2  # times what the rounding of a QR is on average: a few steps that are nearly singular can make up the sum
-ALTOGETHER = (
-    1e-2  # of that variance: where more was expected, rounding may have mixed them altogether, which ends its growth
-)
+ALTOGETHER = 1e-2  # of the variance of a complete mixture, which then no longer grows: expected or not, it may be there
 LIMIT = 1e-3  # nats per step: an exponent whose rounding error exceeds it is NaN
 
 

@@ -24,6 +24,7 @@ from jaxbptt.types import Integer, Key, Params, Recurrence, Scalar
 
 ORTHONORMAL = 100  # in eps: how far QQᵀ may differ from I
 FACTOR = 2.0  # of eps κ, as in `products.rounding`
+DRIFT = 0.2  # of eps κ
 LARGEST_GAP = 30.0  # nats between ‖Pᵀu‖ and σ; a residual beyond it is only "huge", which avoids 0 · inf
 
 
@@ -198,9 +199,11 @@ def _rounding(log_sigma, log_sizes):
     epsilon = jnp.finfo(log_sigma.dtype).eps
     known = jnp.isfinite(log_sigma)
     log_sigma = jnp.where(known, log_sigma, 0)
-    log_kappa = 0.5 * jax.nn.logsumexp(2 * (log_sizes - log_sigma[None, :]), axis=0)
-    kappa = jnp.where(known, jnp.exp(jnp.minimum(log_kappa, -2 * jnp.log(epsilon))), 0)
-    return epsilon * (FACTOR * kappa + len(log_sizes) ** 0.5 + jnp.abs(log_sigma))
+    log_kappas, most = log_sizes - log_sigma[None, :], -2 * jnp.log(epsilon)
+    root, total = 0.5 * jax.nn.logsumexp(2 * log_kappas, axis=0), jax.nn.logsumexp(log_kappas, axis=0)
+    kappa, drift = (jnp.where(known, jnp.exp(jnp.minimum(each, most)), 0) for each in (root, total))
+    # Independent roundings add as a root; a part that equal steps repeat adds up.
+    return epsilon * (FACTOR * kappa + DRIFT * drift + len(log_sizes) ** 0.5 + jnp.abs(log_sigma))
 
 
 def _row_qr(rows):

@@ -49,6 +49,7 @@ class LogSVD(NamedTuple):
     right: Float[Array, "records state columns"]  # columns: directions at `start`
     error: Float[Array, "records state"]  # nats; inf where nothing is known, 0 where σ is exactly zero
     resolved: Bool[Array, "records state"]  # False where rounding alone may have made σ what it is: it may be zero
+    rest: Float[Array, "records state"]  # as in SingularValues
 
 
 @overload
@@ -142,8 +143,8 @@ def singular_decomposition(
     Raises:
       TypeError, ValueError: as `log_singular_values`.
     """
-    (log_sigma, error, resolved, _), left, right = _decompose(jacobians, every, start, stop, method, True, errors=True)
-    return LogSVD(log_sigma, left, right, error, resolved)
+    values, left, right = _decompose(jacobians, every, start, stop, method, directions=True, errors=True)
+    return LogSVD(values.log_sigma, left, right, values.error, values.resolved, values.rest)
 
 
 def _decompose(

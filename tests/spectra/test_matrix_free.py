@@ -246,7 +246,7 @@ SHARE = "share_errors(log_sigma, jnp.where(jnp.isfinite(relative), relative, jnp
         (diagonal_chains, 4, "", ""),
         (palindromes, 1, "", ""),
         (diagonal_chains, 4, SHARE, "relative"),
-        (palindromes, 1, "FACTOR * kappa", "0 * kappa"),
+        (palindromes, 1, "FACTOR * kappa + DRIFT * drift", "0 * kappa"),
     ],
 )
 def test_no_direction_that_comes_back_is_told_wrong(make, k, old, new):

@@ -1,6 +1,5 @@
 """Singular values, errors and directions of a chain at every record, by whatever way suits the chain."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,7 +31,7 @@ class Decomposition(NamedTuple):
 def decompose_records(
     chain: jax.Array, every: int, method: ProductMethod, *, directions: bool, errors: bool
 ) -> Decomposition:
-    """J_t … J_1 at t = every, 2 every, … and T. Without `errors`, they are 0, or inf where a record is suspicious."""
+    """J_t … J_1 at t = every, 2 every, … and T. Without `errors`, they are inf for suspicious values, else 0."""
 
     def exactly():
         found = monomial_svd(chain, every)
@@ -45,14 +44,10 @@ def decompose_records(
         factors = prefix_factors(chain, every) if method == "parallel" else _scan_factors(chain, every)
         return _trust(factors)
 
-    return choose(is_monomial(chain), exactly, in_factors)
-
-
-def choose(condition: jax.Array, yes: Callable[[], Decomposition], no: Callable[[], Decomposition]) -> Decomposition:
-    """`lax.cond`; where the condition is known, only the branch that is taken is compiled."""
-    if _validation.is_concrete(condition):
-        return yes() if condition else no()
-    return jax.lax.cond(condition, yes, no)
+    monomial = is_monomial(chain)
+    if _validation.is_concrete(monomial):  # only the branch that is taken is compiled
+        return exactly() if monomial else in_factors()
+    return jax.lax.cond(monomial, exactly, in_factors)
 
 
 def _scan_factors(chain, every):

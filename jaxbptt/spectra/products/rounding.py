@@ -151,20 +151,19 @@ def _start(last, right, log_sigma):
     assembly = (near * near + far * far) @ jnp.sum(last.t * last.t, axis=1)
     change = _defect(last.q, u) if graded.is_corrected(u) else nothing
     u, shift = u / largest[:, None], jnp.log(largest)
-    overlap = jnp.sum(u * u, axis=1)
     return _Directions(
-        u,
-        u,
-        overlap,
-        shift - log_sigma,
-        shift + log_sigma,
-        far,
-        jnp.any(far != 0),
-        last.log_scale,
-        nothing,
-        nothing,
-        assembly,
-        change,
+        a=u,
+        c=u,
+        overlap=jnp.sum(u * u, axis=1),
+        log_a=shift - log_sigma,
+        log_c=shift + log_sigma,
+        far=far,
+        any_far=jnp.any(far != 0),
+        refreshed=last.log_scale,
+        condition=nothing,
+        drift=nothing,
+        assembly=assembly,
+        change=change,
     )
 
 
