@@ -17,7 +17,7 @@ from jaxbptt.gradients.forward import run_forward, take_problem
 from jaxbptt.jacobians.dense import step_jacobians
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
-from jaxbptt.trajectories import Trajectory, flatten_steps
+from jaxbptt.trajectories import Trajectory
 from jaxbptt.types import Inputs, Integer, Params, State, Targets
 
 __all__ = ["GradientTerms", "gradient_terms"]
@@ -80,8 +80,8 @@ def gradient_terms(
 ) -> GradientTerms:
     """‖(∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t‖ for every k ≤ t, in total and per parameter leaf.
 
-    The terms include the weight ∂C/∂L_t (1/T for the mean). They sum to dC/dθ without two parts that are not in the
-    table: the readout's direct part, and the terms of an h_0 that depends on θ. For each k, all t ≥ k are computed at
+    The terms include the weight ∂C/∂L_t (1/T for the mean). They sum to dC/dθ without what is not in the table: the
+    readout's direct part, the terms of an h_0 that depends on θ, and a penalty. For each k, all t ≥ k are computed at
     once: N²T² flops for the cotangents (a quarter more because they move in stretches of k). In the built-in cells the
     term of a weight matrix has rank one, and its norm is the product of the norms of two vectors.
 
@@ -102,7 +102,7 @@ def gradient_terms(
     """
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, _ = problem
-    trajectory, _, local, _ = run_forward(model, params, inputs, targets, initial)
+    trajectory, _, local, _, early = run_forward(model, params, inputs, targets, initial)
     unravel = ravel_pytree(trajectory.initial)[1]
     pull = step_partials(model).pull_params
 
@@ -110,21 +110,22 @@ def gradient_terms(
         return carry, leaf_norms(jax.vmap(lambda v: pull(params, state, x, unravel(v)))(cotangents))
 
     jacobians = step_jacobians(model, params, trajectory)
-    by_leaf = _scan_in_stretches(visit, trajectory, jacobians, flatten_steps(local))
+    by_leaf = _scan_in_stretches(visit, trajectory, jacobians, local, early)
     require_finite_gradient(model, problem, by_leaf)
     squares = [leaf * leaf for leaf in jax.tree.leaves(by_leaf)]
     return GradientTerms(jnp.sqrt(sum(squares[1:], squares[0])), by_leaf)
 
 
-def _scan_in_stretches(visit, trajectory, jacobians, local):
+def _scan_in_stretches(visit, trajectory, jacobians, local, early):
     """The results of `visit` as [t, k]. A late k has few t ≥ k, so the last steps need not move all T rows."""
-    length = len(local)
+    length = len(jacobians)
     bounds = [length * i // STRETCHES for i in range(STRETCHES + 1)] if length >= LEAST_STEPS else [0, length]
     previous, later, tables = trajectory.previous, None, []
     for first, stop in reversed(list(itertools.pairwise(bounds))):
         start = jax.tree.map(lambda leaf, first=first: leaf[first], previous)
-        part = (trajectory.inputs, trajectory.states, jacobians, local)
-        inputs, states, chain, rows = jax.tree.map(lambda leaf, first=first, stop=stop: leaf[first:stop], part)
-        _, rows, later = scan_terms(visit, None, Trajectory(start, inputs, states), chain, rows, later)
+        part = (trajectory.inputs, trajectory.states, jacobians, local, early)
+        inputs, states, chain, own, before = jax.tree.map(lambda leaf, first=first, stop=stop: leaf[first:stop], part)
+        steps = Trajectory(start, inputs, states)
+        _, rows, later = scan_terms(visit, None, steps, chain, own, later, early=before)
         tables.append(jax.tree.map(lambda leaf, first=first: jnp.pad(leaf, ((0, 0), (first, 0))), rows))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves).T, *reversed(tables))

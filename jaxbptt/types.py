@@ -29,6 +29,7 @@ Integer: TypeAlias = Int[Array, ""]
 LossAndGrads: TypeAlias = tuple[Scalar, Params]  # (C, dC/dθ shaped like params)
 
 Reduction: TypeAlias = Literal["sum", "mean"]  # of the losses over the T steps
+Reads: TypeAlias = Literal["state", "state, x", "state, x, previous"]  # what a readout takes besides params
 AdjointMethod: TypeAlias = Literal["auto", "sequential", "parallel"]  # how λ_t is carried back in time
 ProductMethod: TypeAlias = Literal["auto", "sequential", "parallel"]  # how dh_t/dh_k is factored
 

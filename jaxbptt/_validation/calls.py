@@ -192,15 +192,26 @@ def require_step(step: Any, params: Any, state: Any, x: Any) -> None:
         raise TypeError(f"{error} like h_0 ({kinds}: cast them to one dtype)") from error
 
 
-def require_loss(readout: Any, loss: Any, params: Any, state: Any, target: Any) -> None:
+def require_loss(read: Any, loss: Any, params: Any, state: Any, x: Any, target: Any) -> None:
     """Raise unless readout and loss, at shapes like these, give a real scalar."""
-    value = _trace("loss", loss, _trace("readout", readout, params, state), target)
+    output = _trace("readout", read, params, state, x, state)
+    require_scalar("loss", _trace("loss", loss, output, target), " (sum over the outputs)")
+
+
+def require_penalty(penalty: Any, params: Any) -> None:
+    """Raise unless a penalty on params, if there is one, is a real scalar."""
+    if penalty is not None:
+        require_scalar("penalty", _trace("penalty", penalty, params))
+
+
+def require_scalar(name: str, value: Any, hint: str = "") -> None:
+    """Raise unless `value`, an array or its shape, is a real scalar."""
     leaves = jax.tree.leaves(value)
     if len(leaves) != 1 or leaves[0] is not value:
-        raise TypeError(f"loss: got {type(value).__name__}, expected a scalar")
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a scalar")
     if value.shape:
-        raise ValueError(f"loss: got shape {list(value.shape)}, expected a scalar (sum over the outputs)")
-    require_float("loss", value)
+        raise ValueError(f"{name}: got shape {list(value.shape)}, expected a scalar{hint}")
+    require_float(name, value)
 
 
 def require_trajectory(cell: Any, params: Any, trajectory: Any) -> int:

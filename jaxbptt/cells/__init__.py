@@ -3,6 +3,7 @@
 from jaxbptt.cells._elman import ElmanParams, elman, linear
 from jaxbptt.cells._gru import GRUParams, gru
 from jaxbptt.cells._lstm import LSTMParams, LSTMState, gates, lstm
+from jaxbptt.cells._stack import stack
 from jaxbptt.cells.cell import Cell, from_step
 from jaxbptt.cells.derivation import Derivation, JacobianParts
 from jaxbptt.cells.factored import FactoredPullback, Outer
@@ -27,4 +28,5 @@ __all__ = [
     "linear",
     "lstm",
     "orthogonal",
+    "stack",
 ]

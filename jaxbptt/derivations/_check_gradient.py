@@ -20,7 +20,7 @@ from jaxbptt.derivations.samples import Stream, draw_instance, draw_targets, eps
 from jaxbptt.derivations.step_slips import named_leaves, require_structure
 from jaxbptt.gradients.exact import autodiff
 from jaxbptt.gradients.forward import take_problem
-from jaxbptt.models.model import Model
+from jaxbptt.models.model import Model, read
 from jaxbptt.trajectories import run_steps, take_call
 from jaxbptt.types import Inputs, Key, Params, Targets
 
@@ -82,8 +82,8 @@ def check_gradient(
     _validation.require_functions("model", model, ("initial_state", "step", "readout", "loss"))
     params, inputs = draw_instance(model, key, params, inputs)
     params, inputs, _, length = take_call(model, params, inputs)
-    targets = draw_targets(model, key, params, length) if targets is None else targets
-    params, inputs, targets, _, _ = take_problem(model, params, inputs, targets)
+    given = draw_targets(model, key, params, inputs, length) if targets is None else targets
+    params, inputs, targets, _, _ = take_problem(model, params, inputs, given)
     spot, own = _find_spot(model, params, inputs, targets, key)
     params, inputs = spot.params, spot.inputs
     instance = make_instance(model, params, inputs, targets, own)
@@ -92,7 +92,8 @@ def check_gradient(
     nonlinear = find_nonlinear_step(model.step, params, trajectory.previous, trajectory.inputs, key, own)
     if nonlinear is not None:
         return Report((nonlinear,), checked, spot.notes)
-    actual = _take_grads(gradient(model, params, inputs, targets), params)
+    given = _validation.as_arrays("targets", given)  # weights as they came: the gradient divides by their sum itself
+    actual = _take_grads(gradient(model, params, inputs, given), params)
     pieces = _compare(instance, actual, inputs, key)
     checked = f"{len(pieces)} leaves of dC/dθ ({', '.join(pieces)}), over {length} steps"
     pieces, notes = settle_doubts(pieces, jax.tree.leaves(params)[0].dtype)
@@ -115,8 +116,9 @@ def _find_spot(model: Model, params: Params, inputs: Inputs, targets: Targets, k
     """Where to check, off the kinks of step, readout and loss if possible; and what tells the model's programs."""
     own = key_of(model, params, inputs, targets)
 
-    def loss(params, state, target):
-        return model.loss(model.readout(params, state), target)
+    def loss(params, state, rest):
+        target, x, previous = rest
+        return model.loss(read(model, params, state, x, previous), target)
 
     def body(_, row):
         return run_steps(model, row[0], row[1], None)
@@ -124,7 +126,8 @@ def _find_spot(model: Model, params: Params, inputs: Inputs, targets: Targets, k
     def visits(params, inputs):
         at = map_one(own and ("unroll", own), body, (params, inputs))
         of_step = find_visits(own and ("step", own), model.step, params, at.previous, at.inputs)
-        return (*of_step, *find_visits(own and ("loss", own), loss, params, at.states, targets))
+        rest = targets, at.inputs, at.previous
+        return (*of_step, *find_visits(own and ("loss", own), loss, params, at.states, rest))
 
     return move_off(visits, params, inputs, key), own
 

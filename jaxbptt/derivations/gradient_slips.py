@@ -16,8 +16,8 @@ from jaxbptt.derivations.recursions import Carried
 from jaxbptt.derivations.rewrite import as_dtype, evaluate, neutral, without_slopes
 from jaxbptt.derivations.step_slips import named_leaves
 from jaxbptt.derivations.variants import TRUE, Names, Variant, name_places, stack, step_variants
-from jaxbptt.gradients.forward import ForwardPass, run_forward
-from jaxbptt.models.model import Model, reduction_weight, step_losses
+from jaxbptt.gradients.forward import ForwardPass, add_penalty, join_early, run_forward
+from jaxbptt.models.model import READS, Model, reduction_weight, step_losses
 from jaxbptt.partials import jacobian, vjp
 from jaxbptt.trajectories import flatten_steps
 from jaxbptt.types import Inputs, Params, Targets
@@ -29,12 +29,13 @@ class Instance(NamedTuple):
     model: Model
     key: Hashable  # tells its programs from others
     program: StepProgram
-    readout: StepProgram  # the readout as a step without input
+    readout: StepProgram  # the readout as a step whose input is (x_t, h_{t−1}), or what it reads of them
     names: Names
     params: Params
     targets: Targets
     forward: ForwardPass
-    local: np.ndarray  # [T, N] ∂C/∂h_t|o_t
+    local: np.ndarray  # [T, N] ∂C/∂h_t through the outputs
+    early: np.ndarray  # [N] ∂C/∂h_0 through the outputs
 
 
 class Row(NamedTuple):
@@ -62,7 +63,7 @@ def key_of(model: Model, params: Params, inputs: Inputs, targets: Targets) -> Ha
     def total(params, inputs, targets):
         return run_forward(model, params, inputs, targets).loss
 
-    functions = model.initial_state, model.step, model.readout, model.loss, model.reduction
+    functions = model.initial_state, model.step, model.readout, model.loss, model.reduction, model.penalty
     return key_of_program(functions, total, params, inputs, targets)
 
 
@@ -75,9 +76,18 @@ def make_instance(model: Model, params: Params, inputs: Inputs, targets: Targets
     forward = map_one(key and ("forward", key), body, jax.tree.map(jnp.asarray, (params, inputs, targets)))
     state, x = forward.trajectory.initial, jax.tree.map(lambda leaf: leaf[0], inputs)
     program = find_sites(model.step, params, state, x)
-    readout = find_sites(lambda params, state, x: model.readout(params, state), params, state, ())
-    local = np.asarray(flatten_steps(forward.local), np.float64)
-    return Instance(model, key, program, readout, name_places(program, params, state), params, targets, forward, local)
+    seen = (x, state)[: READS.index(model.reads)]
+    readout = find_sites(lambda params, state, seen: model.readout(params, state, *seen), params, state, seen)
+    local, early = _through_outputs(forward.local, forward.early)
+    names = name_places(program, params, state)
+    return Instance(model, key, program, readout, names, params, targets, forward, local, early)
+
+
+def _through_outputs(local, early):
+    """(∂C/∂h_t [T, N], ∂C/∂h_0 [N]) through the outputs that read them."""
+    local, first = join_early(local, early)
+    local = np.asarray(flatten_steps(local), np.float64)
+    return local, np.zeros_like(local[0]) if first is None else np.asarray(ravel_pytree(first)[0], np.float64)
 
 
 def rounding_scale(instance: Instance) -> dict[str, float]:
@@ -111,7 +121,8 @@ def rounding_scale(instance: Instance) -> dict[str, float]:
 
 def evaluate_rows(instance: Instance, directs: Sequence[dict[str, np.ndarray]], rows: list[Row]) -> dict:
     """{leaf: [R, 1, ...]} of R rows."""
-    carried = [as_dtype(np.stack(each), instance.params) for each in zip(*(row.carried for row in rows), strict=True)]
+    adjoints, initial = (np.stack(each) for each in zip(*(row.carried for row in rows), strict=True))
+    carried = [as_dtype(each, instance.params) for each in (adjoints, initial + instance.early)]
     coefficients, shift = stack(instance.program, [row.variant for row in rows], instance.params)
 
     def body(shared, row):
@@ -138,17 +149,18 @@ def chains_of(instance: Instance, variants: list[Variant]) -> np.ndarray:
 
 
 def direct_parts(instance: Instance) -> list[dict[str, np.ndarray]]:
-    """Σ_t (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t of all losses, then of the last 1 … T − 1."""
-    length, states = len(instance.local), instance.forward.trajectory.states
+    """Σ_t (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t of all losses, then of the last 1 … T − 1; each with the penalty's gradient."""
+    model, length = instance.model, len(instance.local)
 
     def body(shared, weights):
-        params, states, targets = shared
-        losses = lambda params: step_losses(instance.model, params, states, targets)
-        return vjp(losses, params)[1](weights * reduction_weight(instance.model, length, weights.dtype))
+        params, previous, inputs, states, targets = shared
+        losses = lambda params: step_losses(model, params, states, targets, inputs=inputs, previous=previous)
+        direct = vjp(losses, params)[1](weights * reduction_weight(model, length, weights.dtype))
+        return add_penalty(model, params, jnp.zeros(()), direct)[1]
 
     last = np.arange(length) >= length - np.arange(1, length + 1)[:, None]  # [K − 1, t]
     key = instance.key and ("direct", instance.key)
-    found = map_many(key, body, (instance.params, states, instance.targets), as_dtype(last, instance.params))
+    found = map_many(key, body, (*_shared(instance), instance.targets), as_dtype(last, instance.params))
     each = [{name: leaf[k] for name, leaf in _numbers(found).items()} for k in range(length)]
     return [each[-1], *each[:-1]]
 
@@ -164,19 +176,23 @@ def readings_of(instance: Instance) -> list[Reading]:
         return []
 
     def body(shared, row):
-        params, states, targets = shared
+        params, previous, inputs, states, targets = shared
 
-        def total(params, states):
-            read = lambda state: evaluate(instance.readout, row[0], params, state, (), state)
-            losses = jax.vmap(lambda state, target: model.loss(read(state), target))(states, targets)
+        def total(params, states, previous):
+            def loss(state, target, x, before):
+                seen = (x, before)[: READS.index(model.reads)]
+                return model.loss(evaluate(instance.readout, row[0], params, state, seen, state), target)
+
+            losses = jax.vmap(loss)(states, targets, inputs, previous)
             return jnp.sum(losses) * reduction_weight(model, length, losses.dtype)
 
-        direct, local = vjp(lambda at: total(*at), (params, states))[1](jnp.ones((), row[1].dtype))
-        return direct, flatten_steps(local)
+        pulled = vjp(lambda at: total(*at), (params, states, previous))[1](jnp.ones((), row[1].dtype))
+        direct, local, early = pulled
+        return add_penalty(model, params, jnp.zeros(()), direct)[1], flatten_steps(join_early(local, early)[0])
 
     ones = as_dtype(np.ones(len(variants)), instance.params)
     rows = stack(instance.readout, variants, instance.params)[0], ones
-    shared = instance.params, instance.forward.trajectory.states, instance.targets
+    shared = *_shared(instance), instance.targets
     direct, local = map_many(instance.key and ("readout", instance.key), body, shared, rows)
     numbers = _numbers(direct)
     return [

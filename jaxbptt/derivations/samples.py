@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt import _validation
+from jaxbptt.models.model import Model, read
+from jaxbptt.trajectories import shapes_of_one_step
 from jaxbptt.types import Inputs, Key, Params, Recurrence
 
 LENGTH = 6  # steps, where inputs are drawn
@@ -38,9 +40,14 @@ def draw_instance(cell: Recurrence, key: Key, params: Params, inputs: Inputs) ->
     return params, inputs
 
 
-def draw_targets(model: Any, key: Key, params: Params, length: int) -> Any:
+def draw_targets(model: Model, key: Key, params: Params, inputs: Inputs, length: int) -> Any:
     """y_1 … y_T: standard normal like the outputs, or classes, whichever the loss takes; else ValueError."""
-    output = jax.eval_shape(lambda params: model.readout(params, model.initial_state(params)), params)
+
+    def first_output(params, x):
+        state = model.initial_state(params)
+        return read(model, params, state, x, state)
+
+    output = jax.eval_shape(first_output, params, shapes_of_one_step(inputs))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype), output)
     draws = [normal_like(Stream(key, 3), like)]
     if isinstance(output, jax.ShapeDtypeStruct) and output.ndim == 1:

@@ -5,7 +5,7 @@ dC/dθ = Σ_t [ (∂⁺h_t/∂⁺θ)ᵀ λ_t + (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o
 """
 
 import functools
-from typing import get_args
+from typing import Literal, get_args, overload
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import add_initial, parallel_adjoint, sequential_adjoint
 from jaxbptt.gradients.blocks import choose_blocks, pull_in_blocks
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
-from jaxbptt.gradients.forward import read_out, run_forward, take_problem
+from jaxbptt.gradients.forward import add_penalty, join_early, read_out, run_forward, take_problem
 from jaxbptt.gradients.sequence import make_runner
 from jaxbptt.models.model import Model
 from jaxbptt.partials import is_linear, step_partials
 from jaxbptt.trajectories import flatten_steps, run_steps
-from jaxbptt.types import AdjointMethod, Inputs, LossAndGrads, Params, State, Targets
+from jaxbptt.types import AdjointMethod, Inputs, LossAndGrads, Params, Scalar, State, Targets
 
 METHODS = get_args(AdjointMethod)
 # Except on a CPU: largest N and least T for which "auto" carries λ in parallel. On an H100 that is 1.3 to 3.9 times as
@@ -29,6 +29,30 @@ METHODS = get_args(AdjointMethod)
 PARALLEL_SIZE, PARALLEL_STEPS = 256, 1024
 
 
+@overload
+def bptt(
+    model: Model,
+    params: Params,
+    inputs: Inputs,
+    targets: Targets,
+    *,
+    initial: State | None = ...,
+    block: int | None = ...,
+    adjoint: AdjointMethod = ...,
+    return_state: Literal[False] = ...,
+) -> LossAndGrads: ...
+@overload
+def bptt(
+    model: Model,
+    params: Params,
+    inputs: Inputs,
+    targets: Targets,
+    *,
+    initial: State | None = ...,
+    block: int | None = ...,
+    adjoint: AdjointMethod = ...,
+    return_state: Literal[True],
+) -> tuple[Scalar, Params, State]: ...
 def bptt(
     model: Model,
     params: Params,
@@ -38,7 +62,8 @@ def bptt(
     initial: State | None = None,
     block: int | None = None,
     adjoint: AdjointMethod = "auto",
-) -> LossAndGrads:
+    return_state: bool = False,
+) -> LossAndGrads | tuple[Scalar, Params, State]:
     """dC/dθ = Σ_t [(∂⁺h_t/∂⁺θ)ᵀ λ_t + (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t] + (∂h_0/∂θ)ᵀ J_1ᵀ λ_1, with λ_t from one reverse scan.
 
     The scan carries only the adjoint; the gradient of params over a block of steps is then one matrix product per
@@ -61,9 +86,10 @@ def bptt(
         dependent steps (within each block of K steps, if there are several), NaN for a pullback that is not linear;
         "auto", parallel except on a CPU for a factored, linear derivation, N ≤ 256 and T ≥ 1024 of a single sequence
         if `block` leaves one block, else sequential.
+      return_state: whether h_T is returned as well: the `initial` of the next window, from the same forward pass.
 
     Returns:
-      (C scalar, dC/dθ shaped like params).
+      (C scalar, dC/dθ shaped like params), and with return_state h_T.
 
     Raises:
       TypeError, ValueError: as `autodiff`; block or adjoint not as stated.
@@ -85,14 +111,17 @@ def bptt(
 
     def pull(later, saved, inputs, targets):
         """The recursion of one block: from μ after it to μ before it, and what it adds to dC/dθ."""
-        losses, local, direct = read_out(model, params, saved.states, targets, length)
+        losses, local, direct, early = read_out(model, params, saved.steps(inputs), targets, length)
+        local, first = join_early(local, early)
         recurrent, earlier = run.backward(saved, inputs, local, later)
+        earlier = earlier if first is None else jax.tree.map(jnp.add, earlier, first)
         return losses, jax.tree.map(jnp.add, direct, recurrent), earlier
 
-    losses, grads, earlier = pull_in_blocks(run, blocks, pull, state, inputs, targets)
+    losses, grads, earlier, last = pull_in_blocks(run, blocks, pull, state, inputs, targets)
     grads = add_initial(model, params, grads, earlier) if initial is None else grads
+    loss, grads = add_penalty(model, params, jnp.sum(losses), grads)
     require_finite_result(model, problem, losses, grads)
-    return jnp.sum(losses), grads
+    return (loss, grads, last) if return_state else (loss, grads)
 
 
 def adjoints(
@@ -125,7 +154,8 @@ def adjoints(
     _validation.require_choice("adjoint", adjoint, METHODS)
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, _ = problem
-    trajectory, _, local, _ = run_forward(model, params, inputs, targets, initial)
+    trajectory, _, local, _, early = run_forward(model, params, inputs, targets, initial)
+    local, _ = join_early(local, early)
     last = jax.tree.map(jnp.zeros_like, trajectory.initial)
     parallel = _takes_parallel(adjoint, model, params, last, inputs, whole=True)
     scan = functools.partial(parallel_adjoint, batch=model.batch) if parallel else sequential_adjoint

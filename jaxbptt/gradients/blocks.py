@@ -46,8 +46,8 @@ def choose_blocks(run: Runner, state: State, inputs: Inputs, size: int | None, *
 
 def pull_in_blocks(
     run: Runner, blocks: Blocks, pull: Callable[..., Any], state: State, inputs: Inputs, targets: Targets
-) -> tuple[Float[Array, " time"], Params, State]:
-    """(∂C/∂L_t L_t [T], the gradients summed over blocks, μ_0).
+) -> tuple[Float[Array, " time"], Params, State, State]:
+    """(∂C/∂L_t L_t [T], the gradients summed over blocks, μ_0, h_T).
 
     pull(μ_K, saved, inputs, targets) = (losses, gradient, μ_0) of one block.
     """
@@ -70,13 +70,13 @@ def pull_in_blocks(
     saved_head = None
     if blocks.before_last:
         state, saved_head = jax.lax.scan(forward, state, head)
-    _, saved = run.forward(state, tail[0])
+    last, saved = run.forward(state, tail[0])
     _validation.require_finite_steps("states", saved.states)
     losses, grads, earlier = pull(jax.tree.map(jnp.zeros_like, state), saved, *tail)
     if blocks.before_last:
         (grads, earlier), before = jax.lax.scan(backward, (grads, earlier), (saved_head, head), reverse=True)
         losses = jnp.concatenate((before.reshape(-1), losses))
-    return losses, grads, earlier
+    return losses, grads, earlier, last
 
 
 def _size_in_bytes(tree):

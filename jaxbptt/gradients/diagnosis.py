@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import sequential_adjoint
-from jaxbptt.gradients.forward import Problem, read_out, require_finite_losses
+from jaxbptt.gradients.forward import Problem, join_early, read_out, require_finite_losses
 from jaxbptt.models.model import Model
 from jaxbptt.partials import MISSING_RULE, step_partials
 from jaxbptt.trajectories import flatten_steps, run_steps
@@ -23,8 +23,8 @@ PARTIALS = "dh_t/dh_{t−1}", "∂⁺h_t/∂⁺θ"
 def require_finite_result(model: Model, problem: Problem, losses: Float[Array, " time"], gradient: Any) -> None:
     """Raise, naming the first bad step, if concrete states, losses or a gradient hold NaN or inf."""
     if _has_numbers((losses, problem)) and not np.all(np.isfinite(losses)):
-        states = run_steps(model, problem.params, problem.inputs, problem.initial).states
-        require_finite_losses(model, problem.params, states, problem.targets, losses)
+        trajectory = run_steps(model, problem.params, problem.inputs, problem.initial)
+        require_finite_losses(model, problem.params, trajectory, problem.targets, losses)
     require_finite_gradient(model, problem, gradient)
 
 
@@ -36,7 +36,8 @@ def require_finite_gradient(model: Model, problem: Problem, gradient: Any) -> No
     if not _has_numbers((gradient, problem)) or _is_finite(gradient):
         return
     trajectory = run_steps(model, problem.params, problem.inputs, problem.initial)
-    _, local, direct = read_out(model, problem.params, trajectory.states, problem.targets, problem.length)
+    _, local, direct, early = read_out(model, problem.params, trajectory, problem.targets, problem.length)
+    local, _ = join_early(local, early)
     modes = {mode: _finite_partials(model, problem.params, trajectory, mode) for mode in ("reverse", "forward")}
     cause = _first_bad_step(modes) or _bad_readout(local, direct) or _overflow(model, problem.params, trajectory, local)
     raise ValueError(f"gradient: got NaN or inf though the loss is finite; {cause}")

@@ -10,11 +10,11 @@ from jaxtyping import Array, Float
 
 from jaxbptt.gradients.adjoint import add_initial
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
-from jaxbptt.gradients.forward import run_forward, take_problem
-from jaxbptt.models.model import Model, reduction_weight, step_losses
+from jaxbptt.gradients.forward import add_penalty, run_forward, take_problem
+from jaxbptt.models.model import Model, read, reduction_weight, step_losses
 from jaxbptt.partials import MISSING_RULE, both_missing, jacobian, step_partials
 from jaxbptt.trajectories import Trajectory, flatten_steps, run_steps
-from jaxbptt.types import Inputs, LossAndGrads, Params, State, Targets
+from jaxbptt.types import Inputs, LossAndGrads, Params, State, States, Targets
 
 
 def autodiff(
@@ -40,17 +40,19 @@ def autodiff(
     params, inputs, targets, initial, length = problem
 
     def total(params):
-        states = run_steps(model, params, inputs, initial).states
-        losses = step_losses(model, params, states, targets)
-        return jnp.sum(losses) * reduction_weight(model, length, losses.dtype), losses
+        steps = run_steps(model, params, inputs, initial)
+        losses = step_losses(model, params, steps.states, targets, inputs=inputs, previous=steps.previous)
+        loss = jnp.sum(losses) * reduction_weight(model, length, losses.dtype)
+        loss = loss if model.penalty is None else loss + model.penalty(params)
+        return loss, (loss, losses)
 
     try:
-        (loss, losses), grads = jax.value_and_grad(total, has_aux=True)(params)
+        (_, (loss, losses)), grads = jax.value_and_grad(total, has_aux=True)(params)
     except MISSING_RULE as missing:
         flat, unravel = ravel_pytree(params)
         forward = jax.jacfwd(lambda flat: total(unravel(flat)), has_aux=True)
-        gradient, losses = both_missing(missing, lambda: forward(flat))
-        loss, grads = jnp.sum(losses) * reduction_weight(model, length, losses.dtype), unravel(gradient)
+        gradient, (loss, losses) = both_missing(missing, lambda: forward(flat))
+        grads = unravel(gradient)
     require_finite_result(model, problem, losses, grads)
     return loss, grads
 
@@ -87,17 +89,21 @@ def forward_sensitivity(
     def step(theta, h, x):
         return ravel_pytree(model.step(unravel_params(theta), unravel_state(h), x))[0]
 
-    def step_loss(theta, h, target):
-        params = unravel_params(theta)
-        return weight * model.loss(model.readout(params, unravel_state(h)), target)
+    def step_loss(theta, h, previous, x, target):
+        output = read(model, unravel_params(theta), unravel_state(h), x, unravel_state(previous))
+        return weight * model.loss(output, target)
 
     def body(carry, x_and_target):
         h, sensitivity, gradient = carry
         x, target = x_and_target
         direct, transition = jacobian(step, theta, h, x, argnums=(0, 1), prefer="reverse")
-        h, sensitivity = step(theta, h, x), direct + transition @ sensitivity
-        loss, (readout_gradient, local) = jax.value_and_grad(step_loss, argnums=(0, 1))(theta, h, target)
-        return (h, sensitivity, gradient + readout_gradient + local @ sensitivity), loss
+        new, pushed = step(theta, h, x), direct + transition @ sensitivity
+        differentiate = jax.value_and_grad(step_loss, argnums=(0, 1, 2))
+        loss, (readout_gradient, local, early) = differentiate(theta, new, h, x, target)
+        gradient = gradient + readout_gradient + local @ pushed
+        if model.reads == "state, x, previous":
+            gradient = gradient + early @ sensitivity
+        return (new, pushed, gradient), loss
 
     if initial is None:
         sensitivity = jax.jacrev(lambda theta: ravel_pytree(model.initial_state(unravel_params(theta)))[0])(theta)
@@ -105,9 +111,9 @@ def forward_sensitivity(
         sensitivity = jnp.zeros((flat_state.size, theta.size), theta.dtype)
     carry = (flat_state, sensitivity, jnp.zeros_like(theta))
     (_, _, gradient), losses = jax.lax.scan(body, carry, (inputs, targets))
-    grads = unravel_params(gradient)
+    loss, grads = add_penalty(model, params, jnp.sum(losses), unravel_params(gradient))
     require_finite_result(model, problem, losses, grads)
-    return jnp.sum(losses), grads
+    return loss, grads
 
 
 def double_sum(
@@ -135,7 +141,7 @@ def double_sum(
     """
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, _ = problem
-    trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
+    trajectory, loss, local, direct, early = run_forward(model, params, inputs, targets, initial)
     unravel = ravel_pytree(trajectory.initial)[1]
 
     partials = step_partials(model, source="automatic")
@@ -145,7 +151,7 @@ def double_sum(
         return jax.tree.map(lambda total, term: total + jnp.sum(term, axis=0), gradient, terms), None
 
     jacobians = automatic_jacobians(model, params, trajectory)
-    grads, _, carried = scan_terms(add_terms, direct, trajectory, jacobians, flatten_steps(local))
+    grads, _, carried = scan_terms(add_terms, direct, trajectory, jacobians, local, early=early)
     initial_adjoint = unravel(jnp.sum(carried, axis=0))
     grads = add_initial(model, params, grads, initial_adjoint) if initial is None else grads
     require_finite_gradient(model, problem, grads)
@@ -167,25 +173,32 @@ def scan_terms(
     carry: Any,
     trajectory: Trajectory,
     jacobians: Float[Array, "time state state"],
-    local: Float[Array, "time state"],
+    local: States,
     later: Float[Array, "steps state"] | None = None,
+    *,
+    early: States | None = None,
 ) -> tuple[Any, Any, Float[Array, "rows state"]]:
     """For k = T … 1, `visit(carry, h_{k−1}, x_k, V_k)`, V_k [T, N] with row t = (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t.
 
-    Rows t < k are zero. One product [T, N] @ [N, N] per step moves every row one step back: V_{k−1} = V_k J_k. `later`
-    [L, N] is V_T of the L steps after these; its rows follow those of these steps.
+    Rows t < k are zero. One product [T, N] @ [N, N] per step moves every row one step back: V_{k−1} = V_k J_k, and
+    where o_k reads h_{k−1}, row k gains ∂C/∂h_{k−1}|o_k (`early`). `later` [L, N] is V_T of the L steps after these;
+    its rows follow those of these steps.
 
     Returns (carry, the second results of visit [T, ...], V_0).
     """
 
+    own = flatten_steps(local)
+    before = None if early is None else flatten_steps(early)
+
     def body(scanned, step):
         carry, cotangents = scanned
-        k, state, x, jacobian, row = step
+        k, state, x, jacobian, row, row_before = step
         cotangents = cotangents.at[k].set(row)
         carry, result = visit(carry, state, x, cotangents)
-        return (carry, cotangents @ jacobian), result
+        moved = cotangents @ jacobian
+        return (carry, moved if row_before is None else moved.at[k].add(row_before)), result
 
-    steps = (jnp.arange(len(local)), trajectory.previous, trajectory.inputs, jacobians, local)
-    rows = jnp.zeros_like(local) if later is None else jnp.concatenate((jnp.zeros_like(local), later))
+    steps = (jnp.arange(len(own)), trajectory.previous, trajectory.inputs, jacobians, own, before)
+    rows = jnp.zeros_like(own) if later is None else jnp.concatenate((jnp.zeros_like(own), later))
     (carry, cotangents), results = jax.lax.scan(body, (carry, rows), steps, reverse=True)
     return carry, results, cotangents

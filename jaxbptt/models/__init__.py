@@ -12,21 +12,45 @@
 True
 """
 
+from jaxbptt.models._adapted import Adapted, RealPair, join_pairs, real_pairs, split_complex, trainable
 from jaxbptt.models._batched import batched
+from jaxbptt.models._feedback import Forced, Started, feedback, teacher_forcing
+from jaxbptt.models._penalised import penalised
+from jaxbptt.models._precomputed import Precomputed, precomputed
+from jaxbptt.models._resetting import Resetting, resetting
 from jaxbptt.models._sequence import Readout, SequenceParams, sequence_model
+from jaxbptt.models._weighted import Weighted, weighted
 from jaxbptt.models.losses import softmax_cross_entropy, squared_error
-from jaxbptt.models.model import Loss, Model, ReadoutFunction, make_model, step_losses
+from jaxbptt.models.model import Loss, Model, ReadoutFunction, make_model, read, step_losses
 
 __all__ = [
+    "Adapted",
+    "Forced",
     "Loss",
     "Model",
+    "Precomputed",
     "Readout",
     "ReadoutFunction",
+    "RealPair",
+    "Resetting",
     "SequenceParams",
+    "Started",
+    "Weighted",
     "batched",
+    "feedback",
+    "join_pairs",
     "make_model",
+    "penalised",
+    "precomputed",
+    "read",
+    "real_pairs",
+    "resetting",
     "sequence_model",
     "softmax_cross_entropy",
+    "split_complex",
     "squared_error",
     "step_losses",
+    "teacher_forcing",
+    "trainable",
+    "weighted",
 ]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxbptt import _validation
 from jaxbptt.cells.lifting import side_by_side
+from jaxbptt.models._order import require_order
 from jaxbptt.models.model import Model
 
 
@@ -29,6 +30,7 @@ def batched(model: Model, size: int) -> Model:
     _validation.require_size("size", size)
     if model.batch is not None:
         raise ValueError(f"model: got a batch of {model.batch}, expected a model of one sequence")
+    require_order(model, "batched")
 
     def step(params, state, x):
         _validation.require_batch("x", x, size)
@@ -41,11 +43,13 @@ def batched(model: Model, size: int) -> Model:
     return model._replace(
         initial_state=lambda params: _repeat(model.initial_state(params), size),
         step=step,
-        readout=jax.vmap(model.readout, in_axes=(None, 0)),
+        readout=lambda params, *seen: jax.vmap(lambda *seen: model.readout(params, *seen))(*seen),
         loss=loss,
         derivation=side_by_side(model.derivation),
         num_inputs=None,
         batch=size,
+        applied=(*model.applied, "batched"),
+        single=model,
     )
 
 

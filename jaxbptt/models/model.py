@@ -1,6 +1,8 @@
 """The interface: a recurrence f with a readout g and a loss L at every step."""
 
-from typing import NamedTuple, Protocol
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,29 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.cells.derivation import Derivation
-from jaxbptt.types import Init, InitialState, Output, Params, Reduction, Scalar, State, States, Step, Target, Targets
+from jaxbptt.types import (
+    Init,
+    InitialState,
+    Input,
+    Inputs,
+    Output,
+    Params,
+    Reads,
+    Reduction,
+    Scalar,
+    State,
+    States,
+    Step,
+    Target,
+    Targets,
+)
+
+READS: tuple[Reads, ...] = get_args(Reads)
 
 
 class ReadoutFunction(Protocol):
-    def __call__(self, params: Params, state: State, /) -> Output:
-        """o_t = g(h_t, θ)."""
+    def __call__(self, params: Params, state: State, /, *rest: Any) -> Output:
+        """o_t = g(θ, h_t), g(θ, h_t, x_t) or g(θ, h_t, x_t, h_{t−1})."""
         ...
 
 
@@ -26,18 +45,24 @@ class Loss(Protocol):
 class Model(NamedTuple):
     """h_t = f(h_{t−1}, x_t, θ), o_t = g(h_t, θ), L_t = L(o_t, y_t), C = Σ_t L_t or 1/T Σ_t L_t. Static, like a Cell.
 
-    `step` and `readout` may share parameters.
+    `step` and `readout` may share parameters. An output that reads h_{t−1} gives λ_{t−1} a term of its own; J_t is of
+    the state alone.
     """
 
     init: Init | None  # (key) -> params; None: the structure of params is not checked
     initial_state: InitialState  # (params) -> h_0
     step: Step  # (params, h_{t-1}, x_t) -> h_t
-    readout: ReadoutFunction  # (params, h_t) -> o_t
+    readout: ReadoutFunction  # (params, h_t) -> o_t; also x_t, or x_t and h_{t-1}, as `reads` says
     loss: Loss  # (o_t, y_t) -> scalar
     reduction: Reduction = "sum"  # over the T steps
     derivation: Derivation | None = None  # of step, on the model's params
     num_inputs: int | None = None  # M, when known
     batch: int | None = None  # B, when the state is B states side by side (`batched`)
+    reads: Reads = "state"
+    normalise: Callable[[Targets], Targets] | None = None  # targets -> the same with weights that add up to one
+    penalty: Callable[[Params], Scalar] | None = None  # added to C once
+    applied: tuple[str, ...] = ()  # what it was made by, in order: "resetting", "weighted", …
+    single: Any = None  # of a batch: the model of one sequence
 
 
 def make_model(
@@ -56,7 +81,8 @@ def make_model(
       step: (params, h_{t−1}, x_t) -> h_t; keeps the structure, shapes and dtypes of the state.
       initial_state: (params) -> h_0, any pytree of float arrays of the dtype of params. Where it depends on params, its
         gradient is part of dC/dθ, unless a function is given `initial=`, which is a constant.
-      readout: (params, h_t) -> o_t, any pytree.
+      readout: (params, h_t) -> o_t, any pytree; it may take x_t as its third argument and h_{t−1} as its fourth: its
+        positional arguments without defaults say which.
       loss: (o_t, y_t) -> a scalar.
       init: (key) -> params, if the model can draw its params.
       reduction: "sum" or "mean" over the T steps.
@@ -75,10 +101,51 @@ def make_model(
     _validation.require_choice("reduction", reduction, ("sum", "mean"))
     if num_inputs is not None:
         _validation.require_size("num_inputs", num_inputs, least=0)
-    return Model(init, initial_state, step, readout, loss, reduction, num_inputs=num_inputs)
+    reads = _reads_of(readout)
+    return Model(init, initial_state, step, readout, loss, reduction, num_inputs=num_inputs, reads=reads)
 
 
-def step_losses(model: Model, params: Params, states: States, targets: Targets) -> Float[Array, " time"]:
+def _reads_of(readout):
+    try:
+        parameters = inspect.signature(readout).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return "state"
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return "state"
+    count = sum(p.default is p.empty for p in positional)
+    if not 2 <= count <= 4:
+        way = "(params, state), (params, state, x) or (params, state, x, previous)"
+        raise TypeError(f"readout: got a function of {count} arguments, expected {way}")
+    return READS[count - 2]
+
+
+def read(model: Model, params: Params, state: State, x: Input = None, previous: State | None = None) -> Output:
+    """o_t = g(θ, h_t), with x_t and h_{t−1} where the readout takes them.
+
+    Args:
+      model: its readout, and what it reads.
+      params: θ.
+      state: h_t.
+      x: x_t.
+      previous: h_{t−1}.
+
+    Returns:
+      o_t.
+    """
+    rest = (x, previous)[: READS.index(model.reads)]
+    return model.readout(params, state, *rest)
+
+
+def step_losses(
+    model: Model,
+    params: Params,
+    states: States,
+    targets: Targets,
+    *,
+    inputs: Inputs = None,
+    previous: States | None = None,
+) -> Float[Array, " time"]:
     """L_t = L(g(h_t, θ), y_t), before the reduction.
 
     Args:
@@ -86,14 +153,27 @@ def step_losses(model: Model, params: Params, states: States, targets: Targets) 
       params: θ.
       states: h_1 … h_T, leading T.
       targets: y_1 … y_T, leading T.
+      inputs: x_1 … x_T, for a readout that reads x_t.
+      previous: h_0 … h_{T−1}, for one that reads h_{t−1}.
 
     Returns:
       [T].
+
+    Raises:
+      TypeError: inputs or previous missing though the readout reads them.
     """
-    return jax.vmap(lambda state, target: model.loss(model.readout(params, state), target))(states, targets)
+    for name, given in (("inputs", inputs), ("previous", previous))[: READS.index(model.reads)]:
+        if given is None:
+            raise TypeError(f"{name}: got None, expected them: the readout reads {model.reads!r}")
+
+    def loss(state, target, x, before):
+        return model.loss(read(model, params, state, x, before), target)
+
+    return jax.vmap(loss)(states, targets, inputs, previous)
 
 
 def reduction_weight(model: Model, length: int, dtype: jnp.dtype) -> Scalar:
-    """∂C/∂L_t: 1 for the sum, 1/T for the mean."""
+    """∂C/∂L_t: 1 for the sum, 1/T for the mean; 1 too where the targets carry normalised weights."""
     _validation.require_choice("reduction", model.reduction, ("sum", "mean"))
-    return jnp.asarray(1 if model.reduction == "sum" else 1 / length, dtype)
+    whole = model.reduction == "sum" or model.normalise is not None
+    return jnp.asarray(1 if whole else 1 / length, dtype)

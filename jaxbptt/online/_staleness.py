@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.gradients.forward import take_problem
-from jaxbptt.models.model import Model
+from jaxbptt.models.model import Model, read
 from jaxbptt.online.rule import Rule
 from jaxbptt.partials import vjp
 from jaxbptt.types import Inputs, Key, Optimizer, Params, Targets
@@ -61,9 +61,9 @@ def staleness(
         def body(carry, step):
             state, loss = carry
             index, x, target = step
-            state = model.step(params, state, x)
-            now = model.loss(model.readout(params, state), target)
-            return (state, jnp.where(index == last, now, loss)), None
+            new = model.step(params, state, x)
+            now = model.loss(read(model, params, new, x, state), target)
+            return (new, jnp.where(index == last, now, loss)), None
 
         zero = jnp.zeros((), jax.tree.leaves(params)[0].dtype)
         return jax.lax.scan(body, (model.initial_state(params), zero), (jnp.arange(length), inputs, targets))[0][1]

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxbptt import _validation
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
 from jaxbptt.gradients.forward import Problem, take_problem
-from jaxbptt.models.model import Model
+from jaxbptt.models.model import Model, read
 from jaxbptt.types import (
     InitialState,
     Input,
@@ -182,6 +182,8 @@ def make_rule(method: Method, make_plan: MakePlan) -> Rule:
         _validation.require_functions("model", model, ("initial_state", "step", "readout", "loss"))
         if model.reduction != "sum":
             raise ValueError(f"model.reduction: got {model.reduction!r}, expected 'sum' (an online rule knows no T)")
+        if model.penalty is not None:
+            raise ValueError("model.penalty: got a penalty, expected none: an online rule sees single steps")
         dtype = _validation.require_params(params)
         if dtype is None:
             raise ValueError("params: got no arrays, expected at least one")
@@ -249,12 +251,16 @@ def update_with(params: Params, state: OnlineState, x: Input, target: Target, si
     new, sensitivity = method.advance(plan, model, params, state.model_state, x, state.sensitivity, signs)
     _validation.require_same("step's new state", new, state.model_state)
 
-    def step_loss(params, new):
-        return model.loss(model.readout(params, new), target)
+    def step_loss(params, new, previous):
+        return model.loss(read(model, params, new, x, previous), target)
 
-    loss, (direct, local) = jax.value_and_grad(step_loss, argnums=(0, 1))(params, new)
+    differentiate = jax.value_and_grad(step_loss, argnums=(0, 1, 2))
+    loss, (direct, local, early) = differentiate(params, new, state.model_state)
     _validation.require_finite("loss", loss)
     recurrent = method.contract(plan, params, sensitivity, ravel_pytree(local)[0])
+    if model.reads == "state, x, previous":
+        earlier = method.contract(plan, params, state.sensitivity, ravel_pytree(early)[0])
+        recurrent = jax.tree.map(jnp.add, recurrent, earlier)
     grads = jax.tree.map(jnp.add, direct, recurrent)
     inputs, targets = jax.tree.map(lambda leaf: leaf[None], (x, target))
     require_finite_gradient(model, Problem(params, inputs, targets, state.model_state, 1), grads)

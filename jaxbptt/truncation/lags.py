@@ -151,16 +151,15 @@ def adaptive(
     _validation.require_size("num_lags", num_lags, least=2, most=num_steps)
     _validation.require_probability("tolerance", tolerance)
     forward = run_forward(model, params, inputs, targets, initial)
-    trajectory, loss, local, direct = forward
     profile = _measure(model, params, forward, initial, num_lags)
     require_finite_gradient(model, problem, profile)
     chosen = choose_lag(profile.norms, tolerance, kept=profile.kept).num_lags
     blocks = sliding_blocks(num_steps, 1, chosen)
-    return loss, replayed_gradient(model, params, trajectory, local, direct, initial, blocks, chosen)
+    return forward.loss, replayed_gradient(model, params, forward, initial, blocks, chosen)
 
 
 def _measure(model: Model, params: Params, forward: ForwardPass, initial: State | None, num_lags: int) -> LagProfile:
-    trajectory, _, local, _ = forward
+    trajectory, _, local, _, early = forward
     previous, inputs = trajectory.previous, trajectory.inputs
     partials = step_partials(model)
     residuals, pull_state = partials.pull_over(params, trajectory)
@@ -175,6 +174,9 @@ def _measure(model: Model, params: Params, forward: ForwardPass, initial: State 
         norm = jnp.sum(jnp.sqrt(_total(leaf * leaf for leaf in jax.tree.leaves(leaf_norms(terms)))))
         gradient = jax.tree.map(jnp.add, gradient, sum_over_steps(terms))
         cotangents = jax.vmap(pull_state)(taken, cotangents)
+        if early is not None:  # each loss moves from h_t to h_{t−1} at offset 0
+            add = lambda leaf, before: leaf + jnp.where(offset == 0, before, 0)
+            cotangents = jax.tree.map(add, cotangents, early)
         # The row that has just passed step 1 is the cotangent of h_0; it ends here and is zero from now on.
         reached = jax.tree.map(lambda leaf: leaf[offset], cotangents)
         cotangents = jax.tree.map(lambda leaf: leaf.at[offset].set(0), cotangents)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt.gradients.adjoint import add_initial
+from jaxbptt.gradients.forward import ForwardPass
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
 from jaxbptt.types import Params, State, States, Steps
@@ -35,9 +36,17 @@ def sliding_blocks(num_steps: int, stride: int, num_lags: int | jax.Array) -> Bl
 
 
 def replay_adjoint(
-    model: Model, params: Params, steps: Steps, local: States, blocks: Blocks, depth: int | jax.Array
+    model: Model,
+    params: Params,
+    steps: Steps,
+    local: States,
+    early: States | None,
+    blocks: Blocks,
+    depth: int | jax.Array,
 ) -> tuple[States, State]:
     """Σ_b λ^b_t,  λ^b_t = [t in b] ∂C/∂h_t|o_t + J_{t+1}ᵀ λ^b_{t+1} for starts_b < t ≤ ends_b.
+
+    Where o_t reads h_{t−1}, J_tᵀ λ^b_t gains [t in b] ∂C/∂h_{t−1}|o_t (`early`).
 
     All blocks move one step back together, `depth` times (the largest ends − starts; a traced depth stops the loop
     early): depth · B state pullbacks, memory (T + B) · N. ∂⁺h_t/∂⁺θ is the same for all blocks, so their adjoints are
@@ -53,9 +62,11 @@ def replay_adjoint(
         carried, total = carry
         index = ends - 1 - jnp.asarray(offset, jnp.int32)
         inside, at = index >= starts, jnp.maximum(index, 0)
-        own = jax.tree.map(lambda leaf: _select(index >= first, leaf[at], 0), local)
+        chosen = lambda tree: jax.tree.map(lambda leaf: _select(index >= first, leaf[at], 0), tree)
+        own, before = chosen(local), chosen(early)
         adjoint = jax.tree.map(lambda own, later: _select(inside, own + later, 0), own, carried)
         pulled = jax.vmap(pull_state)(jax.tree.map(lambda leaf: leaf[at], residuals), adjoint)
+        pulled = pulled if before is None else jax.tree.map(jnp.add, pulled, before)
         carried = jax.tree.map(lambda new, old: _select(inside, new, old), pulled, carried)
         return carried, jax.tree.map(lambda total, adjoint: total.at[at].add(adjoint), total, adjoint)
 
@@ -74,17 +85,11 @@ def assemble(
 
 
 def replayed_gradient(
-    model: Model,
-    params: Params,
-    steps: Steps,
-    local: States,
-    direct: Params,
-    initial: State | None,
-    blocks: Blocks,
-    depth: int | jax.Array,
+    model: Model, params: Params, forward: ForwardPass, initial: State | None, blocks: Blocks, depth: int | jax.Array
 ) -> Params:
     """The gradient of all blocks on one trajectory; that of h_0 comes from the blocks that reach step 1."""
-    adjoint, carried = replay_adjoint(model, params, steps, local, blocks, depth)
+    steps, _, local, direct, early = forward
+    adjoint, carried = replay_adjoint(model, params, steps, local, early, blocks, depth)
     reach = jnp.asarray(blocks.starts) == 0
     reaching = jax.tree.map(lambda leaf: jnp.sum(_select(reach, leaf, 0), axis=0), carried)
     initial_adjoint = reaching if initial is None else None

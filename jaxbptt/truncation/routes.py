@@ -14,9 +14,17 @@ from jaxtyping import Bool
 
 from jaxbptt import _validation
 from jaxbptt.gradients.diagnosis import require_finite_gradient
-from jaxbptt.gradients.forward import ForwardPass, run_forward, take_problem
+from jaxbptt.gradients.forward import (
+    ForwardPass,
+    add_penalty,
+    read_out,
+    require_finite_losses,
+    run_forward,
+    take_problem,
+)
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
+from jaxbptt.trajectories import run_steps
 from jaxbptt.truncation.cuts import Keep, draw_cuts
 from jaxbptt.truncation.replay import assemble, replay_adjoint, replayed_gradient, sliding_blocks, window_blocks
 from jaxbptt.truncation.weights import link_factors
@@ -67,15 +75,16 @@ def windowed(
     params, inputs, targets, initial, num_steps = problem
     blocks, depth = window_blocks(num_steps, window), min(window, num_steps)
     if carry_state:
-        trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
-        grads = replayed_gradient(model, params, trajectory, local, direct, initial, blocks, depth)
+        forward = run_forward(model, params, inputs, targets, initial)
+        grads = replayed_gradient(model, params, forward, initial, blocks, depth)
     else:
-        steps, (_, loss, local, direct) = _run_reset(model, params, inputs, targets, initial, window)
-        adjoint, carried = replay_adjoint(model, params, steps, local, blocks, depth)
+        forward, steps = _run_reset(model, params, inputs, targets, initial, window)
+        _, _, local, direct, early = forward
+        adjoint, carried = replay_adjoint(model, params, steps, local, early, blocks, depth)
         initial_adjoint = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), carried) if initial is None else None
         grads = assemble(model, params, steps, direct, adjoint, initial_adjoint)
     require_finite_gradient(model, problem, grads)
-    return loss, grads
+    return forward.loss, grads
 
 
 def sliding(
@@ -116,11 +125,11 @@ def sliding(
     _validation.require_size("num_lags", num_lags)
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, num_steps = problem
-    trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
+    forward = run_forward(model, params, inputs, targets, initial)
     blocks, depth = sliding_blocks(num_steps, stride, num_lags), min(num_lags, num_steps)
-    grads = replayed_gradient(model, params, trajectory, local, direct, initial, blocks, depth)
+    grads = replayed_gradient(model, params, forward, initial, blocks, depth)
     require_finite_gradient(model, problem, grads)
-    return loss, grads
+    return forward.loss, grads
 
 
 def lag(
@@ -193,17 +202,18 @@ def randomised(
         raise TypeError(f"key, cuts: got {'neither' if key is None else 'both'}, expected exactly one of them")
     _validation.require_array("cuts", cuts, (num_steps,), jnp.bool_)
     scale = link_factors(cuts, keep)
-    trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
+    trajectory, loss, local, direct, early = run_forward(model, params, inputs, targets, initial)
     residuals, pull_state = step_partials(model).pull_over(params, trajectory)
 
     def body(from_later, step):
-        residuals, local, scale = step
+        residuals, local, early, scale = step
         adjoint = jax.tree.map(jnp.add, local, from_later)
-        pulled = jax.tree.map(lambda leaf: scale.astype(leaf.dtype) * leaf, pull_state(residuals, adjoint))
-        return pulled, adjoint
+        pulled = pull_state(residuals, adjoint)
+        pulled = pulled if early is None else jax.tree.map(jnp.add, pulled, early)
+        return jax.tree.map(lambda leaf: scale.astype(leaf.dtype) * leaf, pulled), adjoint
 
     start = jax.tree.map(jnp.zeros_like, trajectory.initial)
-    initial_adjoint, adjoint = jax.lax.scan(body, start, (residuals, local, scale), reverse=True)
+    initial_adjoint, adjoint = jax.lax.scan(body, start, (residuals, local, early, scale), reverse=True)
     initial_adjoint = initial_adjoint if initial is None else None
     result = loss, assemble(model, params, trajectory, direct, adjoint, initial_adjoint)
     require_finite_gradient(model, problem, result)
@@ -212,28 +222,32 @@ def randomised(
 
 
 class _ResetSteps(NamedTuple):
-    """The state before each step and the input of each."""
+    """The state before each step, the input of each, and the states that they lead to."""
 
     previous: States
     inputs: Inputs
+    states: States
 
 
 def _run_reset(
     model: Model, params: Params, inputs: Inputs, targets: Targets, initial: State | None, window: int
-) -> tuple[_ResetSteps, ForwardPass]:
-    """(the steps, `run_forward`) with the state reset to h_0 before steps 1, K+1, 2K+1, …"""
-    num_steps = jax.tree.leaves(inputs)[0].shape[0]
-    first = jnp.arange(num_steps) % window == 0
+) -> tuple[ForwardPass, _ResetSteps]:
+    """`run_forward` with the state reset to h_0 before steps 1, K+1, 2K+1, …, and its steps."""
+    length = jax.tree.leaves(inputs)[0].shape[0]
+    first = jnp.arange(length) % window == 0
 
-    def reset(params, first, state):
+    def reset(first, state):
         start = model.initial_state(params) if initial is None else initial
         return jax.tree.map(lambda start, state: jnp.where(first, start, state), start, state)
 
     def step(params, state, x_and_first):
         x, first = x_and_first
-        return model.step(params, reset(params, first, state), x)
+        return model.step(params, reset(first, state), x)
 
     resetting = model._replace(step=step, derivation=None, num_inputs=None)
-    forward = run_forward(resetting, params, (inputs, first), targets, initial)
-    previous = jax.vmap(lambda first, state: reset(params, first, state))(first, forward.trajectory.previous)
-    return _ResetSteps(previous, inputs), forward
+    trajectory = run_steps(resetting, params, (inputs, first), initial)
+    steps = _ResetSteps(jax.vmap(reset)(first, trajectory.previous), inputs, trajectory.states)
+    losses, local, direct, early = read_out(model, params, steps, targets, length)
+    require_finite_losses(model, params, steps, targets, losses)
+    loss, direct = add_penalty(model, params, jnp.sum(losses), direct)
+    return ForwardPass(trajectory, loss, local, direct, early), steps

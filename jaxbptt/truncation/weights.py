@@ -19,7 +19,6 @@ from jaxbptt.gradients.exact import automatic_jacobians, scan_terms
 from jaxbptt.gradients.forward import run_forward, take_problem
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
-from jaxbptt.trajectories import flatten_steps
 from jaxbptt.truncation.cuts import Keep
 from jaxbptt.types import ArrayLike, Inputs, LossAndGrads, Params, State, Targets
 
@@ -163,10 +162,9 @@ def weighted_gradient(
     params, inputs, targets, initial, length = problem
     weights = _validation.as_arrays("weights", weights)
     _require_table(weights, length)
-    trajectory, loss, local, direct = run_forward(model, params, inputs, targets, initial)
+    trajectory, loss, local, direct, early = run_forward(model, params, inputs, targets, initial)
     unravel = ravel_pytree(trajectory.initial)[1]
-    local = flatten_steps(local)
-    columns = weights.astype(local.dtype).T  # [T + 1, T]
+    columns = weights.astype(jax.tree.leaves(local)[0].dtype).T  # [T + 1, T]
     partials = step_partials(model, source="automatic")
 
     def add_terms(carry, state, x, cotangents):
@@ -176,7 +174,8 @@ def weighted_gradient(
         return (jax.tree.map(jnp.add, gradient, weighted), k - 1), None
 
     jacobians = automatic_jacobians(model, params, trajectory)
-    (grads, _), _, carried = scan_terms(add_terms, (direct, jnp.asarray(len(local))), trajectory, jacobians, local)
+    start = (direct, jnp.asarray(length))
+    (grads, _), _, carried = scan_terms(add_terms, start, trajectory, jacobians, local, early=early)
     grads = add_initial(model, params, grads, unravel(columns[0] @ carried)) if initial is None else grads
     require_finite_gradient(model, problem, grads)
     return loss, grads

@@ -1,0 +1,54 @@
+"""A weight for the loss of every step: padding, losses at some steps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbptt import _validation
+from jaxbptt.models._order import require_order
+from jaxbptt.models.model import Model
+from jaxbptt.types import Targets
+
+
+class Weighted(NamedTuple):
+    """Targets of a `weighted` model."""
+
+    target: Targets  # y_1 … y_T, leading T; anything finite where the weight is zero
+    weight: Any  # w [T], floats (of a batch [T, B])
+
+
+def weighted(model: Model) -> Model:
+    """C = Σ_t w_t L_t, or Σ_t w_t L_t / Σ_t w_t where the model's reduction is the mean.
+
+    Weights 0 and 1 mark padding, or the steps that have a loss. A step of weight zero adds nothing to any gradient, yet
+    its inputs and targets must be finite: 0 · NaN is NaN.
+
+    Args:
+      model: a model of one sequence. Of a batch, weights are [T, B] and each sequence is divided by its own Σ_t w_t.
+
+    Returns:
+      Model whose targets are `Weighted(target, weight [T])`; the step and its derivation are unchanged.
+
+    Raises:
+      ValueError, TypeError: a model made in another order; when it is called, targets that are not `Weighted`, weights
+        that are not floats like the loss, or that add up to zero under the mean.
+    """
+    require_order(model, "weighted")
+
+    def loss(output, target):
+        _validation.require_type("targets", target, Weighted, "models.Weighted(target, weight)")
+        _validation.require_array("targets.weight", target.weight, ())
+        value = model.loss(output, target.target)
+        return value * jnp.asarray(target.weight, value.dtype)
+
+    normalise = _normalise if model.reduction == "mean" else None
+    return model._replace(loss=loss, normalise=normalise, applied=(*model.applied, "weighted"))
+
+
+def _normalise(targets):
+    total = jnp.sum(targets.weight, axis=0)
+    if _validation.is_concrete(total) and np.any(np.asarray(total) == 0):
+        raise ValueError("targets.weight: got weights that add up to zero, expected a loss to take the mean of")
+    return targets._replace(weight=jax.lax.div(targets.weight, jnp.broadcast_to(total, targets.weight.shape)))
