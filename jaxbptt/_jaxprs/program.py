@@ -7,6 +7,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 CALLS = frozenset(("jit", "pjit", "closed_call"))  # functions that are opened
+REMATERIALISED = CALLS | {"checkpoint", "remat", "remat2"}  # and those that are computed again in reverse mode
 
 
 class Constant(NamedTuple):
@@ -44,14 +45,14 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-def read_program(function: Callable[..., Any], *arguments: Any) -> FlatProgram:
+def read_program(function: Callable[..., Any], *arguments: Any, opened: frozenset[str] = CALLS) -> FlatProgram:
     """The program of `function` at arguments like these, with calls of jitted functions opened."""
     closed, out_shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
     leaves = [jax.tree.leaves(tree) for tree in arguments]
     counts = tuple(len(part) for part in leaves)
     operations: list[Operation] = []
     avals = [_struct(variable.aval) for variable in closed.jaxpr.invars]
-    outputs = _inline(closed.jaxpr, closed.consts, list(range(sum(counts))), operations, avals)
+    outputs = _inline(closed.jaxpr, closed.consts, list(range(sum(counts))), operations, avals, opened)
     return FlatProgram(tuple(operations), tuple(outputs), tuple(avals), counts, jax.tree.structure(out_shape))
 
 
@@ -83,8 +84,9 @@ def _inline(
     arguments: Sequence[Slot],
     operations: list[Operation],
     avals: list[jax.ShapeDtypeStruct],
+    opened: frozenset[str],
 ) -> list[Slot]:
-    """Append the equations of `jaxpr` to `operations`, with calls of jitted functions opened; return its outputs."""
+    """Append the equations of `jaxpr` to `operations`, with the calls `opened` opened; return its outputs."""
     slots: dict[Var, Slot] = dict(zip(jaxpr.invars, arguments, strict=True))
     slots.update({variable: Constant(value) for variable, value in zip(jaxpr.constvars, consts, strict=True)})
 
@@ -93,9 +95,10 @@ def _inline(
 
     for equation in jaxpr.eqns:
         inputs = [find(variable) for variable in equation.invars]
-        inner = equation.params.get("jaxpr")
-        if equation.primitive.name in CALLS and isinstance(inner, ClosedJaxpr):
-            results = _inline(inner.jaxpr, inner.consts, inputs, operations, avals)
+        inner: Any = equation.params.get("jaxpr")
+        if equation.primitive.name in opened and inner is not None:
+            body, inner_consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
+            results = _inline(body, inner_consts, inputs, operations, avals, opened)
             slots.update(zip(equation.outvars, results, strict=True))
             continue
         outputs = tuple(range(len(avals), len(avals) + len(equation.outvars)))

@@ -92,7 +92,7 @@ def real_pairs(model: Model, params: Params) -> Adapted:
     require_order(model, "real_pairs")
     whole = _on(model, join_pairs)
     adapted = whole._replace(
-        init=None if model.init is None else lambda key: split_complex(model.init(key)),
+        init=None if model.init is None else _composed(split_complex, model.init),
         initial_state=lambda params: split_complex(whole.initial_state(params)),
         step=lambda params, state, x: split_complex(whole.step(params, join_pairs(state), x)),
         readout=lambda params, state, *rest: whole.readout(params, join_pairs(state), *_joined(rest)),
