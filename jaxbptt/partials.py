@@ -9,6 +9,7 @@ reverse rule (`jax.custom_vjp`) or only a forward rule (`jax.lax.while_loop`) is
 with J or Jᵀ then costs N products of the other kind.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxbptt import _validation
 from jaxbptt.cells.derivation import Derivation, JacobianParts
 from jaxbptt.cells.factored import FactoredPullback, factored_pullback, sum_over_steps
 from jaxbptt.types import Input, Params, Recurrence, State, States, Step, Steps
@@ -46,9 +48,9 @@ class PullState(Protocol):
         ...
 
 
-class PullParams(Protocol):
-    def __call__(self, params: Params, state: State, x: Input, cotangent: State, /) -> Params:
-        """(∂⁺h_t/∂⁺θ)ᵀ cotangent; weight matrices as `Outer` where the source is factored."""
+class Pull(Protocol):
+    def __call__(self, params: Params, state: State, x: Input, cotangent: State, /) -> Any:
+        """(∂⁺h_t/∂⁺·)ᵀ cotangent, shaped like the argument that the field names."""
         ...
 
 
@@ -71,7 +73,8 @@ class Partials(NamedTuple):
     value_and_jacobian: ValueAndJacobian
     residuals: Residuals
     pull_state: PullState
-    pull_params: PullParams
+    pull_params: Pull  # weight matrices as `Outer` where the source is factored
+    pull_input: Pull  # for the float leaves of x_t; None in place of each other leaf
     sum_params: SumParams
     push_state: PushState
     factored: FactoredPullback | None = None
@@ -124,6 +127,10 @@ def _automatic(step: Step) -> Partials:
     def pull_params(params, state, x, cotangent):
         return vjp(lambda params: step(params, state, x), params)[1](cotangent)
 
+    def pull_input(params, state, x, cotangent):
+        join = lambda floats: jax.tree.map(lambda old, new: old if new is None else new, x, floats)
+        return vjp(lambda floats: step(params, state, join(floats)), _floats(x, x))[1](cotangent)
+
     def sum_params(params, states, xs, cotangents):
         return vjp(lambda params: jax.vmap(lambda *at: step(params, *at))(states, xs), params)[1](cotangents)
 
@@ -136,24 +143,22 @@ def _automatic(step: Step) -> Partials:
         residuals=lambda params, state, x: (state, x),
         pull_state=pull_state,
         pull_params=pull_params,
+        pull_input=pull_input,
         sum_params=sum_params,
         push_state=push_state,
     )
 
 
 def _plain(automatic: Partials, step: Step, derivation: Derivation) -> Partials:
-    def pull_params(params, state, x, cotangent):
-        return derivation.pullback(params, state, x, cotangent)[0]
-
-    def pull_state(params, residuals, cotangent):
-        state, x = residuals
-        return derivation.pullback(params, state, x, cotangent)[1]
+    pull_params = lambda *at: derivation.pullback(*at)[0]
+    pull_state = lambda params, residuals, cotangent: derivation.pullback(params, *residuals, cotangent)[1]
 
     return automatic._replace(
         source="plain",
         value_and_jacobian=lambda *at: (step(*at), derivation.state_jacobian(*at)),
         pull_state=pull_state,
         pull_params=pull_params,
+        pull_input=lambda *at: _floats(at[2], derivation.pullback(*at)[2]),
         sum_params=_summed(pull_params),
     )
 
@@ -164,13 +169,19 @@ def _factored(plain: Partials, pullback: FactoredPullback, parts: JacobianParts 
         residuals=pullback.factors,
         pull_state=pullback.pull_state,
         pull_params=pullback.pull_params,
+        pull_input=lambda *at: _floats(at[2], pullback.pull_input(*at)),
         sum_params=_summed(pullback.pull_params),
         factored=pullback,
         parts=parts,
     )
 
 
-def _summed(pull_params: PullParams) -> SumParams:
+def _floats(x, values):
+    """`values` where x has a float leaf, None in place of each other one."""
+    return jax.tree.map(lambda leaf, value: value if _validation.is_float(leaf) else None, x, values)
+
+
+def _summed(pull_params: Pull) -> SumParams:
     def sum_params(params, states, xs, cotangents):
         return sum_over_steps(jax.vmap(lambda *at: pull_params(params, *at))(states, xs, cotangents))
 
@@ -207,13 +218,13 @@ def vjp(function: Callable[[Any], Any], primal: Any) -> tuple[Any, Callable[[Any
     try:
         value, pull = jax.vjp(function, primal)
     except MISSING_RULE as missing:
-        value, pull = function(primal), _raising(missing)
+        return function(primal), functools.partial(_pull_by_forward, function, primal, missing)
 
     def pull_either(cotangent):
         try:
             return pull(cotangent)[0]
         except MISSING_RULE as missing:
-            return _pull_by_forward(function, primal, cotangent, missing)
+            return _pull_by_forward(function, primal, missing, cotangent)
 
     return value, pull_either
 
@@ -281,7 +292,7 @@ def _push_by_reverse(function, primal, tangent):
         return value, ravel_pytree(value)[1](derivative @ ravel_pytree(tangent)[0])
 
 
-def _pull_by_forward(function, primal, cotangent, missing):
+def _pull_by_forward(function, primal, missing, cotangent):
     flat, unravel = ravel_pytree(primal)
     against = ravel_pytree(cotangent)[0]
 
@@ -292,13 +303,6 @@ def _pull_by_forward(function, primal, cotangent, missing):
 
     every = jnp.arange(flat.size)
     return unravel(both_missing(missing, lambda: jax.lax.map(entry, every, batch_size=AT_ONCE)))
-
-
-def _raising(error):
-    def pull(cotangent):
-        raise error
-
-    return pull
 
 
 def both_missing(first: Exception, second: Callable[[], Any]) -> Any:

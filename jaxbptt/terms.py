@@ -1,4 +1,5 @@
-"""The (t, k) table: how much step k's direct use of θ contributes to the gradient of the loss at step t."""
+"""Tables over all pairs (t, k): how much the use of θ at step k contributes to the gradient of the loss at step t, and
+how much that loss feels the input x_k."""
 
 import itertools
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from jaxbptt.partials import step_partials
 from jaxbptt.trajectories import Trajectory
 from jaxbptt.types import Inputs, Integer, Params, State, Targets
 
-__all__ = ["GradientTerms", "gradient_terms"]
+__all__ = ["GradientTerms", "InputSaliency", "gradient_terms", "input_saliency"]
 
 STRETCHES = 4  # parts that k = 1 … T is cut into: (1 + 1/4) / 2 of the products' flops are left
 LEAST_STEPS = 32  # with fewer steps, one stretch: more of them cost more to compile
@@ -69,10 +70,57 @@ class GradientTerms(NamedTuple):
         Raises:
           ValueError: q outside (0, 1].
         """
-        if _validation.is_concrete(quantile) and not 0 < quantile <= 1:
-            raise ValueError(f"quantile: got {quantile}, expected a number in (0, 1]")
-        cumulative = jnp.cumsum(self.profile())
-        return jnp.argmax(cumulative >= jnp.asarray(quantile, cumulative.dtype) * cumulative[-1])
+        return _reach(self.profile(), quantile)
+
+
+class InputSaliency(NamedTuple):
+    """How much each loss feels each input, in natural logs; the pair (t, k) is in row t−1, column k−1."""
+
+    log_norms: Float[Array, "time time"]  # ln‖∂C/∂L_t · ∂L_t/∂x_k‖; −inf for k > t
+
+    def profile(self) -> Float[Array, " time"]:
+        """ln Σ_t ‖∂L_t/∂x_{t−ℓ}‖ at every lag ℓ = 0 … T−1.
+
+        Returns:
+          [T], natural logs.
+        """
+        return jax.nn.logsumexp(_by_lag(self.log_norms), axis=1)
+
+    def reach(self, quantile: float | Float[Array, ""]) -> Integer:
+        """The least lag ℓ with Σ_{ℓ'≤ℓ} e^profile(ℓ') ≥ quantile · Σ e^profile.
+
+        Args:
+          quantile: q in (0, 1], scalar.
+
+        Returns:
+          Integer scalar, 0 … T−1; 0 where no loss feels any input.
+
+        Raises:
+          ValueError: q outside (0, 1].
+        """
+        profile = self.profile()
+        top = jnp.max(profile)
+        return _reach(jnp.exp(profile - jnp.where(jnp.isfinite(top), top, 0)), quantile)
+
+    def recall_density(self, threshold: float | Float[Array, ""] = 0.01) -> Float[Array, " time"]:
+        """The share of the losses t > ℓ that still feel x_{t−ℓ}: ‖∂L_t/∂x_{t−ℓ}‖ ≥ threshold · max_k ‖∂L_t/∂x_k‖.
+
+        Args:
+          threshold: in (0, 1], scalar.
+
+        Returns:
+          [T], each in 0 … 1, for ℓ = 0 … T−1. A loss that feels no input at all counts as one that does not.
+
+        Raises:
+          TypeError, ValueError: a threshold that is no number in (0, 1] (under jit: NaN).
+        """
+        allowed = _validation.require_probability("threshold", threshold).astype(self.log_norms.dtype)
+        largest = jnp.max(self.log_norms, axis=1, keepdims=True)
+        felt = (self.log_norms >= largest + jnp.log(allowed)) & (largest > -jnp.inf)
+        by_lag = _by_lag(jnp.where(felt, 0, -jnp.inf).astype(self.log_norms.dtype))
+        length = len(by_lag)
+        density = jnp.sum(jnp.exp(by_lag), axis=1) / (length - jnp.arange(length)).astype(by_lag.dtype)
+        return jnp.where(allowed > 0, density, jnp.nan)
 
 
 def gradient_terms(
@@ -129,3 +177,84 @@ def _scan_in_stretches(visit, trajectory, jacobians, local, early):
         _, rows, later = scan_terms(visit, None, steps, chain, own, later, early=before)
         tables.append(jax.tree.map(lambda leaf, first=first: jnp.pad(leaf, ((0, 0), (first, 0))), rows))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves).T, *reversed(tables))
+
+
+def input_saliency(
+    model: Model, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
+) -> InputSaliency:
+    """ln‖(∂⁺h_k/∂⁺x_k)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t‖ for every k ≤ t: how much the loss at step t feels the input x_k.
+
+    The weight ∂C/∂L_t is in it (1/T for the mean). For each k, the cotangents of all t are pulled at once: 2N²T² flops.
+    Each is kept as a direction and the log of its length, so that a norm of e^−10000 is as accurate as one of 1. The
+    norm runs over all float leaves of x_k together.
+
+    Args:
+      model: f, g, L and the reduction.
+      params: θ, float leaves of one dtype.
+      inputs: x_1 … x_T, [T, M] or a pytree with leading T and at least one float leaf.
+      targets: y_1 … y_T, leading T.
+      initial: h_0 as a constant; None: `model.initial_state(params)`.
+
+    Returns:
+      InputSaliency of the dtype of params. Memory O(T² + T·N²).
+
+    Raises:
+      TypeError: inputs without a float leaf, such as integer tokens: they have no derivative.
+      TypeError, ValueError: as `gradients.autodiff`.
+
+    Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063 (the chain dh_t/dh_k that both tables share).
+    """
+    problem = take_problem(model, params, inputs, targets, initial)
+    params, inputs, targets, initial, _ = problem
+    if not any(map(_validation.is_float, jax.tree.leaves(inputs))):
+        kinds = ", ".join(sorted({str(leaf.dtype) for leaf in jax.tree.leaves(inputs)}))
+        raise TypeError(f"inputs: got {kinds}, expected at least one float leaf (nothing else has a derivative)")
+    trajectory, _, local, _ = run_forward(model, params, inputs, targets, initial)
+    unravel = ravel_pytree(trajectory.initial)[1]
+    pull = step_partials(model).pull_input
+    chain, rows = step_jacobians(model, params, trajectory), flatten_steps(local)
+    length = len(rows)
+    nothing = jnp.zeros_like(rows), jnp.full(length, -jnp.inf, rows.dtype)
+
+    def pull_flat(state, x, direction):
+        pulled = pull(params, state, x, unravel(direction))
+        return ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(rows.dtype), pulled))[0]
+
+    def visit(later, step):
+        index, state, x, jacobian, row = step
+        directions, log_lengths = later
+        # Where loss t = k enters: its cotangent through the readout alone.
+        direction, log_length = _split(row[None])
+        directions, log_lengths = directions.at[index].set(direction[0]), log_lengths.at[index].set(log_length[0])
+        log_norms = log_lengths + _split(jax.vmap(lambda direction: pull_flat(state, x, direction))(directions))[1]
+        directions, grown = _split(directions @ jacobian)
+        return (directions, log_lengths + grown), log_norms
+
+    steps = (jnp.arange(length), trajectory.previous, inputs, chain, rows)
+    log_norms = jax.lax.scan(visit, nothing, steps, reverse=True)[1].T
+    require_finite_gradient(model, problem, jnp.where(log_norms == -jnp.inf, 0, log_norms))
+    return InputSaliency(log_norms)
+
+
+def _split(rows):
+    """(rows of length 1, ln of their lengths), no square leaving the float range; a zero row stays zero, with −inf."""
+    largest = jnp.max(jnp.abs(rows), axis=1, initial=0)
+    rows = rows / jnp.where(largest > 0, largest, 1)[:, None]
+    length = jnp.sqrt(jnp.sum(rows * rows, axis=1))
+    length = jnp.where(length > 0, length, 1)
+    return rows / length[:, None], jnp.log(largest) + jnp.log(length)
+
+
+def _by_lag(log_norms):
+    """[lag, time]: entry (ℓ, t) is that of the pair (t, t−ℓ), −inf where t−ℓ < 1."""
+    steps = jnp.arange(len(log_norms))
+    earlier = steps[None, :] - steps[:, None]
+    taken = jnp.take_along_axis(log_norms.T, jnp.maximum(earlier, 0), axis=0)
+    return jnp.where(earlier >= 0, taken, -jnp.inf)
+
+
+def _reach(profile, quantile):
+    if _validation.is_concrete(quantile) and not 0 < quantile <= 1:
+        raise ValueError(f"quantile: got {quantile}, expected a number in (0, 1]")
+    cumulative = jnp.cumsum(profile)
+    return jnp.argmax(cumulative >= jnp.asarray(quantile, cumulative.dtype) * cumulative[-1])

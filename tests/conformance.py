@@ -69,6 +69,12 @@ def _table(model, *data):
     return table, table.profile(), table.reach(0.9)
 
 
+def _saliency(model, *data):
+    found = _of_route(terms.input_saliency)(model, *data)
+    felt = jnp.exp(found.log_norms)  # −inf is no number to compare
+    return felt, found.profile(), found.reach(0.9), found.recall_density()
+
+
 def _stream(model, params, inputs, targets, initial):
     return _of_few_steps(spectra.stream_exponents(model, params, inputs, initial=initial, warm_up=1, blocks=2))
 
@@ -191,6 +197,7 @@ TRACED = {
     "gradients.double_sum": _of_route(gradients.double_sum),
     "gradients.adjoints": _of_route(gradients.adjoints),
     "terms.gradient_terms": _table,
+    "terms.input_saliency": _saliency,
     "truncation.windowed": _of_route(truncation.windowed, window=2),
     "truncation.sliding": _of_route(truncation.sliding, stride=2, num_lags=3),
     "truncation.lag": _of_route(truncation.lag, num_lags=2),

@@ -137,15 +137,33 @@ def test_every_source_gives_the_same_partials(source):
     params, x = params.cell, inputs[0]
     cotangent = jax.tree.map(lambda leaf: jax.random.normal(KEY, leaf.shape), initial)
     value, pull = jax.vjp(cell.step, params, initial, x)
-    of_params, of_state, _ = pull(cotangent)
+    of_params, of_state, of_x = pull(cotangent)
     new, jacobian = found.value_and_jacobian(params, initial, x)
     pulled = found.pull_state(params, found.residuals(params, initial, x), cotangent)
     pushed = found.push_state(params, initial, x, cotangent)[1]
     dense = map_outer(Outer.matrix, found.pull_params(params, initial, x, cotangent))
     chex.assert_trees_all_close((new, pulled, dense), (value, of_state, of_params), rtol=1e-12, atol=1e-13)
+    chex.assert_trees_all_close(found.pull_input(params, initial, x, cotangent), of_x, rtol=1e-12)
     flat = ravel_pytree(cotangent)[0]
     np.testing.assert_allclose(flat @ jacobian, ravel_pytree(of_state)[0], rtol=1e-12)
     np.testing.assert_allclose(jacobian @ flat, ravel_pytree(pushed)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("source", ["plain", "automatic"])
+def test_only_the_float_leaves_of_an_input_have_a_cotangent(source):
+    def step(params, h, x):
+        return jnp.where(x["reset"], 0 * h, jnp.sin(params @ h + x["drive"]) * x["token"].astype(h.dtype))
+
+    def pullback(*at):
+        pulled = jax.vjp(lambda drive: step(at[0], at[1], {**at[2], "drive": drive}), at[2]["drive"])[1](at[3])[0]
+        return at[0], at[1], {"drive": pulled, "reset": None, "token": jnp.zeros((), jax.dtypes.float0)}
+
+    derivation = Derivation(lambda *at: at[0], pullback) if source == "plain" else None
+    cell = cells.from_step(step, lambda params: jnp.zeros(3))._replace(derivation=derivation)
+    x = {"drive": jnp.arange(3.0), "reset": jnp.asarray(False), "token": jnp.asarray(2)}
+    found = partials.step_partials(cell).pull_input(jnp.eye(3), jnp.ones(3), x, jnp.ones(3))
+    np.testing.assert_allclose(found["drive"], 2 * np.cos(1 + np.arange(3.0)), rtol=1e-14)
+    assert found["reset"] is found["token"] is None
 
 
 def test_the_reference_is_other_code():

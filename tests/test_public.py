@@ -29,7 +29,7 @@ NAMES = {
     " kaplan_yorke_dimension entropy_rate log_growth leading_singular_values LeadingSVD pair_norms bounds",
     "fixed_points": "find_fixed_points merge_points",
     "gradients": "autodiff bptt forward_sensitivity double_sum adjoints",
-    "terms": "GradientTerms gradient_terms",
+    "terms": "GradientTerms InputSaliency gradient_terms input_saliency",
     "truncation": "windowed sliding lag randomised adaptive weighted_gradient window_weights sliding_weights"
     " random_weights draw_cuts renewal_cuts lag_profile choose_lag",
     "online": "Rule OnlineState rtrl snap uoro kf_rtrl rflo run staleness",

@@ -105,3 +105,71 @@ def test_a_transposed_table_is_seen():
     right = terms.gradient_terms(model, *data[:3])
     wrong = mutate(terms, "jnp.concatenate(leaves).T", "jnp.concatenate(leaves)").gradient_terms(model, *data[:3])
     assert np.abs(right.norms - wrong.norms).max() > 1e-3
+
+
+def dense_saliency(model, params, inputs, targets, initial):
+    """[T, T] of ‖∂C/∂L_t · ∂L_t/∂x_k‖, by reverse mode through the whole sequence for each loss."""
+    weight = 1 / len(inputs) if model.reduction == "mean" else 1.0
+
+    def losses(inputs):
+        states = unroll(model, params, inputs, initial=initial).states
+        return weight * models.step_losses(model, params, states, targets)
+
+    return np.linalg.norm(jax.jit(jax.jacrev(losses))(inputs), axis=2)
+
+
+@pytest.mark.parametrize("radius", cases.GAINS)
+@pytest.mark.parametrize("name", ["elman", "lstm", "custom"])
+def test_saliency_against_its_definition(name, radius):
+    model = models.sequence_model(cases.CELLS[name], cases.O, reduction="mean")
+    data = cases.instance(model, KEY, num_outputs=cases.O)
+    params = data[0]
+    if name == "elman":
+        w_hh = params.cell.w_hh
+        scaled = w_hh * (radius / jnp.max(jnp.abs(jnp.linalg.eigvals(w_hh))))
+        params = params._replace(cell=params.cell._replace(w_hh=scaled))
+    found = terms.input_saliency(model, params, *data[1:3], initial=data[3])
+    expected = dense_saliency(model, params, *data[1:])
+    np.testing.assert_allclose(np.exp(found.log_norms), expected, rtol=1e-12, atol=1e-300)
+    by_lag = [np.trace(expected, -lag) for lag in range(cases.T)]
+    np.testing.assert_allclose(np.exp(found.profile()), by_lag, rtol=1e-12)
+    share = np.cumsum(by_lag) / np.sum(by_lag)
+    assert [int(found.reach(q)) for q in (0.5, 0.9)] == [int(np.argmax(share >= q)) for q in (0.5, 0.9)]
+    felt = expected >= 0.3 * expected.max(axis=1, keepdims=True)
+    density = [np.diagonal(felt, -lag).mean() for lag in range(cases.T)]
+    np.testing.assert_allclose(found.recall_density(0.3), density, rtol=1e-12)
+    assert found.recall_density(0.3)[0] > 0
+
+
+def test_saliency_of_a_chain_that_leaves_the_float_range():
+    """J_t = 1e-40 or 1e40 at every step: after 30 of them plain floats hold 0 or inf."""
+    step = lambda w, h, x: w * h + x["drive"]
+    model = models.make_model(step, jnp.zeros_like, lambda w, h: h, lambda o, y: jnp.sum(o * y))
+    inputs = {"drive": jnp.zeros((30, 2)), "token": jnp.zeros(30, int)}
+    for factor in (1e-40, 1e40):
+        found = terms.input_saliency(model, jnp.full(2, factor), inputs, jnp.ones((30, 2)))
+        lags = np.arange(30)[:, None] - np.arange(30)
+        expected = np.where(lags >= 0, 0.5 * np.log(2) + lags * np.log(factor), -np.inf)
+        np.testing.assert_allclose(found.log_norms, expected, rtol=1e-12)
+        assert int(found.reach(0.9)) == (0 if factor < 1 else 29)
+        assert found.recall_density()[1] == (0 if factor < 1 else 1 / 29)
+
+
+def test_saliency_of_losses_that_feel_nothing():
+    model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, lambda o, y: jnp.sum(o * y))
+    found = terms.input_saliency(model, jnp.ones(2), jnp.ones((3, 2)), jnp.zeros((3, 2)))
+    assert np.all(np.asarray(found.log_norms) == -np.inf)
+    assert int(found.reach(0.9)) == 0
+    np.testing.assert_array_equal(found.recall_density(), 0)
+
+
+def test_integers_have_no_saliency():
+    model = models.make_model(lambda w, h, x: w[x] * h, lambda w: jnp.ones(2), lambda w, h: h, models.squared_error)
+    with pytest.raises(TypeError, match="inputs: got int64, expected at least one float leaf"):
+        terms.input_saliency(model, jnp.ones((3, 2)), jnp.array([0, 2]), jnp.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("threshold", [0, 1.5, float("nan")])
+def test_bad_thresholds(threshold):
+    with pytest.raises(ValueError, match=r"threshold: got .* expected a number in \(0, 1\]"):
+        terms.InputSaliency(jnp.zeros((2, 2))).recall_density(threshold)

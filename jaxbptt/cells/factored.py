@@ -102,6 +102,10 @@ class FactoredPullback(NamedTuple):
         """(∂⁺h_t/∂⁺θ)ᵀ cotangent, weight matrices as `Outer`."""
         return self.params(params, state, x, self.delta(self.factors(params, state, x), cotangent))
 
+    def pull_input(self, params: Params, state: State, x: Input, cotangent: State) -> Input:
+        """(∂⁺h_t/∂⁺x_t)ᵀ cotangent."""
+        return self.input(params, self.delta(self.factors(params, state, x), cotangent))
+
     def __call__(self, params: Params, state: State, x: Input, cotangent: State, /) -> tuple[Params, State, Input]:
         factors = self.factors(params, state, x)
         delta = self.delta(factors, cotangent)
