@@ -150,15 +150,22 @@ def _automatic(step: Step) -> Partials:
 
 
 def _plain(automatic: Partials, step: Step, derivation: Derivation) -> Partials:
-    pull_params = lambda *at: derivation.pullback(*at)[0]
-    pull_state = lambda params, residuals, cotangent: derivation.pullback(params, *residuals, cotangent)[1]
+    def pull_params(params, state, x, cotangent):
+        return derivation.pullback(params, state, x, cotangent)[0]
+
+    def pull_input(params, state, x, cotangent):
+        return _floats(x, derivation.pullback(params, state, x, cotangent)[2])
+
+    def pull_state(params, residuals, cotangent):
+        state, x = residuals
+        return derivation.pullback(params, state, x, cotangent)[1]
 
     return automatic._replace(
         source="plain",
         value_and_jacobian=lambda *at: (step(*at), derivation.state_jacobian(*at)),
         pull_state=pull_state,
         pull_params=pull_params,
-        pull_input=lambda *at: _floats(at[2], derivation.pullback(*at)[2]),
+        pull_input=pull_input,
         sum_params=_summed(pull_params),
     )
 

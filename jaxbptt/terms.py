@@ -2,7 +2,7 @@
 how much that loss feels the input x_k."""
 
 import itertools
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,15 @@ from jaxtyping import Array, Float, Int
 
 from jaxbptt import _validation
 from jaxbptt.cells.factored import norms as leaf_norms
+from jaxbptt.gradients.bidirectional import directions
 from jaxbptt.gradients.diagnosis import require_finite_gradient
 from jaxbptt.gradients.exact import scan_terms
 from jaxbptt.gradients.forward import run_forward, take_problem
 from jaxbptt.jacobians.dense import step_jacobians
-from jaxbptt.models.model import Model
+from jaxbptt.models._bidirectional import BidirectionalModel
+from jaxbptt.models.model import READS, Model, read, reduction_weight
 from jaxbptt.partials import step_partials
-from jaxbptt.trajectories import Trajectory
+from jaxbptt.trajectories import Trajectory, flatten_steps
 from jaxbptt.types import Inputs, Integer, Params, State, Targets
 
 __all__ = ["GradientTerms", "InputSaliency", "gradient_terms", "input_saliency"]
@@ -123,9 +125,17 @@ class InputSaliency(NamedTuple):
         return jnp.where(allowed > 0, density, jnp.nan)
 
 
+@overload
 def gradient_terms(
-    model: Model, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
-) -> GradientTerms:
+    model: Model, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = ...
+) -> GradientTerms: ...
+@overload
+def gradient_terms(
+    model: BidirectionalModel, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = ...
+) -> tuple[GradientTerms, GradientTerms]: ...
+def gradient_terms(
+    model: Model | BidirectionalModel, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
+) -> GradientTerms | tuple[GradientTerms, GradientTerms]:
     """‖(∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t‖ for every k ≤ t, in total and per parameter leaf.
 
     The terms include the weight ∂C/∂L_t (1/T for the mean). They sum to dC/dθ without what is not in the table: the
@@ -141,13 +151,17 @@ def gradient_terms(
       initial: h_0 as a constant; None: `model.initial_state(params)`.
 
     Returns:
-      GradientTerms. Memory O(T² · leaves), and T·|θ| for a cell without a factored derivation.
+      GradientTerms. Memory O(T² · leaves), and T·|θ| for a cell without a factored derivation. For a bidirectional
+      model of one layer the tables of both directions; the backward one counts its steps from the sequence's end.
 
     Raises:
       TypeError, ValueError: as `gradients.autodiff`.
 
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063; S4.9 (the double sum).
     """
+    if isinstance(model, BidirectionalModel):
+        (forward, backward), _, _ = directions(model, params, inputs, targets, initial)
+        return gradient_terms(*forward), gradient_terms(*backward)
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, _ = problem
     trajectory, _, local, _, early = run_forward(model, params, inputs, targets, initial)
@@ -209,10 +223,12 @@ def input_saliency(
     if not any(map(_validation.is_float, jax.tree.leaves(inputs))):
         kinds = ", ".join(sorted({str(leaf.dtype) for leaf in jax.tree.leaves(inputs)}))
         raise TypeError(f"inputs: got {kinds}, expected at least one float leaf (nothing else has a derivative)")
-    trajectory, _, local, _ = run_forward(model, params, inputs, targets, initial)
+    trajectory, _, local, _, early = run_forward(model, params, inputs, targets, initial)
     unravel = ravel_pytree(trajectory.initial)[1]
     pull = step_partials(model).pull_input
     chain, rows = step_jacobians(model, params, trajectory), flatten_steps(local)
+    before = None if early is None else flatten_steps(early)
+    own = _through_readout(model, params, trajectory, targets) if READS.index(model.reads) else None
     length = len(rows)
     nothing = jnp.zeros_like(rows), jnp.full(length, -jnp.inf, rows.dtype)
 
@@ -221,16 +237,17 @@ def input_saliency(
         return ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(rows.dtype), pulled))[0]
 
     def visit(later, step):
-        index, state, x, jacobian, row = step
+        index, state, x, jacobian, row, row_before, of_input = step
         directions, log_lengths = later
         # Where loss t = k enters: its cotangent through the readout alone.
         direction, log_length = _split(row[None])
         directions, log_lengths = directions.at[index].set(direction[0]), log_lengths.at[index].set(log_length[0])
-        log_norms = log_lengths + _split(jax.vmap(lambda direction: pull_flat(state, x, direction))(directions))[1]
+        felt, log_norms = _split(jax.vmap(lambda direction: pull_flat(state, x, direction))(directions))
+        _, log_norms = _add_at(index, (felt, log_lengths + log_norms), of_input)
         directions, grown = _split(directions @ jacobian)
-        return (directions, log_lengths + grown), log_norms
+        return _add_at(index, (directions, log_lengths + grown), row_before), log_norms
 
-    steps = (jnp.arange(length), trajectory.previous, inputs, chain, rows)
+    steps = (jnp.arange(length), trajectory.previous, inputs, chain, rows, before, own)
     log_norms = jax.lax.scan(visit, nothing, steps, reverse=True)[1].T
     require_finite_gradient(model, problem, jnp.where(log_norms == -jnp.inf, 0, log_norms))
     return InputSaliency(log_norms)
@@ -243,6 +260,30 @@ def _split(rows):
     length = jnp.sqrt(jnp.sum(rows * rows, axis=1))
     length = jnp.where(length > 0, length, 1)
     return rows / length[:, None], jnp.log(largest) + jnp.log(length)
+
+
+def _add_at(index, rows, more):
+    """Rows, as directions and logs of lengths, with `more` added to one of them: that of the step it belongs to."""
+    if more is None:
+        return rows
+    directions, log_lengths = rows
+    direction, log_length = _split((jnp.exp(log_lengths[index]) * directions[index] + more)[None])
+    return directions.at[index].set(direction[0]), log_lengths.at[index].set(log_length[0])
+
+
+def _through_readout(model, params, trajectory, targets):
+    """(∂⁺o_t/∂⁺x_t)ᵀ ∂C/∂o_t of the float leaves of x_t, [T, M]."""
+
+    def at(state, x, previous, target):
+        def loss(floats):
+            joined = jax.tree.map(lambda old, new: old if new is None else new, x, floats)
+            return model.loss(read(model, params, state, joined, previous), target)
+
+        floats = jax.tree.map(lambda leaf: leaf if _validation.is_float(leaf) else None, x)
+        return ravel_pytree(jax.grad(loss)(floats))[0]
+
+    found = jax.vmap(at)(trajectory.states, trajectory.inputs, trajectory.previous, targets)
+    return found * reduction_weight(model, len(found), found.dtype)
 
 
 def _by_lag(log_norms):

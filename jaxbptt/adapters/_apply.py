@@ -66,7 +66,8 @@ def from_apply(
         result = apply(params, state, x)
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"apply: got {type(result).__name__}, expected (carry, output)")
-        _validation.require_same("apply's new carry", result[0], jax.eval_shape(lambda state: state, state))
+        like = jax.eval_shape(lambda state: state, state)
+        _validation.require_same("apply's new carry", result[0], like, dtypes=False)  # dtypes: where a model is called
         return result
 
     structure: Any = jax.tree.structure(params)

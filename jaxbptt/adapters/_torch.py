@@ -2,22 +2,37 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt import _validation
-from jaxbptt.cells import ElmanParams, GRUParams, LSTMParams, elman, gru, lstm, stack
+from jaxbptt.cells import Cell, ElmanParams, GRUParams, LSTMParams, elman, gru, lstm, stack
 from jaxbptt.cells._stack import hidden_part
 from jaxbptt.cells.lifting import on_larger_params
-from jaxbptt.models import Adapted, BidirectionalParams, Loss, Model, Readout, SequenceParams, bidirectional
-from jaxbptt.models import trainable as train_some
-from jaxbptt.models._adapted import chain
+from jaxbptt.models import Adapted, BidirectionalParams, Loss, Model, bidirectional
 from jaxbptt.types import Reduction
 
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
-ACTIVATIONS: dict[str, Callable[..., Any]] = {"tanh": jnp.tanh, "relu": lambda a: jnp.maximum(a, 0)}
+KINDS = ("rnn", "lstm", "gru")
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+
+
+class TorchParams(NamedTuple):
+    """θ of a module that runs forward in time alone."""
+
+    layers: tuple[dict[str, jax.Array], ...]
+    readout: dict[str, jax.Array] | None
+
+
+class Names(NamedTuple):
+    """The names of one direction of one layer; None without biases."""
+
+    w_x: str
+    w_h: str
+    b_x: str | None
+    b_h: str | None
 
 
 def torch_weights(
@@ -30,69 +45,129 @@ def torch_weights(
     prefix: str = "",
     readout: str | None = None,
 ) -> Adapted:
-    """The weights of an `nn.RNN`, `nn.LSTM` or `nn.GRU` as a stack of cells, with their hand derivations.
+    """The weights of an `nn.RNN`, `nn.LSTM` or `nn.GRU` as a model of our cells, with their hand derivations.
 
-    The gates are PyTorch's: i, f, g, o and r, z, n. An RNN's and an LSTM's two biases enter as their sum, so that both
-    have the same gradient. Dropout between layers is not applied (as in `module.eval()`).
+    Gates keep PyTorch's order (i, f, g, o; r, z, n). The two biases of an RNN or an LSTM enter as their sum: both have
+    the same gradient. Dropout between layers is not applied, as in `module.eval()`.
 
     Args:
-      state_dict: name -> array or CPU tensor: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, …, `_reverse` for the
-        backward direction; layers are counted from the names.
+      state_dict: name -> array or CPU tensor: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, … and those of the backward
+        direction, `…_reverse`. Layers and directions are read from the names.
       kind: "rnn", "lstm" or "gru".
       loss: (o_t, y_t) -> a scalar; o_t is the top layer's h_t [H], both directions side by side [2H], or the readout's.
       reduction: "sum" or "mean" over the steps.
       nonlinearity: of an RNN, "tanh" or "relu".
-      prefix: what the names of the recurrent module begin with, such as "rnn.".
-      readout: the name of a Linear in state_dict that reads o_t, such as "fc".
+      prefix: what the recurrent module's names begin with, such as "rnn.".
+      readout: the name of an `nn.Linear` in state_dict that reads h_t, such as "fc".
 
     Returns:
-      Adapted; a bidirectional module gives a `BidirectionalModel`. `restore` gives a gradient under state_dict's names,
-      for the names that were used.
+      Adapted, for one sequence [T, M]. A bidirectional module gives a `models.bidirectional` model. `restore` and
+      `values` give {name: array} of the names that were read.
 
     Raises:
       TypeError, ValueError: an argument not as stated; missing names; projections (`proj_size`).
 
-    Reference: the equations in the documentation of torch.nn.RNN, torch.nn.LSTM and torch.nn.GRU.
+    Reference: the equations in PyTorch's documentation of nn.RNN, nn.LSTM and nn.GRU.
     """
     kind = kind.lower()
-    _validation.require_choice("kind", kind, tuple(GATES))
+    _validation.require_choice("kind", kind, KINDS)
     _validation.require_choice("nonlinearity", nonlinearity, tuple(ACTIVATIONS))
-    arrays = {name: np.asarray(value) for name, value in state_dict.items()}
-    pattern = re.compile(re.escape(prefix) + r"weight_ih_l(\d+)(_reverse)?")
-    found = [match for match in map(pattern.fullmatch, arrays) if match]
-    if not found:
-        raise ValueError(f"state_dict: got no name {prefix}weight_ih_l0 among {', '.join(arrays)}, expected it")
+    arrays = {name: jnp.asarray(np.asarray(value)) for name, value in state_dict.items()}
+    found = [re.fullmatch(re.escape(prefix) + r"weight_ih_l(\d+)(_reverse)?", name) for name in arrays]
+    matches = [match for match in found if match]
+    if not matches:
+        raise ValueError(f"state_dict: got {', '.join(arrays) or 'no names'}, expected {prefix}weight_ih_l0 among them")
     if any(name.startswith(f"{prefix}weight_hr_l") for name in arrays):
-        raise ValueError(f"state_dict: got {prefix}weight_hr_l0, expected a module without projections")
-    depth = 1 + max(int(match[1]) for match in found)
-    directions = ["", "_reverse"] if any(match[2] for match in found) else [""]
-    names = [[_names(arrays, f"{prefix}{{}}_l{layer}{way}") for way in directions] for layer in range(depth)]
-    made = [[_make(kind, ACTIVATIONS[nonlinearity], arrays, each) for each in layer] for layer in names]
-    linear = None if readout is None else (f"{readout}.weight", f"{readout}.bias")
-    given = None if linear is None else Readout(*(jnp.asarray(_get(arrays, name)) for name in linear))
-    build = _build_both if len(directions) == 2 else _build_one
-    model, params = build(made, given, loss, reduction)
-    used = _used(names, linear)
+        raise ValueError(f"state_dict: got {prefix}weight_hr_l0, expected a module without projections (proj_size)")
+    both = any(match[2] for match in matches)
+    names = [
+        [_names(arrays, prefix, f"l{layer}{way}") for way in (("", "_reverse") if both else ("",))]
+        for layer in range(1 + max(int(match[1]) for match in matches))
+    ]
+    cells = [[_cell(kind, ACTIVATIONS[nonlinearity], arrays, each) for each in layer] for layer in names]
+    weights = [[{name: arrays[name] for name in each if name is not None} for each in layer] for layer in names]
+    linear = None if readout is None else _linear(arrays, readout)
+    model: Any
+    params: Any
+    if both:
+        top = lambda params, *states: _affine(params.readout, jnp.concatenate([hidden_part(each) for each in states]))
+        model = bidirectional([(one, other) for one, other in cells], top, loss, reduction=reduction)
+        params = BidirectionalParams(tuple((one, other) for one, other in weights), linear)
+    else:
+        model = _forward_model(stack(*[cell for (cell,) in cells]), loss, reduction)
+        params = TorchParams(tuple(own for (own,) in weights), linear)
 
     def restore(gradient):
-        layers, own = _parts(gradient, len(directions) == 2, given is not None)
-        restored = {}
-        for each, (x, h, b_x, b_h) in zip(layers, [pair for layer in names for pair in layer], strict=True):
-            restored |= {x: each.w_hx, h: each.w_hh}
-            if b_x in arrays:
-                restored |= {b_x: each.b_x if kind == "gru" else each.b_h, b_h: each.b_h}
-        if linear is not None:
-            restored |= dict(zip(linear, own, strict=True))
-        return {name: restored[name] for name in used if name in restored}
+        owns = jax.tree.leaves(tuple(gradient), is_leaf=lambda node: isinstance(node, dict))
+        return {name: leaf for own in owns for name, leaf in own.items()}
 
-    def values(params):
-        new = restore(params)
-        if kind != "gru":  # the first bias takes what the sum has gained
-            for layer in names:
-                for _, _, b_x, b_h in layer:
-                    if b_x in new:
-                        new |= {b_x: new[b_x] - arrays[b_h], b_h: jnp.asarray(arrays[b_h])}
-        return new
+    return Adapted(model, params, restore, restore)
 
-    adapted = Adapted(model, params, restore, values)
-    return adapted
+
+def _names(arrays, prefix, suffix):
+    names = [f"{prefix}{part}_{suffix}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    has_bias = names[2] in arrays or names[3] in arrays
+    for name in names if has_bias else names[:2]:
+        if name not in arrays:
+            raise ValueError(f"state_dict: got no {name}, expected it beside {prefix}weight_ih_l0")
+    return Names(names[0], names[1], names[2] if has_bias else None, names[3] if has_bias else None)
+
+
+def _linear(arrays, name):
+    for one in (f"{name}.weight", f"{name}.bias"):
+        if one not in arrays:
+            raise ValueError(f"state_dict: got no {one}, expected it: readout={name!r} names an nn.Linear with a bias")
+    return {one: arrays[one] for one in (f"{name}.weight", f"{name}.bias")}
+
+
+def _affine(linear, hidden):
+    if linear is None:
+        return hidden
+    weight, bias = (linear[name] for name in sorted(linear, reverse=True))
+    return weight @ hidden + bias
+
+
+def _cell(kind, activation, arrays, names):
+    """One direction of one layer, on {name: array}, with the derivation of our cell."""
+    num_inputs, num_hidden = arrays[names.w_x].shape[1], arrays[names.w_h].shape[1]
+    cell = {
+        "rnn": lambda: elman(num_inputs, num_hidden, activation=activation),
+        "lstm": lambda: lstm(num_inputs, num_hidden),
+        "gru": lambda: gru(num_inputs, num_hidden),
+    }[kind]()
+
+    def select(own):
+        w_x, w_h = own[names.w_x], own[names.w_h]
+        b_x, b_h = (jnp.zeros_like(w_h[:, 0]) if name is None else own[name] for name in names[2:])
+        if kind == "gru":
+            return GRUParams(w_x, w_h, b_x, b_h)
+        return ElmanParams(w_x, w_h, b_x + b_h) if kind == "rnn" else LSTMParams(w_x, w_h, b_x + b_h)
+
+    def embed(own, cotangent):
+        biases = cotangent[2:] if kind == "gru" else (cotangent[2], cotangent[2])
+        parts = zip(names, (*cotangent[:2], *biases), strict=True)
+        return {name: part for name, part in parts if name is not None}
+
+    return Cell(
+        init=_validation.no_init,
+        initial_state=lambda own: cell.initial_state(select(own)),
+        step=lambda own, state, x: cell.step(select(own), state, x),
+        derivation=on_larger_params(cell.derivation, select, embed),
+        num_inputs=num_inputs,
+    )
+
+
+def _forward_model(cell, loss, reduction):
+    def embed(params, cotangent):
+        return TorchParams(cotangent, jax.tree.map(jnp.zeros_like, params.readout))
+
+    return Model(
+        init=None,
+        initial_state=lambda params: cell.initial_state(params.layers),
+        step=lambda params, state, x: cell.step(params.layers, state, x),
+        readout=lambda params, state: _affine(params.readout, hidden_part(state[-1])),
+        loss=loss,
+        reduction=reduction,
+        derivation=on_larger_params(cell.derivation, lambda params: params.layers, embed),
+        num_inputs=cell.num_inputs,
+    )

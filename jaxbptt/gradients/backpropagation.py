@@ -13,10 +13,12 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import add_initial, parallel_adjoint, sequential_adjoint
+from jaxbptt.gradients.bidirectional import bptt_both
 from jaxbptt.gradients.blocks import choose_blocks, pull_in_blocks
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
 from jaxbptt.gradients.forward import add_penalty, join_early, read_out, run_forward, take_problem
 from jaxbptt.gradients.sequence import make_runner
+from jaxbptt.models._bidirectional import BidirectionalModel
 from jaxbptt.models.model import Model
 from jaxbptt.partials import is_linear, step_partials
 from jaxbptt.trajectories import flatten_steps, run_steps
@@ -31,7 +33,7 @@ PARALLEL_SIZE, PARALLEL_STEPS = 256, 1024
 
 @overload
 def bptt(
-    model: Model,
+    model: Model | BidirectionalModel,
     params: Params,
     inputs: Inputs,
     targets: Targets,
@@ -43,7 +45,7 @@ def bptt(
 ) -> LossAndGrads: ...
 @overload
 def bptt(
-    model: Model,
+    model: Model | BidirectionalModel,
     params: Params,
     inputs: Inputs,
     targets: Targets,
@@ -54,7 +56,7 @@ def bptt(
     return_state: Literal[True],
 ) -> tuple[Scalar, Params, State]: ...
 def bptt(
-    model: Model,
+    model: Model | BidirectionalModel,
     params: Params,
     inputs: Inputs,
     targets: Targets,
@@ -73,7 +75,8 @@ def bptt(
     plain pullback computes each step once more and sums one cotangent of θ per step.
 
     Args:
-      model: as in `autodiff`; its `derivation` is used when there is one. For a batch, `models.batched(model, B)`.
+      model: as in `autodiff`; its `derivation` is used when there is one. For a batch, `models.batched(model, B)`. A
+        bidirectional model takes none of the options.
       params: θ.
       inputs: x_1 … x_T.
       targets: y_1 … y_T.
@@ -99,6 +102,10 @@ def bptt(
     _validation.require_choice("adjoint", adjoint, METHODS)
     if block is not None:
         _validation.require_size("block", block)
+    if isinstance(model, BidirectionalModel):
+        if block is not None or adjoint != "auto" or return_state:
+            raise ValueError("model: got a BidirectionalModel, expected block, adjoint and return_state left out")
+        return bptt_both(model, params, inputs, targets, initial)
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, length = problem
     state = jax.tree.map(jnp.asarray, model.initial_state(params) if initial is None else initial)

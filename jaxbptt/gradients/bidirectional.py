@@ -4,18 +4,18 @@
 gradient in the forward cell's params as C, and likewise backwards: any route of one direction gives that part.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from jaxbptt import _validation
 from jaxbptt.cells._stack import hidden_part
 from jaxbptt.gradients.adjoint import add_initial, sequential_adjoint
-from jaxbptt.models.model import Model
 from jaxbptt.models._bidirectional import BidirectionalModel, BidirectionalParams
+from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
 from jaxbptt.trajectories import Trajectory, run_steps, take_call
 from jaxbptt.types import Inputs, LossAndGrads, Params, State, States, Targets
@@ -43,15 +43,15 @@ def autodiff_both(
     model: BidirectionalModel, params: BidirectionalParams, inputs: Inputs, targets: Targets, initial: State | None
 ) -> LossAndGrads:
     """dC/dθ by reverse mode through all layers."""
-    inputs, targets = _take(model, params, inputs, targets, initial)
-    return jax.value_and_grad(lambda params: _total(model, params, _tops(model, params, inputs)[0], targets))(params)
+    params, inputs, targets = _take(model, params, inputs, targets, initial)
+    return jax.value_and_grad(lambda params: _total(model, params, inputs, targets)[0])(params)
 
 
 def bptt_both(
     model: BidirectionalModel, params: BidirectionalParams, inputs: Inputs, targets: Targets, initial: State | None
 ) -> LossAndGrads:
     """λ of both directions of each layer from the top down: what a layer's inputs get is what the layer below reads."""
-    inputs, targets = _take(model, params, inputs, targets, initial)
+    params, inputs, targets = _take(model, params, inputs, targets, initial)
     loss, direct, local, layers = _read(model, params, inputs, targets)
     found: list[tuple[Params, Params]] = []
     for number in reversed(range(len(layers))):
@@ -64,8 +64,7 @@ def bptt_both(
         found.insert(0, (pulled[0][0], pulled[1][0]))
         if below is not None:
             of_inputs = pulled[0][1] + jnp.flip(pulled[1][1], axis=0)
-            states = tuple(_in_own_time(steps.states, backward) for backward, steps in enumerate(below))
-            local = jax.vjp(jax.vmap(_side_by_side), *states)[1](of_inputs)
+            local = jax.vjp(jax.vmap(_side_by_side), *_in_time(below))[1](of_inputs)
     return loss, jax.tree.map(jnp.add, direct, BidirectionalParams(tuple(found), _zeros(params.readout)))
 
 
@@ -73,7 +72,7 @@ def directions(
     model: BidirectionalModel, params: BidirectionalParams, inputs: Inputs, targets: Targets, initial: State | None
 ) -> tuple[tuple[Direction, Direction], Any, BidirectionalParams]:
     """((forward, backward), C, the readout's direct part) of a model of one layer."""
-    inputs, targets = _take(model, params, inputs, targets, initial)
+    params, inputs, targets = _take(model, params, inputs, targets, initial)
     if len(model.layers) != 1:
         raise ValueError(f"model.layers: got {len(model.layers)}, expected 1 (autodiff and bptt take any depth)")
     loss, direct, local, _ = _read(model, params, inputs, targets)
@@ -110,7 +109,79 @@ def _take(model, params, inputs, targets, initial):
     _validation.require_params(params)
     targets = _validation.as_arrays("targets", targets)
     for cell, own in zip(model.layers[0], params.layers[0], strict=True):
-        inputs, length = take_call(cell, own, inputs)[1], take_call(cell, own, inputs)[3]
+        _, inputs, _, length = take_call(cell, own, inputs)
     _validation.require_time_axis("targets", targets, length)
-    _validation.require_scalar("loss", jax.eval_shape(lambda: _losses(model, params, *_tops(model, params, inputs), targets))[0])
-    return inputs, targets
+    shapes = jax.eval_shape(lambda: _total(model, params, inputs, targets)[1])
+    if len(shapes.shape) != 1:
+        raise ValueError(f"loss: got shape {list(shapes.shape[1:])}, expected a scalar (sum over the outputs)")
+    return params, inputs, targets
+
+
+def _run(model, params, inputs):
+    """Each layer's two trajectories, each in its own time."""
+    found = []
+    for cells, own in zip(model.layers, params.layers, strict=True):
+        steps = [
+            run_steps(cell, each, _in_own_time(inputs, backward), None)
+            for backward, (cell, each) in enumerate(zip(cells, own, strict=True))
+        ]
+        found.append(tuple(steps))
+        if len(found) < len(model.layers):
+            inputs = jax.vmap(_side_by_side)(*_in_time(steps))
+    return found
+
+
+def _losses(model, params, states, targets):
+    """∂C/∂L_t L_t [T]."""
+    losses = jax.vmap(lambda states, target: model.loss(model.readout(params, *states), target))(states, targets)
+    return losses if model.reduction == "sum" else losses / jnp.asarray(len(losses), losses.dtype)
+
+
+def _total(model, params, inputs, targets):
+    losses = _losses(model, params, _in_time(_run(model, params, inputs)[-1]), targets)
+    return jnp.sum(losses), losses
+
+
+def _read(model, params, inputs, targets):
+    layers = _run(model, params, inputs)
+    total = lambda params, states: jnp.sum(_losses(model, params, states, targets))
+    loss, (direct, local) = jax.value_and_grad(total, argnums=(0, 1))(params, _in_time(layers[-1]))
+    return Reading(loss, direct, local, layers)
+
+
+def _pull_back(cell, params, steps, local):
+    """(dC/dθ of one cell, dC/dx_t [T, M]), in its own time."""
+    partials = step_partials(cell)
+    residuals, pull = partials.pull_over(params, steps)
+    later = jax.tree.map(jnp.zeros_like, steps.initial)
+    adjoints, earlier = sequential_adjoint(lambda at, each: (pull(at, each), each), residuals, local, later)
+    grads = add_initial(cell, params, partials.sum_params(params, steps.previous, steps.inputs, adjoints), earlier)
+    of_inputs = jax.vmap(partials.pull_input, in_axes=(None, 0, 0, 0))
+    return grads, of_inputs(params, steps.previous, steps.inputs, adjoints)
+
+
+def _linear(cell):
+    """The cell as a model with L_t = ⟨target, h_t⟩."""
+
+    def inner(state, target):
+        pairs = zip(jax.tree.leaves(state), jax.tree.leaves(target), strict=True)
+        return functools.reduce(jnp.add, [jnp.vdot(*pair) for pair in pairs])
+
+    return Model(None, cell.initial_state, cell.step, lambda _, state: state, inner, "sum", cell.derivation)
+
+
+def _side_by_side(forward, backward):
+    return jnp.concatenate((hidden_part(forward), hidden_part(backward)))
+
+
+def _in_own_time(tree, backward):
+    return jax.tree.map(lambda leaf: jnp.flip(leaf, axis=0), tree) if backward else tree
+
+
+def _in_time(steps):
+    """The states of both directions, in the sequence's time."""
+    return tuple(_in_own_time(each.states, backward) for backward, each in enumerate(steps))
+
+
+def _zeros(tree):
+    return jax.tree.map(jnp.zeros_like, tree)

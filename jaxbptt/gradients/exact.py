@@ -9,8 +9,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from jaxbptt.gradients.adjoint import add_initial
+from jaxbptt.gradients.bidirectional import autodiff_both, route_both
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
 from jaxbptt.gradients.forward import add_penalty, run_forward, take_problem
+from jaxbptt.models._bidirectional import BidirectionalModel
 from jaxbptt.models.model import Model, read, reduction_weight, step_losses
 from jaxbptt.partials import MISSING_RULE, both_missing, jacobian, step_partials
 from jaxbptt.trajectories import Trajectory, flatten_steps, run_steps
@@ -18,12 +20,12 @@ from jaxbptt.types import Inputs, LossAndGrads, Params, State, States, Targets
 
 
 def autodiff(
-    model: Model, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
+    model: Model | BidirectionalModel, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
 ) -> LossAndGrads:
     """dC/dθ by reverse-mode differentiation of the whole unrolled computation: the reference for the other routes.
 
     Args:
-      model: f, g, L and the reduction.
+      model: f, g, L and the reduction; or a `models.bidirectional` model (of one layer, except here and in `bptt`).
       params: θ, float leaves of one dtype.
       inputs: x_1 … x_T, [T, M] or a pytree with leading T.
       targets: y_1 … y_T, leading T.
@@ -36,6 +38,8 @@ def autodiff(
       TypeError, ValueError: an argument of wrong structure, shape or dtype, a loss that is no scalar; outside jit, NaN
         or inf in a state, a loss or the gradient, with its first step and, for the gradient, its cause.
     """
+    if isinstance(model, BidirectionalModel):
+        return autodiff_both(model, params, inputs, targets, initial)
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, length = problem
 
@@ -58,7 +62,7 @@ def autodiff(
 
 
 def forward_sensitivity(
-    model: Model, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
+    model: Model | BidirectionalModel, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
 ) -> LossAndGrads:
     """dC/dθ = Σ_t [A_tᵀ (∂⁺o_t/∂⁺h_t)ᵀ ∂C/∂o_t + (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t],  A_t = ∂⁺h_t/∂⁺θ + J_t A_{t−1},  A_0 = ∂h_0/∂θ.
 
@@ -80,6 +84,8 @@ def forward_sensitivity(
 
     Reference: Williams & Zipser (1989), Neural Computation 1; S3.4 (A_t).
     """
+    if isinstance(model, BidirectionalModel):
+        return route_both(forward_sensitivity, model, params, inputs, targets, initial)
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, length = problem
     theta, unravel_params = ravel_pytree(params)
@@ -117,7 +123,7 @@ def forward_sensitivity(
 
 
 def double_sum(
-    model: Model, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
+    model: Model | BidirectionalModel, params: Params, inputs: Inputs, targets: Targets, *, initial: State | None = None
 ) -> LossAndGrads:
     """dC/dθ = Σ_t Σ_{k≤t} (∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t + the readout's direct part + the terms of h_0.
 
@@ -139,6 +145,8 @@ def double_sum(
 
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063, eq. 3 to 5; S4.9.
     """
+    if isinstance(model, BidirectionalModel):
+        return route_both(double_sum, model, params, inputs, targets, initial)
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, _ = problem
     trajectory, loss, local, direct, early = run_forward(model, params, inputs, targets, initial)

@@ -14,6 +14,12 @@ True
 
 from jaxbptt.models._adapted import Adapted, RealPair, join_pairs, real_pairs, split_complex, trainable
 from jaxbptt.models._batched import batched
+from jaxbptt.models._bidirectional import (
+    BidirectionalModel,
+    BidirectionalParams,
+    BidirectionalReadout,
+    bidirectional,
+)
 from jaxbptt.models._feedback import Forced, Started, feedback, teacher_forcing
 from jaxbptt.models._penalised import penalised
 from jaxbptt.models._precomputed import Precomputed, precomputed
@@ -25,6 +31,9 @@ from jaxbptt.models.model import Loss, Model, ReadoutFunction, make_model, read,
 
 __all__ = [
     "Adapted",
+    "BidirectionalModel",
+    "BidirectionalParams",
+    "BidirectionalReadout",
     "Forced",
     "Loss",
     "Model",
@@ -37,6 +46,7 @@ __all__ = [
     "Started",
     "Weighted",
     "batched",
+    "bidirectional",
     "feedback",
     "join_pairs",
     "make_model",
