@@ -45,7 +45,7 @@ def compare(expected: Any, actual: Any) -> Comparison:
     relative = ‖actual − expected‖ / max(‖expected‖, tiny), in float64 whatever the dtype of the leaves.
 
     Args:
-      expected: pytree of float arrays.
+      expected: pytree of float or complex arrays; a complex number counts as two real ones.
       actual: the same structure and shapes.
 
     Returns:
@@ -65,7 +65,8 @@ def compare(expected: Any, actual: Any) -> Comparison:
 
 
 def _compare_leaf(path, expected, actual):
-    expected, actual = (np.asarray(leaf, np.float64).ravel() for leaf in (expected, actual))
+    kind = np.complex128 if any(map(np.iscomplexobj, (expected, actual))) else np.float64
+    expected, actual = (np.asarray(leaf, kind).ravel().view(np.float64) for leaf in (expected, actual))
     difference = actual - expected
     norm, actual_norm, error = _norm(expected), _norm(actual), _norm(difference)
     tiny = np.finfo(np.float64).tiny

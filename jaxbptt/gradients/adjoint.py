@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxbptt.models.model import Model
-from jaxbptt.types import Params, State, States
+from jaxbptt.types import Params, Recurrence, State, States
 
 
 class Pull(Protocol):
@@ -111,7 +110,7 @@ def _apply(maps, cotangent, batch):
     return apply(maps, cotangent) if batch is None else jax.vmap(apply, in_axes=(1, 0))(maps, cotangent)
 
 
-def add_initial(model: Model, params: Params, grads: Params, initial_adjoint: State) -> Params:
+def add_initial(model: Recurrence, params: Params, grads: Params, initial_adjoint: State) -> Params:
     """grads + (∂h_0/∂θ)ᵀ dC/dh_0."""
     pull = jax.vjp(model.initial_state, params)[1]
     return jax.tree.map(jnp.add, grads, pull(initial_adjoint)[0])

@@ -64,7 +64,8 @@ def take_problem(
     reader = lambda *seen: read(model, *seen)
     _validation.require_loss(reader, model.loss, params, state, x, shapes_of_one_step(targets))
     _validation.require_penalty(model.penalty, params)
-    targets = targets if model.normalise is None else model.normalise(targets)
+    if model.reduction == "mean" and model.normalise is not None:
+        targets = model.normalise(targets)
     return Problem(params, inputs, targets, initial, length)
 
 

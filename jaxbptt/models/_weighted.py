@@ -43,8 +43,7 @@ def weighted(model: Model) -> Model:
         value = model.loss(output, target.target)
         return value * jnp.asarray(target.weight, value.dtype)
 
-    normalise = _normalise if model.reduction == "mean" else None
-    return model._replace(loss=loss, normalise=normalise, applied=(*model.applied, "weighted"))
+    return model._replace(loss=loss, normalise=_normalise, applied=(*model.applied, "weighted"))
 
 
 def _normalise(targets):

@@ -249,7 +249,7 @@ def test_a_module_equals_its_own_loop(make, name):
 
 @pytest.mark.parametrize(("make", "name"), [(_linen, "Net"), (_equinox, "Net"), (_nnx, "Net")])
 def test_values_give_the_whole_object_back(make, name):
-    adapted, theirs, carry, _, shape = make(name)
+    adapted, _, carry, _, shape = make(name)
     moved = jax.tree.map(lambda leaf: leaf + 1, adapted.params)
     whole = adapted.values(moved)
     x = jnp.ones(shape)

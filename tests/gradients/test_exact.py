@@ -90,9 +90,9 @@ def problem():
         ("forward_sensitivity", "gradient + readout_gradient + local", "gradient + local"),
         ("forward_sensitivity", "return weight * model.loss", "return model.loss"),
         ("forward_sensitivity", "sensitivity = jax.jacrev(lambda theta:", "sensitivity = 0 * jax.jacrev(lambda theta:"),
-        ("double_sum", "cotangents @ jacobian)", "cotangents @ jacobian.T)"),
-        ("double_sum", "cotangents @ jacobian)", "cotangents)"),
-        ("double_sum", "(jnp.arange(len(local)), trajectory.previous,", "(jnp.arange(len(local)), trajectory.states,"),
+        ("double_sum", "moved = cotangents @ jacobian", "moved = cotangents @ jacobian.T"),
+        ("double_sum", "moved = cotangents @ jacobian", "moved = cotangents"),
+        ("double_sum", "(jnp.arange(len(own)), trajectory.previous,", "(jnp.arange(len(own)), trajectory.states,"),
         ("double_sum", "initial_adjoint = unravel(jnp.sum(carried, axis=0))", "initial_adjoint = unravel(carried[0])"),
     ],
 )

@@ -26,6 +26,8 @@ RULES = {
 def model_of(name):
     if name == "shared":
         return cases.shared_model()._replace(reduction="sum")
+    if name == "stack":
+        return models.sequence_model(cells.stack(cells.elman(cases.M, 2), cells.gru(2, 2)), cases.O)
     if name == "moving start":  # a factored derivation, and an h_0 that depends on params
         return model_of("elman")._replace(initial_state=lambda params: jnp.sin(params.cell.b_h))
     return models.sequence_model(cases.CELLS[name], cases.O)

@@ -9,7 +9,7 @@ from tests.mutation import mutate
 from tests.online.problems import assert_mean_is_one, mean_over_all_signs
 
 
-@pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru", "stack"])
 def test_unbiased_over_all_signs(name):
     assert compare(*mean_over_all_signs(kronecker, name)).relative < 1e-12
 

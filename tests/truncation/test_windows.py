@@ -54,7 +54,7 @@ def test_zero_state_windows_are_sequences_of_their_own(name, own_initial, window
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("_ResetSteps(previous, inputs)", "_ResetSteps(forward.trajectory.previous, inputs)"),
+        ("jax.vmap(reset)(first, trajectory.previous)", "trajectory.previous"),
         ("jnp.sum(leaf, axis=0), carried", "leaf[0], carried"),
         ("% window == 0", "% window == 1"),
     ],
