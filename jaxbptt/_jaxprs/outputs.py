@@ -111,6 +111,10 @@ def _inverses(program, operation):
             stop = start + shape[axis]
             yield each, functools.partial(jax.lax.slice_in_dim, start_index=start, limit_index=stop, axis=axis)
             start = stop
+    elif name == "stack":  # a primitive of newer JAX
+        take = functools.partial(jax.lax.index_in_dim, axis=parameters["axis"], keepdims=False)
+        for index, each in enumerate(operation.inputs):
+            yield each, functools.partial(take, index=index)
     elif name == "transpose":
         order = parameters["permutation"]
         back = tuple(order.index(axis) for axis in range(len(order)))

@@ -197,6 +197,6 @@ def _cast(tree, dtype):
         if dtype is None or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
         is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-        return leaf.astype(jnp.result_type(dtype, jnp.complex64) if is_complex else dtype)
+        return leaf.astype(np.result_type(dtype, np.complex64) if is_complex else dtype)
 
     return jax.tree.map(cast, tree)

@@ -18,7 +18,7 @@ from jaxbptt.types import Params
 class Adapted(NamedTuple):
     """A model, its params, and the way back to the tree that they came from."""
 
-    model: Model
+    model: Any  # a Model; of a PyTorch module that runs both ways a BidirectionalModel
     params: Params
     restore: Callable[[Params], Any]  # a gradient -> the first tree, as `jax.grad` gives it; None where frozen
     values: Callable[[Params], Any]  # params -> the first tree, frozen leaves in their places
