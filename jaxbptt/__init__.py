@@ -8,12 +8,12 @@ through the output o_t alone. Logarithms are natural, rates are per step.
 
 Data flows one way: from `cells` and `models` to `trajectories`, `partials`, `jacobians` and `spectra`; beside these to
 `gradients`, then to `terms`, `truncation` and `online`, then to `comparison` and `assessment`. `derivations` checks
-what people derive by hand. Import `jaxbptt.plotting` by itself: it needs matplotlib.
+what people derive by hand. `report` asks all of them: `jaxbptt.xray(model, params, inputs, targets)` proves a gradient
+and shows where it goes. Import `jaxbptt.plotting` by itself: it needs matplotlib.
 """
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # else imported when first used: a script pays for the modules it needs
     from jaxbptt import (
@@ -47,6 +47,9 @@ if TYPE_CHECKING:  # else imported when first used: a script pays for the module
         partials as partials,
     )
     from jaxbptt import (
+        report as report,
+    )
+    from jaxbptt import (
         spectra as spectra,
     )
     from jaxbptt import (
@@ -57,6 +60,9 @@ if TYPE_CHECKING:  # else imported when first used: a script pays for the module
     )
     from jaxbptt import (
         truncation as truncation,
+    )
+    from jaxbptt.report import (
+        xray as xray,
     )
 
 __version__ = "0.2.0"
@@ -72,18 +78,24 @@ __all__ = [
     "models",
     "online",
     "partials",
+    "report",
     "spectra",
     "terms",
     "trajectories",
     "truncation",
+    "xray",
 ]
 
+_FRONT_DOORS = ("xray",)  # functions of `report` that stand here as well
 
-def __getattr__(name: str) -> ModuleType:
-    """A public module, imported at its first use."""
+
+def __getattr__(name: str) -> Any:
+    """A public module or a front door, imported at its first use."""
+    if name in _FRONT_DOORS:
+        return getattr(importlib.import_module("jaxbptt.report"), name)
     if name in __all__:
         return importlib.import_module(f"jaxbptt.{name}")
-    raise AttributeError(f"module 'jaxbptt' has no attribute {name!r}; its modules: {', '.join(__all__)}")
+    raise AttributeError(f"module 'jaxbptt' has no attribute {name!r}; it has: {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:

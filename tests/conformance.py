@@ -16,6 +16,7 @@ from jaxbptt import (
     models,
     online,
     partials,
+    report,
     spectra,
     terms,
     trajectories,
@@ -37,6 +38,7 @@ MAKERS = {
     | {"one_link_weights", "choose_lag"},
     "spectra": {"entropy_rate", "kaplan_yorke_dimension", "pool_exponents"},
     "derivations": {"check_vjp"},
+    "report": {"load"},
 }
 
 
@@ -161,6 +163,12 @@ def _automatic(model):
     return derivations.Derivation(partials.step_partials(model, source="automatic").jacobian, pullback)
 
 
+def _xrayed(model, params, inputs, targets, initial):
+    found = report.xray(model, params, inputs, targets, initial=initial)
+    assert found.summary["proved"], str(found)
+    return found.norms, found.profile
+
+
 def _partials(model, params, inputs, targets, initial):
     x = jax.tree.map(lambda leaf: leaf[0], inputs)
     return partials.step_partials(model).pull_params(params, initial, x, jax.tree.map(jnp.ones_like, initial))
@@ -224,6 +232,7 @@ EAGER = {  # what needs numbers
     "derivations.check": _checked,
     "derivations.check_gradient": _checked_gradient,
     "derivations.assert_correct": _asserted_gradient,
+    "report.xray": _xrayed,
 }
 FUNCTIONS = {**TRACED, **EAGER, **CHAIN}
 

@@ -36,8 +36,10 @@ NAMES = {
     "assessment": "assess cost_per_step alignment",
     "derivations": "Derivation check check_gradient check_vjp assert_correct",
     "comparison": "compare",
+    "report": "XRay load xray",
     "plotting": "singular_values terms_table lag_profile",
 }
+FRONT_DOORS = {"xray"}  # functions of `report` that `jaxbptt` has as well
 PUBLIC = [(module, name) for module, names in NAMES.items() for name in names.split()]
 # From the ground up: a room imports from rooms before its own alone.
 ORDER = [
@@ -58,6 +60,7 @@ ORDER = [
     "comparison",
     "assessment",
     "derivations",
+    "report",
     "plotting",
     "__init__",
     "__main__",
@@ -78,7 +81,8 @@ def public_functions():
 
 
 def test_modules_are_the_public_ones():
-    assert set(jaxbptt.__all__) == set(NAMES) - {"plotting"}
+    assert set(jaxbptt.__all__) == (set(NAMES) - {"plotting"}) | FRONT_DOORS
+    assert all(getattr(jaxbptt, name) is getattr(jaxbptt.report, name) for name in FRONT_DOORS)
     assert importlib.metadata.version("jaxbptt") == jaxbptt.__version__
 
 
@@ -130,7 +134,7 @@ def test_imports_run_one_way(path):
 
 def test_there_are_few_rooms():
     rooms = {path.relative_to(ROOT / "jaxbptt").parts[0] for path in FILES} - {"__init__.py"}
-    assert len(rooms) <= 19
+    assert len(rooms) <= 21
     assert {room.removesuffix(".py") for room in rooms} | {"__init__"} == set(ORDER)
 
 
@@ -167,7 +171,7 @@ def test_the_command_line(arguments, code, said, capsys):
     assert said in captured.out + captured.err
 
 
-@pytest.mark.parametrize("package", ["derivations", "models", "online", "spectra", "truncation"])
+@pytest.mark.parametrize("package", ["derivations", "models", "online", "report", "spectra", "truncation"])
 def test_docstring_examples_run_as_printed(package):
     result = doctest.testmod(module_of(package))
     assert result.attempted > 5

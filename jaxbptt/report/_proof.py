@@ -1,0 +1,162 @@
+"""Is dC/dθ right? Reverse mode through the whole computation, beside routes that share none of its algorithm."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float
+
+from jaxbptt import _validation
+from jaxbptt.gradients.backpropagation import bptt
+from jaxbptt.gradients.exact import autodiff, double_sum, forward_sensitivity
+from jaxbptt.gradients.forward import run_forward
+from jaxbptt.partials import jvp, step_partials
+from jaxbptt.report._problem import Subject
+from jaxbptt.trajectories import unroll
+
+ROUTES = {"bptt": bptt, "forward_sensitivity": forward_sensitivity, "double_sum": double_sum}
+ORDER = (*ROUTES, "directional", "state_jacobian")
+MOST_FLOPS = 2**38  # of forward_sensitivity: a few seconds
+MOST_TERMS = 2**29  # numbers of double_sum, each formed by itself: a few seconds
+MOST_JACOBIAN = 2**27  # T·N² of the closed form that is compared with automatic differentiation
+DIRECTIONS = 3  # random directions a leaf
+# About a thousand eps of the format: sums over thousands of terms lose tens, a wrong factor shows as 1 or 0.1.
+PROVED = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 1e-4}
+SMALL = 1e-4  # a leaf this much smaller than the whole gradient is judged by the whole: it may be zero by cancellation
+
+
+class Proof(NamedTuple):
+    """How far each route is from autodiff, by sequence and leaf of θ."""
+
+    loss: Float[np.ndarray, " batch"]  # C
+    errors: dict[str, Float[np.ndarray, "batch leaves"]]  # relative; of "state_jacobian" [B, 1], the worst step
+    left_out: dict[str, str]  # route -> why
+    leaves: list[str]  # names of the leaves of θ
+    bound: float
+
+    @property
+    def routes(self) -> dict[str, float]:
+        """The worst relative difference of each route; NaN where one is."""
+        return {name: float(np.max(self.errors[name], initial=0.0)) for name in ORDER if name in self.errors}
+
+    @property
+    def worst(self) -> float:
+        """The worst of all."""
+        return float(np.max(list(self.routes.values()), initial=0.0))
+
+    @property
+    def wrong(self) -> dict[str, str]:
+        """Each route that is further off than the bound, with the leaf where it is worst."""
+        places = {}
+        for name, error in self.errors.items():
+            if not np.all(error <= self.bound):
+                by_leaf = np.where(np.isnan(error), np.inf, error).max(axis=0)
+                places[name] = "J_t" if name == "state_jacobian" else self.leaves[int(by_leaf.argmax())]
+        return places
+
+
+def prove(subject: Subject) -> Proof:
+    """Compare the routes that the sizes allow, leaf by leaf; along random directions where one of them is left out."""
+    left_out = _costly(subject)
+    routes = {name: route for name, route in ROUTES.items() if name not in left_out}
+    has_closed_form = step_partials(subject.model).source != "automatic"
+    compares_jacobians = has_closed_form and "state_jacobian" not in left_out
+
+    def at(problem):
+        params, *data, initial, _ = problem
+        loss, expected = autodiff(subject.model, params, *data, initial=initial)
+        errors = {
+            name: _relative(expected, route(subject.model, params, *data, initial=initial)[1])
+            for name, route in routes.items()
+        }
+        if len(routes) < len(ROUTES):
+            errors["directional"] = _along_directions(subject, problem, expected)
+        if compares_jacobians:
+            errors["state_jacobian"] = _closed_form(subject, problem)
+        finite = jnp.all(jnp.isfinite(ravel_pytree(expected)[0]))
+        return loss, errors, finite
+
+    loss, errors, finite = subject.measure(("proof", tuple(routes), compares_jacobians), at)
+    for index, good in zip(subject.chosen, finite & np.isfinite(loss), strict=True):
+        if not good:  # once more outside a compiled program, which says where and why
+            params, *data, initial, _ = subject.sequence(subject.problem, int(index))
+            autodiff(subject.model, params, *data, initial=initial)
+    names = [_validation.leaf_name("", path) for path, _ in jax.tree_util.tree_leaves_with_path(subject.problem.params)]
+    return Proof(loss, errors, left_out, names, PROVED.get(subject.dtype, PROVED[np.dtype(np.float32)]))
+
+
+def _costly(subject):
+    """{route: why it is left out}."""
+    length, count, size, number = subject.problem.length, len(subject.chosen), subject.size, subject.num_params
+    flops, terms = 2 * size**2 * number * length * count, length**2 * number // 2 * count
+    reasons = {}
+    if flops > MOST_FLOPS:
+        reasons["forward_sensitivity"] = f"it would take {flops:.0e} operations"
+    if terms > MOST_TERMS:
+        reasons["double_sum"] = f"it would form {terms:.0e} numbers"
+    if length * size**2 * count > MOST_JACOBIAN and step_partials(subject.model).source != "automatic":
+        reasons["state_jacobian"] = f"all J_t are {length * size**2 * count:.0e} numbers"
+    return reasons
+
+
+def _relative(expected, actual):
+    """‖actual − expected‖ / max(‖expected‖, SMALL ‖all of expected‖) of every leaf, [leaves]."""
+    pairs = list(zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True))
+    scale = _scales(expected)
+    return jnp.stack([_norm(actual - expected) for expected, actual in pairs]) / scale if pairs else jnp.zeros(0)
+
+
+def _along_directions(subject, problem, expected):
+    """As `_relative` of the truth, estimated by forward mode along DIRECTIONS random directions v of each leaf alone:
+    E (⟨expected, v⟩ − dC/dθ v)² = ‖expected − truth‖² for v ~ N(0, 1).
+    """
+    params, inputs, targets, initial, _ = problem
+    leaves = jax.tree.leaves(params)
+    key = jax.random.key(0)
+
+    def deviation(at):
+        leaf, draw = at
+        keys = jax.random.split(jax.random.fold_in(key, draw), len(leaves))
+        drawn = [jax.random.normal(one, each.shape, each.dtype) for one, each in zip(keys, leaves, strict=True)]
+        tangent = [jnp.where(leaf == i, each, jnp.zeros_like(each)) for i, each in enumerate(drawn)]
+        loss = lambda params: run_forward(subject.model, params, inputs, targets, initial).loss
+        pushed = jvp(loss, params, jax.tree.unflatten(jax.tree.structure(params), tangent))[1]
+        against = [jnp.vdot(each, one) for each, one in zip(jax.tree.leaves(expected), tangent, strict=True)]
+        return pushed - functools.reduce(jnp.add, against)
+
+    chosen, draws = jnp.meshgrid(jnp.arange(len(leaves)), jnp.arange(DIRECTIONS), indexing="ij")
+    found = jax.lax.map(deviation, (chosen.ravel(), draws.ravel())).reshape(len(leaves), DIRECTIONS)
+    return jnp.sqrt(jnp.mean(found**2, axis=1)) / _scales(expected)
+
+
+def _closed_form(subject, problem):
+    """How far the derivation's J_t is from automatic differentiation at the worst step, relative to ‖J_t‖; [1]."""
+    params, inputs, _, initial, _ = problem
+    trajectory = unroll(subject.model, params, inputs, initial=initial)
+    closed, automatic = (step_partials(subject.model, source=source).jacobian for source in ("best", "automatic"))
+
+    def at(step):
+        expected = automatic(params, *step)
+        return _norm(closed(params, *step) - expected), _norm(expected)
+
+    differences, norms = jax.lax.map(at, (trajectory.previous, trajectory.inputs))
+    scale = jnp.maximum(norms, jnp.asarray(SMALL, norms.dtype) * jnp.max(norms))
+    return jnp.max(differences / _positive(scale), keepdims=True)
+
+
+def _scales(expected):
+    norms = jnp.stack([_norm(leaf) for leaf in jax.tree.leaves(expected)])
+    return _positive(jnp.maximum(norms, jnp.asarray(SMALL, norms.dtype) * _norm(norms)))
+
+
+def _positive(scale):
+    return jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
+
+
+def _norm(array):
+    """‖array‖, no square leaving the float range."""
+    largest = jnp.max(jnp.abs(array), initial=0)
+    return largest * jnp.linalg.norm((array / jnp.where(largest > 0, largest, 1)).ravel())
