@@ -1,6 +1,6 @@
 """What a report is asked of: one sequence or many, checked, and which of its steps form one unbroken chain."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -57,9 +57,7 @@ class Subject(NamedTuple):
         initial = jax.tree.map(lambda leaf: leaf[index], problem.initial)
         return Problem(problem.params, inputs, targets, initial, problem.length)
 
-    def measure(
-        self, name: Hashable, function: Callable[[Problem], Any], chosen: Sequence[int] | np.ndarray | None = None
-    ) -> Any:
+    def measure(self, name: Hashable, function: Callable[[Problem], Any], chosen: np.ndarray | None = None) -> Any:
         """function(problem) of every chosen sequence, one after another in one program; NumPy arrays [B, ...]."""
         length = self.problem.length
 
@@ -67,7 +65,7 @@ class Subject(NamedTuple):
             params, inputs, targets, initial = arrays
             return function(self.sequence(Problem(params, inputs, targets, initial, length), index))
 
-        rows = np.asarray(self.chosen if chosen is None else chosen)
+        rows = self.chosen if chosen is None else chosen
         return jax.tree.map(np.asarray, map_rows((name, self.batch, self.key), at, self.problem[:4], rows))
 
 

@@ -57,10 +57,10 @@ def measure_tables(subject: Subject) -> Tables:
             found += [felt.log_norms, felt.profile(), _reach_of(felt), felt.recall_density()]
         return found
 
-    found = subject.measure(("tables", has_saliency), at)
+    norms, profile, reach, *felt = subject.measure(("tables", has_saliency), at)
     if not has_saliency:
-        found += [None] * 4
-    return Tables(*found, {} if has_saliency else {TABLE: why})
+        return Tables(norms, profile, reach, None, None, None, None, {TABLE: why})
+    return Tables(norms, profile, reach, felt[0], felt[1], felt[2], felt[3], {})
 
 
 def _by_lag(subject, why):
