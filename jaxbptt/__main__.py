@@ -1,31 +1,139 @@
-"""python -m jaxbptt: the version, and an overview of the modules."""
+"""python -m jaxbptt: an x-ray or a verification of a model of yours; the version, and an overview of the modules."""
 
+import argparse
+import importlib
+import importlib.util
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from jaxbptt import __doc__ as overview
 from jaxbptt import __version__
 
-USAGE = "usage: python -m jaxbptt [--help | --version]"
+USAGE = """usage: python -m jaxbptt xray FILE.py:FUNCTION [--out FOLDER] [--x64]
+       python -m jaxbptt verify FILE.py:FUNCTION [--x64]
+       python -m jaxbptt [--help | --version]
+
+FUNCTION() returns (model, params, inputs, targets), or (adapted, inputs, targets) with what an adapter gave."""
+EXPECTED = "(model, params, inputs, targets) or (adapted, inputs, targets)"
+
+
+class Unusable(Exception):
+    """A subject that cannot be loaded; the message is one line."""
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the version, or the overview of the modules.
+    """Run `xray` or `verify` on what a function in a file returns, or print the version or the overview of the modules.
 
     Args:
       arguments: the words of the command line; None: those of this process.
 
     Returns:
-      The exit code: 0, or 2 for unknown arguments.
+      The exit code: 0 (proved, verified), 1 (not so), or 2 (what was asked cannot be done; one line says why).
     """
     given = sys.argv[1:] if arguments is None else arguments
     if given == ["--version"]:
         sys.stdout.write(f"jaxbptt {__version__}\n")
         return 0
-    if given not in ([], ["-h"], ["--help"]):
-        sys.stderr.write(f"jaxbptt: got {' '.join(given)!r}, expected --help or --version\n")
+    if given in ([], ["-h"], ["--help"]):
+        sys.stdout.write(f"{USAGE}\n\n{overview}\n")
+        return 0
+    if given[0] not in ("xray", "verify"):
+        sys.stderr.write(f"jaxbptt: got {' '.join(given)!r}, expected xray, verify, --help or --version\n")
         return 2
-    sys.stdout.write(f"{USAGE}\n\n{overview}\n")
-    return 0
+    try:
+        return _run(given[0], given[1:])
+    except (Unusable, ValueError, TypeError, OSError) as error:
+        sys.stderr.write(f"jaxbptt {given[0]}: {str(error).partition(chr(10))[0]}\n")
+        return 2
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
+    parser = _OneLineParser(prog=f"python -m jaxbptt {command}", usage=USAGE, allow_abbrev=False)
+    parser.add_argument("subject", metavar="FILE.py:FUNCTION")
+    parser.add_argument("--x64", "--float64", action="store_true", help="enable float64 before the file is loaded")
+    if command == "xray":
+        parser.add_argument("--out", metavar="FOLDER", help="default: results/xray-FUNCTION")
+    options = parser.parse_args(arguments)
+    if options.x64:
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    subject = load_subject(options.subject)
+    if command == "verify":
+        verdict = importlib.import_module("jaxbptt.report").verify(*subject)
+        sys.stdout.write(f"{verdict}\n")
+        return 0 if verdict.ok else 1
+    found = importlib.import_module("jaxbptt.report").xray(*subject)  # only now: it takes a second to import
+    out = options.out or f"results/xray-{options.subject.rpartition(':')[2]}"
+    sys.stdout.write(f"{found}\n")
+    sys.stdout.flush()
+    found.save(out)
+    sys.stdout.write(f"Wrote arrays.npz, summary.json and figure.png to {out}.\n")
+    return 0 if found.summary["proved"] else 1
+
+
+def load_subject(place: str) -> tuple[Any, Any, Any, Any]:
+    """(model, params, inputs, targets) from "FILE.py:FUNCTION".
+
+    Args:
+      place: a path and the name of a function in that file that takes no arguments.
+
+    Returns:
+      What the function returned, an adapted model in its two parts.
+
+    Raises:
+      Unusable: no such file or function, one that raises, or a result of another kind.
+    """
+    path, colon, name = place.rpartition(":")
+    if not colon or not path or not name:
+        raise Unusable(f"got {place!r}, expected FILE.py:FUNCTION")
+    if not Path(path).is_file():
+        raise Unusable(f"{path}: no such file")
+    module = _load(Path(path))
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise Unusable(f"{path}: has no function {name!r}")
+    try:
+        returned = function()
+    except Exception as error:
+        raise Unusable(f"{name}() raised {_in_one_line(error)}") from error
+    return _take(name, returned)
+
+
+def _load(path):
+    """The module in a file; what it imports from beside it is found, as if it were run."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise Unusable(f"{path}: is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules.setdefault(path.stem, module)  # dataclasses and pickles look their module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise Unusable(f"{path}: raised {_in_one_line(error)} while it was loaded") from error
+    return module
+
+
+def _take(name, returned):
+    if isinstance(returned, tuple) and len(returned) == 4:
+        return returned
+    if isinstance(returned, tuple) and len(returned) == 3 and hasattr(returned[0], "model"):
+        adapted, inputs, targets = returned
+        return adapted.model, adapted.params, inputs, targets
+    got = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else type(returned).__name__
+    raise Unusable(f"{name}() returned {got}, expected {EXPECTED}")
+
+
+def _in_one_line(error):
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 if __name__ == "__main__":

@@ -308,8 +308,7 @@ def _pull_by_forward(function, primal, missing, cotangent):
         pushed = jax.jvp(lambda entries: ravel_pytree(function(unravel(entries)))[0], (flat,), (unit,))[1]
         return jnp.vdot(against, pushed)
 
-    every = jnp.arange(flat.size)
-    return unravel(both_missing(missing, lambda: jax.lax.map(entry, every, batch_size=AT_ONCE)))
+    return unravel(both_missing(missing, lambda: jax.lax.map(entry, jnp.arange(flat.size), batch_size=AT_ONCE)))
 
 
 def both_missing(first: Exception, second: Callable[[], Any]) -> Any:

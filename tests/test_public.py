@@ -37,7 +37,7 @@ NAMES = {
     "derivations": "Derivation check check_gradient check_vjp assert_correct",
     "comparison": "compare",
     "report": "XRay load xray",
-    "plotting": "singular_values terms_table lag_profile",
+    "plotting": "singular_values terms_table lag_profile xray",
 }
 FRONT_DOORS = {"xray"}  # functions of `report` that `jaxbptt` has as well
 PUBLIC = [(module, name) for module, names in NAMES.items() for name in names.split()]

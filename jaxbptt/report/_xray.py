@@ -44,6 +44,15 @@ class XRay:
     def __str__(self) -> str:
         return "\n".join(self.verdict)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields that are arrays and were computed.
+
+        Returns:
+          {name of the field: array}.
+        """
+        fields = {name: getattr(self, name) for name in _ARRAYS}
+        return {name: array for name, array in fields.items() if array is not None}
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write arrays.npz, summary.json and figure.png into a folder, which is made if it is not there.
 
@@ -56,9 +65,7 @@ class XRay:
         Raises:
           OSError: a folder that cannot be written.
         """
-        fields = {name: getattr(self, name) for name in _ARRAYS}
-        arrays = {name: array for name, array in fields.items() if array is not None}
-        write_report(Path(folder), arrays, {"summary": self.summary, "verdict": self.verdict}, self)
+        write_report(Path(folder), self.arrays(), {"summary": self.summary, "verdict": self.verdict}, self)
 
 
 _ARRAYS = [field.name for field in dataclasses.fields(XRay) if field.name not in ("summary", "verdict")]
