@@ -122,7 +122,7 @@ def plot(results: dict[str, Result], path: Path) -> None:
     from jaxbptt import plotting
 
     names = [name.capitalize() if name == "elman" else name.upper() for name in results]
-    files.write_figure(path, plotting.xray(*(result.xray for result in results.values()), names=names), dpi=110)
+    files.write_figure(path, plotting.xray(*(result.xray for result in results.values()), names=names), dpi=100)
 
 
 EXPERIMENT = harness.Experiment(

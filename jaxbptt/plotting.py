@@ -16,6 +16,7 @@ __all__ = ["lag_profile", "singular_values", "terms_table", "xray"]
 
 LN10 = np.log(10)
 DECADES = 40.0  # of singular values that a report's figure shows
+SIGMA_1, SLOPE, NOISE = r"$\sigma_1$", "fitted slope", "noise in an assembled product"
 LEAST_SHARE = 1e-9  # of a lag
 
 
@@ -58,9 +59,8 @@ def singular_values(ax: Axes, steps: npt.ArrayLike, log_values: npt.ArrayLike, *
     if epsilon is not None:
         bottom, _ = ax.get_ylim()
         floor = log10[:, 0] + np.log10(epsilon)
-        label = "noise in an assembled product"
         below = floor > bottom
-        ax.fill_between(steps, bottom, floor, where=below, color="crimson", alpha=0.1, linewidth=0, label=label)
+        ax.fill_between(steps, bottom, floor, where=below, color="crimson", alpha=0.1, linewidth=0, label=NOISE)
         ax.set_ylim(bottom=bottom)
         ax.legend(frameon=False, loc="lower left", fontsize="small")
     ax.spines[["top", "right"]].set_visible(False)
@@ -132,7 +132,9 @@ def lag_profile(ax: Axes, profile: npt.ArrayLike, reach: Mapping[float, float]) 
     profile = _take("profile", profile, 1, "[T]")
     share = profile / max(profile.sum(), np.finfo(float).tiny)
     lags = np.arange(len(share))
-    ax.loglog(lags + 1, np.where(share > 0, share, np.nan), color="#31688e", linewidth=2.2)
+    ax.set(xscale="log", yscale="log", xlim=(0.93, len(share) + 1))
+    ax.set_ylim(max(LEAST_SHARE, share[share > 0].min(initial=1) / 2), 2)
+    ax.plot(lags + 1, np.where(share > 0, share, np.nan), color="#31688e", linewidth=2.2)
     shades = np.linspace(0.6, 0.0, len(reach))
     for (quantile, lag), shade in zip(reach.items(), shades, strict=True):
         label = f"{100 * quantile:g} % within {lag:g}"
@@ -140,8 +142,7 @@ def lag_profile(ax: Axes, profile: npt.ArrayLike, reach: Mapping[float, float]) 
     ticks = [lag for lag in (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000) if lag < len(share)]
     ax.set_xticks([lag + 1 for lag in ticks], [str(lag) for lag in ticks])
     ax.minorticks_off()
-    ax.set(xlabel="lag t − k (steps)", ylabel="share of gradient norm", xlim=(0.93, len(share) + 1))
-    ax.set_ylim(max(LEAST_SHARE, share[share > 0].min(initial=1) / 2), 2)
+    ax.set(xlabel="lag t − k (steps)", ylabel="share of gradient norm")
     ax.legend(facecolor="white", framealpha=1, edgecolor="none", loc="lower left", fontsize="small")
     ax.spines[["top", "right"]].set_visible(False)
 
@@ -209,7 +210,7 @@ def _bounds(tables):
     top = finite.max()
     bottom = max(finite.min(), min(top - DECADES, min(leading, default=0.0) - 2))
     margin = 0.03 * max(top - bottom, 1.0)
-    return bottom - margin, top + 3 * margin
+    return bottom - margin, top + 4 * margin  # room for the legend
 
 
 def _heading(name, summary):
@@ -231,8 +232,8 @@ def _growth(ax, each, bounds):
     rate, intercept = (each.summary[name] / LN10 for name in ("rate_per_step", "rate_intercept"))
     if np.isfinite(rate):
         ends = np.array([each.steps[-1] / 2, each.steps[-1]])
-        ax.plot(ends, rate * ends + intercept, color="darkorange", linewidth=1.6, linestyle="--", label="fitted slope")
-    ax.plot([], [], color=mpl.colormaps["viridis"](0.0), linewidth=2.2, label=r"$\sigma_1$")
+        ax.plot(ends, rate * ends + intercept, color="darkorange", linewidth=1.6, linestyle="--", label=SLOPE)
+    ax.plot([], [], color=mpl.colormaps["viridis"](0.0), linewidth=2.2, label=SIGMA_1)
     last = each.log_sigma[-1] / LN10
     below, unknown = int(np.sum(last < bounds[0])), int(np.isnan(last).sum())
     notes = [f"{below} of {len(last)} values end below"] * bool(below) + [f"{unknown} are not known"] * bool(unknown)
@@ -241,7 +242,19 @@ def _growth(ax, each, bounds):
         place = {"transform": ax.transAxes, "ha": "right", "va": "bottom", "fontsize": "small"}
         ax.text(0.99, 0.02, "\n".join(notes), bbox=box, **place)
     ax.set_ylim(bounds)
-    ax.legend(frameon=True, framealpha=0.8, edgecolor="none", loc="upper right", fontsize="small")
+    handles = {line.get_label(): line for line in ax.get_legend_handles_labels()[0]}
+    shown = [label for label in (SIGMA_1, SLOPE, NOISE) if label in handles]
+    ax.legend(
+        [handles[label] for label in shown],
+        shown,
+        frameon=False,
+        loc="upper right",
+        fontsize="small",
+        ncols=3,
+        columnspacing=1.2,
+        handlelength=1.5,
+        borderpad=0.1,
+    )
 
 
 def _table(ax, each, top):

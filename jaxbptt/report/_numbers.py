@@ -30,6 +30,7 @@ def summarise(subject: Subject, proof: Proof, spectra: Spectra, tables: Tables) 
         **{name: numbers[name] for name in each[0] if "reach" not in name and name != "loss"},
         "reach": _lags(numbers, "reach") if tables.reach is not None else None,
         "saliency_reach": _lags(numbers, "saliency_reach") if tables.saliency_reach is not None else None,
+        "lags": None if tables.profile is None else tables.profile.shape[1],
         "steps": subject.problem.length,
         "state_entries": subject.size,
         "parameters": subject.num_params,

@@ -47,8 +47,9 @@ def _proof(s):
             f"Gradient NOT proved: {_listed(wrong)} differ{'s' * (len(wrong) == 1)} from automatic differentiation"
             f" by more than {s['bound']:.0e}."
         ]
-    for name, why in s["left_out"].items():
-        sentences.append(f"{_capital(ROUTES[name])} was left out: {why}.")
+    if s["left_out"]:
+        named = [f"{ROUTES[name]} ({why})" for name, why in s["left_out"].items()]
+        sentences.append(f"Left out, as it would take long: {_listed(named)}.")
     if not s["proved"] and {"bptt", "state_jacobian"} & set(s["wrong"]):
         sentences.append("What follows is measured without the hand derivation.")
     return sentences
@@ -81,7 +82,7 @@ def _growth(s):
     if leaves <= stretch:
         when = f"it leaves float32 by step {leaves:.0f}"
     elif trend == "stable":
-        when = f"it stays in float32 over these {stretch} steps"
+        when = f"it stays in float32 over {_steps(stretch)}"
     else:
         when = f"it would leave float32 at step {leaves:.0f}"
     if math.isinf(rate):
@@ -95,8 +96,9 @@ def _growth(s):
 def _values(s):
     sentences = []
     if not math.isnan(s["lambda_1"]):
-        error = "" if math.isnan(s["lambda_1_error"]) else f" ± {s['lambda_1_error']:.4f}"
-        sentences.append(f"The largest Lyapunov exponent is {s['lambda_1']:+.4f}{error} nats per step.")
+        known = not math.isnan(s["lambda_1_error"])
+        error, note = (f" ± {s['lambda_1_error']:.4f}", "") if known else ("", " (too few steps for an error)")
+        sentences.append(f"The largest Lyapunov exponent is {s['lambda_1']:+.4f}{error} nats per step{note}.")
     if s["values_unknown"] > 0:
         total = s["values_given"] + s["values_unknown"]
         sentences.append(
@@ -118,6 +120,8 @@ def _reach(s):
             sentences.append(f"{said} at most {_steps(lags['0.9'])} back{between} ({rest}).")
         else:
             sentences.append(f"{said} 90 % of the sensitivity lies within {_steps(lags['0.9'])}{between} ({rest}).")
+    if s["lags"] is not None and s["lags"] < s["steps"]:
+        sentences.append(f"Sums by lag end at lag {s['lags'] - 1}: shares are of what lies within it.")
     return sentences
 
 
