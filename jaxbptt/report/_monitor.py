@@ -1,0 +1,304 @@
+"""Numbers about the gradient through time for a training loop: scalars that a logger can plot beside the loss.
+
+One forward scan carries the state and one tangent, one reverse scan a few cotangents side by side: the adjoint λ of the
+whole loss, those of a few single losses, and the tangent's image on its way back, which completes one power iteration.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxbptt import _validation
+from jaxbptt.cells.factored import norms as leaf_norms
+from jaxbptt.gradients.adjoint import add_initial
+from jaxbptt.gradients.backpropagation import bptt
+from jaxbptt.gradients.diagnosis import require_finite_result
+from jaxbptt.gradients.forward import Problem, read_out, take_problem
+from jaxbptt.jacobians.dense import step_jacobians
+from jaxbptt.models.model import Model
+from jaxbptt.partials import Partials, step_partials
+from jaxbptt.spectra.singular_values import log_singular_values
+from jaxbptt.trajectories import Trajectory
+from jaxbptt.types import Inputs, Params, Scalar, State, Targets
+
+LONGEST = 16  # steps between normalisations, which cost as much as a step of a small net
+BLOCKS = 8  # of steps, at least: the error of an exponent comes from the spread between them
+CONFIDENCE = 0.99
+CAUTION = 3.0  # times an angle that a single pair of vectors shows
+REACHES = (50, 90)  # percent
+
+
+class Flow(NamedTuple):
+    """What the two scans over one sequence found."""
+
+    trajectory: Trajectory
+    losses: jax.Array  # [T]
+    grads: Params
+    profile: jax.Array  # [T] summed norms of the sampled terms by lag
+    growth: jax.Array  # [blocks] nats, of a tangent carried forward
+    log_sigma: Scalar
+    error: Scalar  # of log_sigma, nats
+
+
+def monitor(
+    model: Model,
+    params: Params,
+    inputs: Inputs,
+    targets: Targets,
+    *,
+    initial: State | None = None,
+    samples: int = 2,
+    clip: float | None = None,
+    spectrum: bool = False,
+) -> dict[str, jax.Array]:
+    """Scalars about the gradient through time, for any logger: pure, so that it may be jitted, scanned and vmapped.
+
+      loss                       C
+      gradient_norm              ‖dC/dθ‖; gradient_norm/<leaf>: that of each leaf. Exact
+      reach_50, reach_90         steps: the least lag t − k within which 50, 90 % of the summed norms of the terms
+                                 (∂⁺h_k/∂⁺θ)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t lie, over `samples` evenly spaced losses t, the
+                                 last among them. An estimate; with samples ≥ T it is `gradient_terms(…).reach`
+      lambda_1                   nats per step: the growth of one random tangent, an estimate of the largest Lyapunov
+                                 exponent; the first tenth of the steps, in which it turns, is not counted
+      lambda_1_error             nats per step: its standard error over time, from at least 8 blocks of steps (NaN below)
+      log_sigma_max              nats: ln σ_1(dh_T/dh_0) by one power iteration, ln‖Pᵀ u‖ with u = P v/‖P v‖: a lower
+                                 bound but for rounding
+      log_sigma_max_error        nats: how far σ_1 may lie above. The tangent of the angle between Pᵀ u and Pᵀ ∂C/∂h_T,
+                                 which is small where both have turned to the first direction; or, where that is less,
+                                 Dixon's bound, which a random v exceeds in 1 of 100 draws
+      clipped_share              with `clip`: 1 − min(1, clip/‖dC/dθ‖), what clipping by the global norm takes away
+      log_sigma_min, log_condition   with `spectrum`: nats, ln σ_N and ln σ_1/σ_N of dh_T/dh_0 from all its singular
+                                 values; NaN where rounding does not tell them. N³T work and N²T memory
+
+    All but `spectrum` takes two scans of T steps. Of a batched model (`models.batched`), loss and norms are the
+    batch's; the rest is of its first sequence where the model knows that of one (`single`), else of all B as one state.
+
+    Args:
+      model: f, g, L and the reduction.
+      params: θ.
+      inputs: x_1 … x_T.
+      targets: y_1 … y_T.
+      initial: h_0, as in `gradients.bptt`.
+      samples: static int ≥ 1: losses whose terms are followed back. Each costs a row in the reverse scan.
+      clip: the largest global norm that the optimiser lets through.
+      spectrum: whether to add what needs every singular value.
+
+    Returns:
+      {name: scalar of the dtype of params}; a reach is an integer.
+
+    Raises:
+      TypeError, ValueError: as `gradients.bptt`; samples or clip not as stated.
+
+    Reference: Dixon (1983), SIAM J. Numer. Anal. 20 (the bound); Benettin et al. (1980), Meccanica 15.
+    """
+    _validation.require_size("samples", samples)
+    if clip is not None:
+        _validation.require_above("clip", clip, 0)
+    problem = take_problem(model, params, inputs, targets, initial)
+    single, batch = getattr(model, "single", None), model.batch
+    if batch is None or single is None:
+        flow = _follow(model, problem, samples)
+        losses, grads = flow.losses, flow.grads
+        require_finite_result(model, problem, losses, grads)
+        loss, one = jnp.sum(losses), model
+    else:
+        loss, grads = bptt(model, *problem[:3], initial=problem.initial)
+        one = single
+        flow = _follow(single, _first_sequence(problem), samples)
+    norms = {
+        _validation.leaf_name("", path): norm_of(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
+    }
+    whole = norm_of(grads)
+    numbers = {"loss": loss, "gradient_norm": whole}
+    numbers |= {f"gradient_norm/{name}": norm for name, norm in norms.items()}
+    cumulative = jnp.cumsum(flow.profile)
+    for percent in REACHES:
+        numbers[f"reach_{percent}"] = jnp.argmax(cumulative >= percent / 100 * cumulative[-1])
+    exponent, error = _mean_growth(flow.growth, problem.length)
+    numbers |= {"lambda_1": exponent, "lambda_1_error": error}
+    numbers |= {"log_sigma_max": flow.log_sigma, "log_sigma_max_error": flow.error}
+    if clip is not None:
+        numbers["clipped_share"] = jnp.maximum(1 - clip / jnp.maximum(whole, clip), 0)
+    if spectrum:
+        log_sigma = log_singular_values(step_jacobians(one, problem.params, flow.trajectory))[-1]
+        numbers |= {"log_sigma_min": log_sigma[-1], "log_condition": log_sigma[0] - log_sigma[-1]}
+    return numbers
+
+
+def norm_of(tree: Any) -> Scalar:
+    """‖·‖ of all leaves as one vector."""
+    squares = [jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares[1:], squares[0]))
+
+
+def _follow(model: Model, problem: Problem, samples: int) -> Flow:
+    """The two scans."""
+    params, inputs, targets, initial, length = problem
+    partials, samples = step_partials(model), min(samples, length)
+    start = jax.tree.map(jnp.asarray, model.initial_state(params) if initial is None else initial)
+    flat, unravel = ravel_pytree(start)
+    drawn = np.random.default_rng(0).standard_normal(flat.size)  # drawn by JAX, it would cost as much as some steps
+    first = unravel(jnp.asarray(drawn / np.linalg.norm(drawn), flat.dtype))
+
+    def advance(carry, x):
+        state, tangent = carry
+        state, tangent = partials.push_state(params, state, x, tangent)
+        return (state, tangent), state
+
+    def shorten(carry):
+        state, tangent = carry
+        tangent, grown = _normalise(tangent)
+        return (state, tangent), grown
+
+    (_, image), states, growth = _scan_in_blocks(advance, shorten, (start, first), inputs, length)
+    trajectory = Trajectory(start, inputs, states)
+    losses, local, direct = read_out(model, params, states, targets, length)
+    rows, before, returned = _pull_back(partials, params, trajectory, local, image, samples)
+    adjoints = jax.tree.map(lambda leaf: leaf[:, 0], rows)
+    grads = partials.sum_params(params, trajectory.previous, inputs, adjoints)
+    grads = jax.tree.map(jnp.add, direct, grads)
+    if initial is None:
+        grads = add_initial(model, params, grads, jax.tree.map(lambda leaf: leaf[0], before))
+    profile = _profile(partials, params, trajectory, jax.tree.map(lambda leaf: leaf[:, 1:], rows), samples)
+    of_last, right = (jax.tree.map(lambda leaf, i=i: leaf[i], before) for i in (-2, -1))
+    out, back = jnp.sum(growth), returned
+    error = _error_of_sigma(out, back, first, right, of_last, length)
+    return Flow(trajectory, losses, grads, profile, growth, back, error)
+
+
+def _pull_back(
+    partials: Partials, params: Params, trajectory: Trajectory, local: Any, image: State, samples: int
+) -> tuple[Any, Any, Scalar]:
+    """(rows before each step [T, 1 + samples, ...]: λ, the sampled losses', the last one's; what is left of all at
+    h_0; ln‖Pᵀ image‖). The last loss' row and the image are normalised on their way."""
+    length = len(jax.tree.leaves(local)[0])
+    residuals, pull = partials.pull_over(params, trajectory)
+    enters = np.zeros((length, samples + 2), bool)
+    enters[:, 0] = True
+    enters[_sampled(length, samples)[:-1], np.arange(1, samples)] = True
+    last, log_size = _normalise(jax.tree.map(lambda leaf: leaf[-1], local))
+
+    def body(rows, step):
+        residuals, local, enters = step
+        rows = jax.tree.map(lambda row, leaf: row + enters.reshape(-1, *[1] * leaf.ndim) * leaf[None], rows, local)
+        return jax.vmap(lambda row: pull(residuals, row))(rows), jax.tree.map(lambda leaf: leaf[:-1], rows)
+
+    def shorten(rows):
+        carried, grown = jax.vmap(_normalise)(jax.tree.map(lambda leaf: leaf[-2:], rows))
+        return jax.tree.map(lambda leaf, new: jnp.concatenate((leaf[:-2], new)), rows, carried), grown
+
+    rows = jax.tree.map(
+        lambda one, other: jnp.concatenate((jnp.zeros((samples, *one.shape), one.dtype), one[None], other[None])),
+        last,
+        image,
+    )
+    steps = residuals, local, jnp.asarray(enters, log_size.dtype)
+    before, rows, grown = _scan_in_blocks(body, shorten, rows, steps, length, reverse=True)
+    later = jnp.cumsum(grown[::-1, 0])[::-1] - grown[:, 0]  # in the blocks after each
+    scale = jnp.exp(log_size + jnp.repeat(later, _block_lengths(length), total_repeat_length=length))
+    of_last = lambda leaf: leaf.at[:, -1].multiply(scale.reshape(-1, *[1] * (leaf.ndim - 2)))
+    return jax.tree.map(of_last, rows), before, jnp.sum(grown[:, 1])
+
+
+def _profile(partials: Partials, params: Params, trajectory: Trajectory, rows: Any, samples: int) -> jax.Array:
+    """[T], the norms of the sampled losses' terms, summed by lag."""
+
+    def norms(state, x, rows):
+        by_leaf = leaf_norms(jax.vmap(lambda row: partials.pull_params(params, state, x, row))(rows))
+        squares = [leaf * leaf for leaf in jax.tree.leaves(by_leaf)]
+        return jnp.sqrt(sum(squares[1:], squares[0]))
+
+    steps = trajectory.previous, trajectory.inputs, rows
+    # Without factors a term is as large as θ: one step's at a time.
+    each = jax.vmap(norms)(*steps) if partials.factored is not None else jax.lax.map(lambda at: norms(*at), steps)
+    length = len(each)
+    by_lag = [
+        jnp.pad(each[: t + 1, i][::-1], (0, length - 1 - t)) for i, t in enumerate(_sampled(length, samples).tolist())
+    ]
+    return sum(by_lag[1:], by_lag[0])
+
+
+def _sampled(length: int, samples: int) -> np.ndarray:
+    """The steps, from 0, whose losses are followed: evenly spaced, the last among them."""
+    return length - 1 - (np.arange(samples) * length // samples)[::-1]
+
+
+def _error_of_sigma(out: Scalar, back: Scalar, first: State, right: State, of_last: State, length: int) -> Scalar:
+    """How far ln σ_1(P) may be from ln‖Pᵀ u‖ = `back`, where P v = e^out u for the unit vector v = `first`.
+
+    Dixon: σ_1² ≤ θ (vᵀ (PᵀP)² v)^½ except with probability 0.8 √N/θ. Rounding shows in v · Pᵀ u, which is e^out.
+    """
+    first, right, of_last = (ravel_pytree(each)[0] for each in (first, right, of_last))
+    missed = math.log(0.8 * math.sqrt(len(first)) / (1 - CONFIDENCE)) / 2
+    dixon = missed + (out - back) / 2
+    cosine = jnp.abs(jnp.vdot(right, of_last))
+    tangent = CAUTION * jnp.sqrt(jnp.maximum(1 - cosine * cosine, 0)) / cosine
+    rounded = jnp.abs(jnp.log(jnp.abs(jnp.vdot(first, right))) + back - out)
+    eps = jnp.finfo(first.dtype).eps
+    error = jnp.where(tangent < dixon, tangent, dixon) + rounded + eps * (length + jnp.abs(back))
+    return jnp.where(back == -jnp.inf, 0, error)
+
+
+def _mean_growth(growth: jax.Array, length: int) -> tuple[Scalar, Scalar]:
+    """(nats per step, standard error) from the growth of each block, without the first tenth of the steps."""
+    sizes = _block_lengths(length)
+    counted = int(np.sum(np.cumsum(sizes) <= length // 10 + sizes[0] * (sizes[0] < sizes[-1])))
+    growth, sizes = growth[counted:], sizes[counted:]
+    mean = jnp.sum(growth) / float(sizes.sum())
+    if len(sizes) < 2:
+        return mean, jnp.full_like(mean, jnp.nan)
+    rates = growth / jnp.asarray(sizes, growth.dtype)
+    spread = jnp.std(jnp.where(jnp.isfinite(mean), rates, 0), ddof=1)
+    return mean, spread / math.sqrt(len(sizes))
+
+
+def _block_lengths(length: int) -> np.ndarray:
+    """Steps of each block, in time's order: all alike but the first."""
+    size = max(1, min(LONGEST, length // BLOCKS))
+    rest = length % size
+    return np.array([rest] * bool(rest) + [size] * (length // size))
+
+
+def _scan_in_blocks(body, shorten, carry, steps, length, *, reverse=False):
+    """`lax.scan` of `body`, after each block of steps `shorten`: (carry, what body gave [T], what shorten gave)."""
+    lengths = _block_lengths(length)
+    size, rest = int(lengths[-1]), length % int(lengths[-1])
+
+    def block(carry, steps):
+        carry, kept = jax.lax.scan(body, carry, steps, reverse=reverse)
+        carry, grown = shorten(carry)
+        return carry, (kept, grown)
+
+    whole = jax.tree.map(lambda leaf: leaf[rest:].reshape(-1, size, *leaf.shape[1:]), steps)
+    first = jax.tree.map(lambda leaf: leaf[:rest], steps)
+    join = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
+    if not rest:
+        carry, (kept, grown) = jax.lax.scan(block, carry, whole, reverse=reverse)
+        return carry, jax.tree.map(join, kept), grown
+    if reverse:
+        carry, (kept, grown) = jax.lax.scan(block, carry, whole, reverse=True)
+        carry, (kept_first, grown_first) = block(carry, first)
+    else:
+        carry, (kept_first, grown_first) = block(carry, first)
+        carry, (kept, grown) = jax.lax.scan(block, carry, whole)
+    kept = jax.tree.map(lambda one, other: jnp.concatenate((one, join(other))), kept_first, kept)
+    return carry, kept, jnp.concatenate((grown_first[None], grown))
+
+
+def _normalise(vector):
+    """(the vector at length 1, ln of its length); zero stays zero."""
+    length = norm_of(vector)
+    divisor = jnp.where(length == 0, 1, length)
+    return jax.tree.map(lambda leaf: leaf / divisor, vector), jnp.log(length)
+
+
+def _first_sequence(problem: Problem) -> Problem:
+    """That of the first of B sequences side by side."""
+    first = lambda leaf: leaf[:, 0]
+    initial = None if problem.initial is None else jax.tree.map(lambda leaf: leaf[0], problem.initial)
+    inputs, targets = jax.tree.map(first, problem.inputs), jax.tree.map(first, problem.targets)
+    return Problem(problem.params, inputs, targets, initial, problem.length)
