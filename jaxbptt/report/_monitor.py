@@ -64,7 +64,7 @@ def monitor(
                                  last among them. An estimate; with samples ≥ T it is `gradient_terms(…).reach`
       lambda_1                   nats per step: the growth of one random tangent, an estimate of the largest Lyapunov
                                  exponent; the first tenth of the steps, in which it turns, is not counted
-      lambda_1_error             nats per step: its standard error over time, from at least 8 blocks of steps (NaN below)
+      lambda_1_error             nats per step: its standard error, from the spread between blocks of steps
       log_sigma_max              nats: ln σ_1(dh_T/dh_0) by one power iteration, ln‖Pᵀ u‖ with u = P v/‖P v‖: a lower
                                  bound but for rounding
       log_sigma_max_error        nats: how far σ_1 may lie above. The tangent of the angle between Pᵀ u and Pᵀ ∂C/∂h_T,
