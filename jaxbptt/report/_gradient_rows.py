@@ -302,7 +302,7 @@ def agrees_in_other_dtype(subject: Subject) -> Outcome:
     except (TypeError, ValueError) as error:
         return Outcome("n/a", f"the model keeps to {own} ({one_line(error)})")
     grads = subject.compiled(lambda *at: autodiff(subject.model, *at[:3], initial=at[3])[1], *data)
-    coarser = np.finfo(np.float32).eps / subject.epsilon
+    coarser = float(np.finfo(np.float32).eps) / subject.epsilon
     relative, excess, leaf = subject.reference.worst(grads, coarser)
     if excess > 1:
         return subject.wrong(f"{other} and {own} give another gradient, most in {leaf}", relative)

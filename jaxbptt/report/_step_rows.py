@@ -80,7 +80,10 @@ def is_transpose(subject: Subject) -> Outcome:
 
     found = []
     for mode, function in (("forward", pushes), ("reverse", pulls)):
-        many = jax.vmap(function, in_axes=(None, None, 0, 0, 0, 0))
+
+        def many(params, tangent, *steps, function=function):
+            return jax.lax.map(lambda at: function(params, tangent, *at), steps)
+
         try:
             found.append(subject.compiled(many, subject.params, tangents[1], states, xs, tangents[0], cotangents))
         except MISSING_RULE as missing:

@@ -1,7 +1,7 @@
 """Everything the toolkit can check about one model at its data, as one table for a test suite."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -112,10 +112,11 @@ def verify(
       arguments, and whatever the model's functions raise, is a failed row.
 
     Raises:
-      TypeError, ValueError: a key that is no typed key; a gradient that is no function.
+      TypeError, ValueError: a model that is none, a key that is no typed key, a gradient that is no function.
     """
     key = jax.random.key(0) if key is None else key
     _validation.require_key(key)
+    _validation.require_functions("model", model, ("initial_state", "step", "readout", "loss"))
     if gradient is not None and not callable(gradient):
         raise TypeError(f"gradient: got {type(gradient).__name__}, expected a function")
     try:
@@ -124,7 +125,10 @@ def verify(
         return _refused(one_line(error))
     subject = Subject(model, problem, gradient, key)
     length = f"T = {problem.length} steps, the loss is a scalar"
-    return Verdict((Check(ARGUMENTS, "passed", length), *(_examine(subject, *row) for row in ROWS)))
+    checks = [Check(ARGUMENTS, "passed", length)]
+    for name, row in ROWS:
+        checks.append(_examine(subject, name, row, checks))
+    return Verdict(tuple(checks))
 
 
 def assert_verified(
@@ -164,8 +168,11 @@ def _refused(line: str) -> Verdict:
     )
 
 
-def _examine(subject: Subject, name: str, row: Callable[[Subject], Outcome]) -> Check:
+def _examine(subject: Subject, name: str, row: Callable[[Subject], Outcome], earlier: Sequence[Check] = ()) -> Check:
+    """One row; what it raises is a fault, told once."""
     try:
         return Check(name, *row(subject))
-    except Exception as error:  # a row that cannot be computed is a fault by itself, in one line
-        return Check(name, "failed", f"raised {type(error).__name__}: {one_line(error)}")
+    except Exception as error:  # whatever the model's functions or a row raises
+        detail = f"raised {type(error).__name__}: {one_line(error)}"
+        told = next((check.name for check in earlier if check.detail == detail), None)
+        return Check(name, "failed", detail) if told is None else Check(name, "n/a", f"raised the same as {told!r}")
