@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # else imported when first used: a script pays for the modules it needs
     from jaxbptt import (
+        adapters as adapters,
+    )
+    from jaxbptt import (
         assessment as assessment,
     )
     from jaxbptt import (
@@ -62,12 +65,23 @@ if TYPE_CHECKING:  # else imported when first used: a script pays for the module
         truncation as truncation,
     )
     from jaxbptt.report import (
+        assert_verified as assert_verified,
+    )
+    from jaxbptt.report import (
+        monitor as monitor,
+    )
+    from jaxbptt.report import (
+        verify as verify,
+    )
+    from jaxbptt.report import (
         xray as xray,
     )
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "adapters",
+    "assert_verified",
     "assessment",
     "cells",
     "comparison",
@@ -76,6 +90,7 @@ __all__ = [
     "gradients",
     "jacobians",
     "models",
+    "monitor",
     "online",
     "partials",
     "report",
@@ -83,10 +98,11 @@ __all__ = [
     "terms",
     "trajectories",
     "truncation",
+    "verify",
     "xray",
 ]
 
-_FRONT_DOORS = ("xray",)  # functions of `report` that stand here as well
+_FRONT_DOORS = ("assert_verified", "monitor", "verify", "xray")  # functions of `report` that stand here as well
 
 
 def __getattr__(name: str) -> Any:

@@ -150,11 +150,8 @@ def _automatic(step: Step) -> Partials:
 
 
 def _plain(automatic: Partials, step: Step, derivation: Derivation) -> Partials:
-    def pull_params(params, state, x, cotangent):
-        return derivation.pullback(params, state, x, cotangent)[0]
-
-    def pull_input(params, state, x, cotangent):
-        return _floats(x, derivation.pullback(params, state, x, cotangent)[2])
+    pull_params = lambda params, state, x, cotangent: derivation.pullback(params, state, x, cotangent)[0]
+    pull_input = lambda params, state, x, cotangent: _floats(x, derivation.pullback(params, state, x, cotangent)[2])
 
     def pull_state(params, residuals, cotangent):
         state, x = residuals

@@ -29,9 +29,12 @@ CUTS = jnp.array([False, True, False, False, True])
 
 # What makes a cell or a model, and what takes neither: its own tests run it.
 MAKERS = {
-    "cells": {"elman", "from_step", "gates", "gaussian", "gru", "identity", "linear", "lstm", "orthogonal"},
+    "adapters": {"equinox", "from_apply", "haiku", "linen", "nnx", "torch_weights"},
+    "cells": {"stack", "elman", "from_step", "gates", "gaussian", "gru", "identity", "linear", "lstm", "orthogonal"},
     "jacobians": {"batch_jacobians"},
-    "models": {"batched", "make_model", "sequence_model", "softmax_cross_entropy", "squared_error"},
+    "models": {"batched", "make_model", "sequence_model", "softmax_cross_entropy", "squared_error", "read"}
+    | {"bidirectional", "feedback", "penalised", "precomputed", "resetting", "teacher_forcing", "weighted"}
+    | {"join_pairs", "real_pairs", "split_complex", "trainable"},
     "partials": {"jacobian", "jvp", "vjp"},
     "online": {"kf_rtrl", "rflo", "rtrl", "snap", "uoro"},
     "truncation": {"draw_cuts", "renewal_cuts", "renewal_keep", "window_weights", "sliding_weights", "random_weights"}

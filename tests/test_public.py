@@ -18,10 +18,12 @@ from jaxbptt import __main__ as command_line
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxbptt").rglob("*.py"))
 NAMES = {
-    "cells": "Cell from_step linear elman lstm gru gates gaussian orthogonal identity LSTMState Derivation"
+    "cells": "Cell from_step linear elman lstm gru gates gaussian orthogonal identity stack LSTMState Derivation"
     " FactoredPullback JacobianParts Outer",
     "models": "Model SequenceParams Readout sequence_model make_model batched squared_error softmax_cross_entropy"
-    " step_losses",
+    " step_losses read weighted Weighted resetting Resetting feedback Started teacher_forcing Forced penalised"
+    " bidirectional BidirectionalModel BidirectionalParams Adapted trainable real_pairs RealPair precomputed",
+    "adapters": "from_apply linen nnx equinox haiku torch_weights",
     "trajectories": "Trajectory unroll flatten_steps",
     "partials": "Partials step_partials vjp jvp jacobian",
     "jacobians": "step_jacobians structured_jacobians StructuredJacobians product prefix_products",
@@ -36,10 +38,10 @@ NAMES = {
     "assessment": "assess cost_per_step alignment",
     "derivations": "Derivation check check_gradient check_vjp assert_correct",
     "comparison": "compare",
-    "report": "XRay load xray",
+    "report": "XRay load xray verify assert_verified Verdict Check monitor",
     "plotting": "singular_values terms_table lag_profile xray",
 }
-FRONT_DOORS = {"xray"}  # functions of `report` that `jaxbptt` has as well
+FRONT_DOORS = {"xray", "verify", "assert_verified", "monitor"}  # functions of `report` that `jaxbptt` has as well
 PUBLIC = [(module, name) for module, names in NAMES.items() for name in names.split()]
 # From the ground up: a room imports from rooms before its own alone.
 ORDER = [
@@ -48,6 +50,7 @@ ORDER = [
     "_jaxprs",
     "cells",
     "models",
+    "adapters",
     "trajectories",
     "partials",
     "jacobians",
@@ -171,7 +174,7 @@ def test_the_command_line(arguments, code, said, capsys):
     assert said in captured.out + captured.err
 
 
-@pytest.mark.parametrize("package", ["derivations", "models", "online", "report", "spectra", "truncation"])
+@pytest.mark.parametrize("package", ["adapters", "derivations", "models", "online", "report", "spectra", "truncation"])
 def test_docstring_examples_run_as_printed(package):
     result = doctest.testmod(module_of(package))
     assert result.attempted > 5

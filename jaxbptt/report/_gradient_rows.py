@@ -11,7 +11,7 @@ from jaxbptt.derivations.compiled import map_many, map_rows
 from jaxbptt.derivations.samples import Stream, normal_like
 from jaxbptt.gradients.backpropagation import bptt
 from jaxbptt.gradients.exact import autodiff, double_sum, forward_sensitivity
-from jaxbptt.gradients.forward import run_forward, take_problem
+from jaxbptt.gradients.forward import add_penalty, run_forward, take_problem
 from jaxbptt.report._subject import Outcome, Subject, flat64, join_names, map_floats, named, one_line
 
 MOST_SENSITIVITIES = 10**8  # numbers that forward_sensitivity and double_sum may form, T N |θ| and T² |θ| / 2
@@ -28,7 +28,7 @@ def agree_by_routes(subject: Subject) -> Outcome:
     """autodiff beside the other exact routes."""
     theta = sum(leaf.size for leaf in jax.tree.leaves(subject.params))
     size = sum(leaf.size for leaf in jax.tree.leaves(subject.forward.trajectory.initial))
-    routes = {"bptt": bptt}
+    routes: dict[str, Any] = {"bptt": bptt}
     if subject.length * size * theta <= MOST_SENSITIVITIES:
         routes["forward_sensitivity"] = forward_sensitivity
     if subject.length**2 * theta / 2 <= MOST_SENSITIVITIES:
@@ -144,7 +144,7 @@ def _differences(subject: Subject, program: Any, directions: Any) -> list[tuple[
     rows = index.ravel(), signed.ravel().astype(jax.tree.leaves(subject.params)[0].dtype)
     shared = jax.tree.map(jnp.asarray, (subject.data, directions))
     values = np.asarray(map_many(program, loss, shared, rows), np.float64).reshape(number, 2, count)
-    return [_extrapolate(*each, sizes, subject.reference.noise) for each in values]
+    return [_extrapolate(ahead, behind, sizes, subject.reference.noise) for ahead, behind in values]
 
 
 def _extrapolate(ahead, behind, sizes, noise):
@@ -248,7 +248,7 @@ def _keeps_apart(subject: Subject) -> Outcome:
     if off > 1e3 * subject.epsilon:
         said = "other numbers in the first sequence change the others: the step or the loss mixes the batch"
         return Outcome("failed", said, float(off))
-    single = getattr(subject.model, "single", None)
+    single = subject.model.single
     if single is None:
         return Outcome(
             "passed", f"other numbers in the first of {subject.model.batch} sequences leave the rest alone", off
@@ -257,7 +257,9 @@ def _keeps_apart(subject: Subject) -> Outcome:
     def total(params, inputs, targets, initial):
         route = lambda *at: autodiff(single, params, at[0], at[1], initial=at[2])[1]
         axes = (1, 1, None if initial is None else 0)
-        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), jax.vmap(route, in_axes=axes)(inputs, targets, initial))
+        each = jax.vmap(route, in_axes=axes)(inputs, targets, initial)
+        summed = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), each)
+        return add_penalty(subject.model, params, jnp.zeros(()), summed)[1]
 
     relative, excess, leaf = subject.reference.worst(subject.compiled(total, *subject.data))
     if excess > 1:

@@ -17,7 +17,7 @@ from jaxbptt.cells.factored import norms as leaf_norms
 from jaxbptt.gradients.adjoint import add_initial
 from jaxbptt.gradients.backpropagation import bptt
 from jaxbptt.gradients.diagnosis import require_finite_result
-from jaxbptt.gradients.forward import Problem, read_out, take_problem
+from jaxbptt.gradients.forward import Problem, add_penalty, read_out, take_problem
 from jaxbptt.jacobians.dense import step_jacobians
 from jaxbptt.models.model import Model
 from jaxbptt.partials import Partials, step_partials
@@ -99,16 +99,14 @@ def monitor(
     if clip is not None:
         _validation.require_above("clip", clip, 0)
     problem = take_problem(model, params, inputs, targets, initial)
-    single, batch = getattr(model, "single", None), model.batch
-    if batch is None or single is None:
-        flow = _follow(model, problem, samples)
-        losses, grads = flow.losses, flow.grads
-        require_finite_result(model, problem, losses, grads)
-        loss, one = jnp.sum(losses), model
+    if model.single is None:
+        flow, one = _follow(model, problem, samples), model
+        loss, grads = add_penalty(model, problem.params, jnp.sum(flow.losses), flow.grads)
+        require_finite_result(model, problem, flow.losses, grads)
     else:
         loss, grads = bptt(model, *problem[:3], initial=problem.initial)
-        one = single
-        flow = _follow(single, _first_sequence(problem), samples)
+        one = model.single
+        flow = _follow(one, _first_sequence(problem), samples)
     norms = {
         _validation.leaf_name("", path): norm_of(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
     }
@@ -156,8 +154,8 @@ def _follow(model: Model, problem: Problem, samples: int) -> Flow:
 
     (_, image), states, growth = _scan_in_blocks(advance, shorten, (start, first), inputs, length)
     trajectory = Trajectory(start, inputs, states)
-    losses, local, direct = read_out(model, params, states, targets, length)
-    rows, before, returned = _pull_back(partials, params, trajectory, local, image, samples)
+    losses, local, direct, early = read_out(model, params, trajectory, targets, length)
+    rows, before, returned = _pull_back(partials, params, trajectory, (local, early), image, samples)
     adjoints = jax.tree.map(lambda leaf: leaf[:, 0], rows)
     grads = partials.sum_params(params, trajectory.previous, inputs, adjoints)
     grads = jax.tree.map(jnp.add, direct, grads)
@@ -171,10 +169,11 @@ def _follow(model: Model, problem: Problem, samples: int) -> Flow:
 
 
 def _pull_back(
-    partials: Partials, params: Params, trajectory: Trajectory, local: Any, image: State, samples: int
+    partials: Partials, params: Params, trajectory: Trajectory, outputs: Any, image: State, samples: int
 ) -> tuple[Any, Any, Scalar]:
     """(rows before each step [T, 1 + samples, ...]: λ, the sampled losses', the last one's; what is left of all at
     h_0; ln‖Pᵀ image‖). The last loss' row and the image are normalised on their way."""
+    local, early = outputs  # what the output at each step passes back to h_t, and to h_{t−1} if it reads it
     length = len(jax.tree.leaves(local)[0])
     residuals, pull = partials.pull_over(params, trajectory)
     enters = np.zeros((length, samples + 2), bool)
@@ -182,10 +181,16 @@ def _pull_back(
     enters[_sampled(length, samples)[:-1], np.arange(1, samples)] = True
     last, log_size = _normalise(jax.tree.map(lambda leaf: leaf[-1], local))
 
+    def enter(rows, local, weights):
+        return jax.tree.map(lambda row, leaf: row + weights.reshape(-1, *[1] * leaf.ndim) * leaf[None], rows, local)
+
     def body(rows, step):
-        residuals, local, enters = step
-        rows = jax.tree.map(lambda row, leaf: row + enters.reshape(-1, *[1] * leaf.ndim) * leaf[None], rows, local)
-        return jax.vmap(lambda row: pull(residuals, row))(rows), jax.tree.map(lambda leaf: leaf[:-1], rows)
+        residuals, local, early, enters, is_last = step
+        rows = enter(rows, local, enters)
+        pulled = jax.vmap(lambda row: pull(residuals, row))(rows)
+        if early is not None:  # the last loss' row stands at length 1
+            pulled = enter(pulled, early, enters.at[-2].set(is_last * jnp.exp(-log_size)))
+        return pulled, jax.tree.map(lambda leaf: leaf[:-1], rows)
 
     def shorten(rows):
         carried, grown = jax.vmap(_normalise)(jax.tree.map(lambda leaf: leaf[-2:], rows))
@@ -196,7 +201,8 @@ def _pull_back(
         last,
         image,
     )
-    steps = residuals, local, jnp.asarray(enters, log_size.dtype)
+    is_last = jnp.asarray(np.arange(length) == length - 1, log_size.dtype)
+    steps = residuals, local, early, jnp.asarray(enters, log_size.dtype), is_last
     before, rows, grown = _scan_in_blocks(body, shorten, rows, steps, length, reverse=True)
     later = jnp.cumsum(grown[::-1, 0])[::-1] - grown[:, 0]  # in the blocks after each
     scale = jnp.exp(log_size + jnp.repeat(later, _block_lengths(length), total_repeat_length=length))

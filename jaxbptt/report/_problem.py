@@ -74,8 +74,8 @@ def take_subject(
 ) -> Subject:
     """The arguments of a report; raise unless they fit, before anything is compiled."""
     problem = take_problem(model, params, inputs, targets, initial)
-    batch = getattr(model, "batch", None)
-    single = model if batch is None else getattr(model, "single", None)
+    batch = model.batch
+    single = model if batch is None else model.single
     if single is None:
         raise ValueError("model: got a batch that does not know its model of one sequence, expected one from `batched`")
     return Subject(single, problem, batch, _key_of(model, problem) or object())  # an object: kept for this call alone
@@ -83,7 +83,7 @@ def take_subject(
 
 def longest_stretch(model: Model, inputs: Inputs, length: int) -> tuple[int, int] | None:
     """(first, stop): steps first+1 … stop are the longest run without a reset, in any sequence; None: there is none."""
-    if "resetting" not in getattr(model, "applied", ()):
+    if "resetting" not in model.applied:
         return 0, length
     reset = np.asarray(inputs.reset).reshape(length, -1).any(axis=1)
     borders = np.flatnonzero(np.concatenate(([True], reset, [True])))

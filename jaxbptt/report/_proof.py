@@ -1,7 +1,7 @@
 """Is dC/dθ right? Reverse mode through the whole computation, beside routes that share none of its algorithm."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxbptt.partials import jvp, step_partials
 from jaxbptt.report._problem import Subject
 from jaxbptt.trajectories import unroll
 
-ROUTES = {"bptt": bptt, "forward_sensitivity": forward_sensitivity, "double_sum": double_sum}
+ROUTES: dict[str, Any] = {"bptt": bptt, "forward_sensitivity": forward_sensitivity, "double_sum": double_sum}
 ORDER = (*ROUTES, "directional", "state_jacobian")
 MOST_FLOPS = 2**38  # of forward_sensitivity: a few seconds
 MOST_TERMS = 2**29  # numbers of double_sum, each formed by itself: a few seconds

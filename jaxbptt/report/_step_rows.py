@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxbptt.derivations.linearity import find_nonlinear_step
 from jaxbptt.derivations.samples import Stream, normal_like
 from jaxbptt.gradients.adjoint import sequential_adjoint
-from jaxbptt.gradients.forward import run_forward
+from jaxbptt.gradients.forward import join_early, run_forward
 from jaxbptt.partials import MISSING_RULE, step_partials
 from jaxbptt.report._subject import Outcome, Subject, flat64, join_names, map_floats, named, one_line
 
@@ -148,20 +148,22 @@ def is_live(subject: Subject) -> Outcome:
     """λ_t of a loss at T alone, t = T … 0: where it ends, and whether h_T still depends on the state there."""
     partials = step_partials(subject.model, source="automatic")
 
-    def follow(params, inputs, trajectory, local):
+    def follow(params, inputs, trajectory, local, early):
         residuals, pull = partials.pull_over(params, trajectory)
         zero = jax.tree.map(jnp.zeros_like, trajectory.initial)
 
-        def of(local):
+        def of(local, early):
+            local, first = join_early(local, early)
             keep = lambda at, cotangent: (pull(at, cotangent), cotangent)
             adjoints, before = sequential_adjoint(keep, residuals, local, zero)
+            before = before if first is None else jax.tree.map(jnp.add, before, first)
             return adjoints, before, partials.sum_params(params, trajectory.previous, inputs, adjoints)
 
-        last = jax.tree.map(lambda leaf: jnp.zeros_like(leaf).at[-1].set(leaf[-1]), local)
-        return of(last), of(local)[-1]
+        last = jax.tree.map(lambda leaf: jnp.zeros_like(leaf).at[-1].set(leaf[-1]), (local, early))
+        return of(*last), of(local, early)[-1]
 
     trajectory = subject.forward.trajectory
-    arguments = subject.params, subject.inputs, trajectory, subject.forward.local
+    arguments = subject.params, subject.inputs, trajectory, subject.forward.local, subject.forward.early
     (adjoints, before, grads), of_all = subject.compiled(follow, *arguments)
     rows = jax.tree.map(lambda first, rest: np.concatenate((first[None], rest)), before, adjoints)
     largest = np.max([np.max(np.abs(leaf.reshape(len(leaf), -1)), axis=1) for leaf in jax.tree.leaves(rows)], axis=0)

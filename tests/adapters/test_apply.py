@@ -176,10 +176,8 @@ def test_h_0_is_cast_to_the_params():
 
 
 def test_complex_weights_and_carries():
-    params = {
-        "a": jnp.exp(1j * jnp.arange(float(N)).astype(complex)) * 0.8,
-        "v": jax.lax.complex(*jax.random.normal(KEY, (2, N, N))),
-    }
+    turns = jnp.arange(float(N)).astype(complex)
+    params = {"a": jnp.exp(1j * turns) * 0.8, "v": jax.lax.complex(*jax.random.normal(KEY, (2, N, N)))}
 
     def apply(p, h, x):
         h = p["a"] * h + x.astype(complex)
