@@ -134,8 +134,7 @@ def _automatic(step: Step) -> Partials:
     def sum_params(params, states, xs, cotangents):
         return vjp(lambda params: jax.vmap(lambda *at: step(params, *at))(states, xs), params)[1](cotangents)
 
-    def push_state(params, state, x, tangent):
-        return jvp(lambda state: step(params, state, x), state, tangent)
+    push_state = lambda params, state, x, tangent: jvp(lambda state: step(params, state, x), state, tangent)
 
     return Partials(
         source="automatic",
