@@ -78,7 +78,12 @@ def take_subject(
     single = model if batch is None else model.single
     if single is None:
         raise ValueError("model: got a batch that does not know its model of one sequence, expected one from `batched`")
-    return Subject(single, problem, batch, _key_of(model, problem) or object())  # an object: kept for this call alone
+    subject = Subject(
+        single, problem, batch, _key_of(model, problem) or object()
+    )  # an object: kept for this call alone
+    if subject.dtype not in (np.float32, np.float64):
+        raise TypeError(f"params: got {subject.dtype}, expected float32 or float64 (cast params and inputs)")
+    return subject
 
 
 def longest_stretch(model: Model, inputs: Inputs, length: int) -> tuple[int, int] | None:

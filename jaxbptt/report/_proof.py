@@ -85,7 +85,7 @@ def prove(subject: Subject) -> Proof:
             params, *data, initial, _ = subject.sequence(subject.problem, int(index))
             autodiff(subject.model, params, *data, initial=initial)
     names = [_validation.leaf_name("", path) for path, _ in jax.tree_util.tree_leaves_with_path(subject.problem.params)]
-    return Proof(loss, errors, left_out, names, PROVED.get(subject.dtype, PROVED[np.dtype(np.float32)]))
+    return Proof(loss, errors, left_out, names, PROVED[subject.dtype])
 
 
 def _costly(subject):
@@ -105,8 +105,9 @@ def _costly(subject):
 def _relative(expected, actual):
     """‖actual − expected‖ / max(‖expected‖, SMALL ‖all of expected‖) of every leaf, [leaves]."""
     pairs = list(zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True))
-    scale = _scales(expected)
-    return jnp.stack([_norm(actual - expected) for expected, actual in pairs]) / scale if pairs else jnp.zeros(0)
+    if not pairs:
+        return jnp.zeros(0)
+    return jnp.stack([_norm(actual - expected) for expected, actual in pairs]) / _scales(expected)
 
 
 def _along_directions(subject, problem, expected):

@@ -53,7 +53,9 @@ def measure_tables(subject: Subject) -> Tables:
         terms = gradient_terms(subject.model, params, *data, initial=initial)
         found = [terms.norms, terms.profile(), _reach_of(terms)]
         if has_saliency:
-            felt = input_saliency(subject.model, params, *data, initial=initial)
+            # A hand derivation's cotangent of the input is no part of any gradient: nothing has proved it.
+            model = subject.model._replace(derivation=None)
+            felt = input_saliency(model, params, *data, initial=initial)
             found += [felt.log_norms, felt.profile(), _reach_of(felt), felt.recall_density()]
         return found
 

@@ -44,8 +44,8 @@ def _proof(s):
     else:
         wrong = [f"{ROUTES[name]} (by {s['routes'][name]:.0e}, worst in {at})" for name, at in s["wrong"].items()]
         sentences = [
-            f"Gradient NOT proved: {_listed(wrong)} differ{'s' * (len(wrong) == 1)} from automatic differentiation"
-            f" by more than {s['bound']:.0e}."
+            f"Gradient NOT proved: of what was compared, these differ from automatic differentiation by more than"
+            f" {s['bound']:.0e}: {_listed(wrong)}."
         ]
     if s["left_out"]:
         named = [f"{ROUTES[name]} ({why})" for name, why in s["left_out"].items()]

@@ -287,6 +287,7 @@ BATCH = models.batched(GRU, 5)
         (lambda data: (GRU.step, *data), TypeError, "model: got function, expected a Model"),
         (lambda data: (GRU, data[0], data[1][:, :1], *data[2:]), ValueError, "inputs: got shape"),
         (lambda data: (GRU, data[0], data[1], data[2][1:], data[3]), ValueError, "targets: got 11 steps, expected 12"),
+        (lambda data: (GRU, *jax.tree.map(lambda leaf: leaf.astype(jnp.float16), data)), TypeError, "got float16"),
         (lambda data: (BATCH, *data), ValueError, "expected 5 sequences first"),
     ],
 )
@@ -378,4 +379,15 @@ def test_a_wrong_gradient_is_not_proved(error):
     summary = fake(-0.1, error=error)
     assert not summary["proved"]
     assert summary["wrong"] == {"bptt": "b"}
-    assert "NOT proved: backpropagation through time (by " in _verdict.in_words(summary)[0]
+    said = _verdict.in_words(summary)[0]
+    assert said.startswith("Gradient NOT proved: of what was compared, these differ")
+    assert "backpropagation through time (by " in said
+
+
+def test_a_wrong_cotangent_of_the_input_does_no_harm(found):
+    """No gradient of θ contains it, so that the proof cannot see it: the saliency does without."""
+    cell = cases.CELLS["gru"]
+    right = cell.derivation.pullback
+    derivation = cell.derivation._replace(pullback=right._replace(input=lambda *at: -2 * right.input(*at)))
+    model = models.sequence_model(cell._replace(derivation=derivation), cases.O, reduction="mean")
+    np.testing.assert_allclose(seen(model, DATA).log_saliency, found.log_saliency, rtol=1e-10)
