@@ -78,9 +78,8 @@ def take_subject(
     single = model if batch is None else model.single
     if single is None:
         raise ValueError("model: got a batch that does not know its model of one sequence, expected one from `batched`")
-    subject = Subject(
-        single, problem, batch, _key_of(model, problem) or object()
-    )  # an object: kept for this call alone
+    key = _key_of(model, problem) or object()  # an object: what is compiled is kept for this call alone
+    subject = Subject(single, problem, batch, key)
     if subject.dtype not in (np.float32, np.float64):
         raise TypeError(f"params: got {subject.dtype}, expected float32 or float64 (cast params and inputs)")
     return subject
