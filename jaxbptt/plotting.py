@@ -148,10 +148,10 @@ def lag_profile(ax: Axes, profile: npt.ArrayLike, reach: Mapping[float, float]) 
 
 
 def xray(*xrays: XRay, names: Sequence[str] | None = None) -> Figure:
-    """One column a model: singular values, the (t, k) table, its sums by lag, and what the losses feel of the inputs.
+    """Singular values, the (t, k) table, its sums by lag, and what the losses feel of the inputs: one column a model.
 
-    All logs are decades, and a row has one scale, so that models can be compared. σ_1 is bold, the slope that the
-    verdict gives dashed. What was not computed is said in words.
+    A single model has them two by two. All logs are decades, and a row has one scale, so that models can be compared.
+    σ_1 is bold, the slope that the verdict gives dashed. What was not computed is said in words.
 
     Args:
       *xrays: what `report.xray` or `report.load` returns, one or more.
@@ -171,28 +171,36 @@ def xray(*xrays: XRay, names: Sequence[str] | None = None) -> Figure:
         raise ValueError(f"xrays: got {got}, expected at least one, and a name for each")
     if names is None:
         names = [""] if len(xrays) == 1 else [f"model {i + 1}" for i in range(len(xrays))]
-    figure = Figure(figsize=(1.4 + 4.6 * len(xrays), 14.5), layout="constrained")
-    widths = [*[1.0] * len(xrays), 0.05]
-    axes = figure.subplots(4, len(widths), squeeze=False, width_ratios=widths)
-    for ax in axes[[0, 2, 3], -1]:
-        ax.set_axis_off()
+    alone = len(xrays) == 1
+    figure = Figure(figsize=(11.5, 8.4) if alone else (1.4 + 4.6 * len(xrays), 14.5), layout="constrained")
+    if alone:
+        columns, bar = [figure.subplots(2, 2).ravel()], {}
+    else:
+        widths = [*[1.0] * len(xrays), 0.05]
+        axes = figure.subplots(4, len(widths), squeeze=False, width_ratios=widths)
+        columns, bar = list(axes.T[:-1]), {"cax": axes[1, -1]}
+        for ax in axes[:, -1]:
+            ax.set_axis_off()
     bounds = _bounds([each.log_sigma for each in xrays])
     tops = [_top(np.log10(each.norms[each.norms > 0])) for each in xrays if each.norms is not None]
     images = []
-    for column, each, name in zip(axes.T, xrays, names, strict=False):
-        column[0].set_title(_heading(name, each.summary), fontsize="medium")
+    for column, each, name in zip(columns, xrays, names, strict=True):
+        heading = _heading(name, each.summary)
+        if alone:
+            figure.suptitle(heading.replace("\n", ";  "), fontsize="large")
+        else:
+            column[0].set_title(heading, fontsize="medium")
         _growth(column[0], each, bounds)
         images.append(_table(column[1], each, max(tops, default=0.0)))
         _profile(column[2], each)
         _saliency(column[3], each)
+        for ax in column[2:]:
+            ax.set_ylim(LEAST_SHARE, 2)
     shown = [image for image in images if image is not None]
     if shown:
-        figure.colorbar(shown[0], cax=axes[1, -1], label=r"$\log_{10}$ ‖term (t, k) of dC/dθ‖")
-    else:
-        axes[1, -1].set_axis_off()
-    for row in axes[2:, :-1]:
-        for ax in row:
-            ax.set_ylim(LEAST_SHARE, 2)
+        place = {"ax": columns[0][1]} if alone else bar
+        colour_bar = figure.colorbar(shown[0], **place, label=r"$\log_{10}$ ‖term (t, k) of dC/dθ‖")
+        colour_bar.ax.set_axis_on()
     return figure
 
 
