@@ -27,7 +27,7 @@ KEY = jax.random.key(8)
 WEIGHTS = truncation.window_weights(5, 2)
 CUTS = jnp.array([False, True, False, False, True])
 
-# What makes a cell or a model, and what takes neither: its own tests run it.
+# What makes a cell or a model, what takes neither, and what takes long: its own tests run it.
 MAKERS = {
     "adapters": {"equinox", "from_apply", "haiku", "linen", "nnx", "torch_weights"},
     "cells": {"stack", "elman", "from_step", "gates", "gaussian", "gru", "identity", "linear", "lstm", "orthogonal"},
@@ -41,7 +41,7 @@ MAKERS = {
     | {"one_link_weights", "choose_lag"},
     "spectra": {"entropy_rate", "kaplan_yorke_dimension", "pool_exponents"},
     "derivations": {"check_vjp"},
-    "report": {"load"},
+    "report": {"assert_verified", "load", "verify"},
 }
 
 
@@ -177,6 +177,11 @@ def _partials(model, params, inputs, targets, initial):
     return partials.step_partials(model).pull_params(params, initial, x, jax.tree.map(jnp.ones_like, initial))
 
 
+def _monitored(model, *data):
+    numbers = _of_route(report.monitor, samples=3, clip=1.0)(model, *data)
+    return {name: value for name, value in numbers.items() if name != "lambda_1_error"}  # NaN of so few steps
+
+
 def _losses(model, *data):
     return models.step_losses(model, data[0], _unrolled(model, *data).states, data[2])
 
@@ -224,6 +229,7 @@ TRACED = {
     "spectra.leading_singular_values": _leading,
     "fixed_points.find_fixed_points": _fixed,
     "assessment.assess": _assessed,
+    "report.monitor": _monitored,
     "assessment.alignment": _aligned,
 }
 EAGER = {  # what needs numbers

@@ -1,5 +1,6 @@
 """Rows of a verdict about dC/dθ: by other routes, by differences, in a batch, in another dtype."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jaxbptt.gradients.backpropagation import bptt
 from jaxbptt.gradients.exact import autodiff, double_sum, forward_sensitivity
 from jaxbptt.gradients.forward import add_penalty, run_forward, take_problem
 from jaxbptt.report._subject import Outcome, Subject, flat64, join_names, map_floats, named, one_line
+from jaxbptt.types import LossAndGrads
 
 MOST_SENSITIVITIES = 10**8  # numbers that forward_sensitivity and double_sum may form, T N |θ| and T² |θ| / 2
 STEPS_OF_DERIVATION = 8
@@ -28,7 +30,7 @@ def agree_by_routes(subject: Subject) -> Outcome:
     """autodiff beside the other exact routes."""
     theta = sum(leaf.size for leaf in jax.tree.leaves(subject.params))
     size = sum(leaf.size for leaf in jax.tree.leaves(subject.forward.trajectory.initial))
-    routes: dict[str, Any] = {"bptt": bptt}
+    routes: dict[str, Callable[..., LossAndGrads]] = {"bptt": bptt}
     if subject.length * size * theta <= MOST_SENSITIVITIES:
         routes["forward_sensitivity"] = forward_sensitivity
     if subject.length**2 * theta / 2 <= MOST_SENSITIVITIES:
