@@ -214,8 +214,8 @@ def test_the_error_of_sigma_covers(dtype):
         params = model.init(key)
         params = params._replace(cell=params.cell._replace(w_hh=gain * params.cell.w_hh))
         inputs, targets = jax.random.normal(key, (length, 2)), jax.random.normal(key, (length, 3))
-        chain = step_jacobians(model, params, unroll(model, params, inputs))
         data = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, inputs, targets))
+        chain = step_jacobians(model, data[0], unroll(model, *data[:2])).astype(jnp.float64)  # of the same trajectory
         return spectra.log_singular_values(chain)[0, 0], report.monitor(model, *data)
 
     outside, count = 0, 0
