@@ -187,10 +187,10 @@ def _pull_back(
         return jax.tree.map(lambda row, leaf: row + weights.reshape(-1, *[1] * leaf.ndim) * leaf[None], rows, local)
 
     def body(rows, step):
-        at, local, early, enters, of_last = step
+        at, local, early, enters, weight = step
         rows = enter(rows, local, enters)
         pulled = jax.vmap(lambda row: walk.pull(at, row))(rows)
-        pulled = pulled if early is None else enter(pulled, early, enters.at[-2].set(of_last))
+        pulled = pulled if early is None else enter(pulled, early, enters.at[-2].set(weight))
         return pulled, jax.tree.map(lambda leaf: leaf[:-1], rows)
 
     def shorten(rows):
@@ -202,8 +202,8 @@ def _pull_back(
         last,
         image,
     )
-    of_last = jnp.zeros(length, log_size.dtype).at[-1].set(jnp.exp(-log_size))  # its row stands at length 1
-    steps = residuals, local, early, jnp.asarray(enters, log_size.dtype), of_last
+    weights = jnp.zeros(length, log_size.dtype).at[-1].set(jnp.exp(-log_size))  # the last row stands at length 1
+    steps = residuals, local, early, jnp.asarray(enters, log_size.dtype), weights
     before, rows, grown = _scan_in_blocks(body, shorten, rows, steps, length, reverse=True)
     later = jnp.cumsum(grown[::-1, 0])[::-1] - grown[:, 0]  # in the blocks after each
     scale = jnp.exp(log_size + jnp.repeat(later, _block_lengths(length), total_repeat_length=length))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import jaxbptt
 from jaxbptt import derivations, gradients, jacobians, models, online, terms, trajectories, truncation
 from jaxbptt.comparison import compare
 
@@ -157,3 +158,19 @@ def test_the_last_state_starts_the_next_window():
         expected = gradients.bptt(model, params, inputs, targets)
         assert abs(loss - expected[0]) < 1e-12
         assert compare(expected[1], grads).relative < 1e-12
+
+
+@pytest.mark.parametrize("reads", READOUTS)
+def test_a_monitor_and_a_verdict_know_the_early_term(reads):
+    model, *data = instance(reads, "mean")
+    model = models.penalised(model, lambda params: jnp.sum(params["w"] ** 2))
+    numbers = jaxbptt.monitor(model, *data, samples=T)
+    loss, grads = gradients.autodiff(model, *data)
+    norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grads)))
+    assert abs(numbers["loss"] - loss) < 1e-12
+    assert abs(numbers["gradient_norm"] - norm) < 1e-12 * norm
+    table = terms.gradient_terms(model, *data)
+    assert numbers["reach_50"] == table.reach(0.5)
+    assert numbers["reach_90"] == table.reach(0.9)
+    verdict = jaxbptt.verify(model, *data)
+    assert verdict.ok, str(verdict)
