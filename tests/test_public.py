@@ -63,8 +63,8 @@ ORDER = [
     "comparison",
     "assessment",
     "derivations",
-    "report",
     "plotting",
+    "report",
     "__init__",
     "__main__",
 ]

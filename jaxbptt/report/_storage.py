@@ -18,12 +18,12 @@ ARRAYS, SUMMARY, FIGURE = "arrays.npz", "summary.json", "figure.png"
 def write_report(folder: Path, arrays: Mapping[str, np.ndarray], text: Any, report: Any) -> None:
     """The three files."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / ARRAYS, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+    write_whole(folder / ARRAYS, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
     written = json.dumps(_to_json(text), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    _write(folder / SUMMARY, lambda file: file.write(written.encode()))
-    # Only here, as drawing needs matplotlib; plotting stands above this room and takes what comes of it.
+    write_whole(folder / SUMMARY, lambda file: file.write(written.encode()))
+    # Only here: drawing needs matplotlib.
     figure = importlib.import_module("jaxbptt.plotting").xray(report)
-    _write(folder / FIGURE, lambda file: figure.savefig(file, format="png", dpi=130))
+    write_whole(folder / FIGURE, lambda file: figure.savefig(file, format="png", dpi=130))
 
 
 def read_report(folder: Path) -> tuple[dict[str, np.ndarray], Any]:
@@ -39,7 +39,7 @@ def read_report(folder: Path) -> tuple[dict[str, np.ndarray], Any]:
         ) from error
 
 
-def _write(path: Path, write: Callable[[Any], Any]) -> None:
+def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
     """`write` into a temporary file beside `path`, then rename: a reader sees the old file or the new one, whole."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
