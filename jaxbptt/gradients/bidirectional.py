@@ -31,9 +31,9 @@ class Direction(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A forward pass: the loss, and what the outputs pass back to the top layer."""
+    """A forward pass: the losses, and what the outputs pass back to the top layer."""
 
-    loss: Any
+    losses: Any  # [T], parts of C
     direct: BidirectionalParams  # (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t over all steps
     local: tuple[States, States]  # ∂C/∂f_t, ∂C/∂b_t, leading T in the sequence's time
     layers: list[tuple[Trajectory, Trajectory]]  # each in its own time
@@ -44,7 +44,9 @@ def autodiff_both(
 ) -> LossAndGrads:
     """dC/dθ by reverse mode through all layers."""
     params, inputs, targets = _take(model, params, inputs, targets, initial)
-    return jax.value_and_grad(lambda params: _total(model, params, inputs, targets)[0])(params)
+    total = lambda params: _total(model, params, inputs, targets)
+    (loss, losses), grads = jax.value_and_grad(total, has_aux=True)(params)
+    return _finite(loss, losses, grads)
 
 
 def bptt_both(
@@ -52,7 +54,7 @@ def bptt_both(
 ) -> LossAndGrads:
     """λ of both directions of each layer from the top down: what a layer's inputs get is what the layer below reads."""
     params, inputs, targets = _take(model, params, inputs, targets, initial)
-    loss, direct, local, layers = _read(model, params, inputs, targets)
+    losses, direct, local, layers = _read(model, params, inputs, targets)
     found: list[tuple[Params, Params]] = []
     for number in reversed(range(len(layers))):
         cells, owns = model.layers[number], params.layers[number]
@@ -65,23 +67,24 @@ def bptt_both(
         if below is not None:
             of_inputs = pulled[0][1] + jnp.flip(pulled[1][1], axis=0)
             local = jax.vjp(jax.vmap(_side_by_side), *_in_time(below))[1](of_inputs)
-    return loss, jax.tree.map(jnp.add, direct, BidirectionalParams(tuple(found), _zeros(params.readout)))
+    grads = jax.tree.map(jnp.add, direct, BidirectionalParams(tuple(found), _zeros(params.readout)))
+    return _finite(jnp.sum(losses), losses, grads)
 
 
 def directions(
     model: BidirectionalModel, params: BidirectionalParams, inputs: Inputs, targets: Targets, initial: State | None
 ) -> tuple[tuple[Direction, Direction], Any, BidirectionalParams]:
-    """((forward, backward), C, the readout's direct part) of a model of one layer."""
+    """((forward, backward), the losses' parts of C [T], the readout's direct part) of a model of one layer."""
     params, inputs, targets = _take(model, params, inputs, targets, initial)
     if len(model.layers) != 1:
         raise ValueError(f"model.layers: got {len(model.layers)}, expected 1 (autodiff and bptt take any depth)")
-    loss, direct, local, _ = _read(model, params, inputs, targets)
+    losses, direct, local, _ = _read(model, params, inputs, targets)
     parts = zip(model.layers[0], params.layers[0], local, strict=True)
     made = [
         Direction(_linear(cell), own, *(_in_own_time(each, backward) for each in (inputs, local)))
         for backward, (cell, own, local) in enumerate(parts)
     ]
-    return (made[0], made[1]), loss, direct
+    return (made[0], made[1]), losses, direct
 
 
 def route_both(
@@ -93,10 +96,10 @@ def route_both(
     initial: State | None,
 ) -> LossAndGrads:
     """A route of one direction, on both."""
-    both, loss, direct = directions(model, params, inputs, targets, initial)
+    both, losses, direct = directions(model, params, inputs, targets, initial)
     grads = [route(*direction)[1] for direction in both]
     found = BidirectionalParams(((grads[0], grads[1]),), _zeros(params.readout))
-    return loss, jax.tree.map(jnp.add, direct, found)
+    return _finite(jnp.sum(losses), losses, jax.tree.map(jnp.add, direct, found))
 
 
 def _take(model, params, inputs, targets, initial):
@@ -144,9 +147,20 @@ def _total(model, params, inputs, targets):
 
 def _read(model, params, inputs, targets):
     layers = _run(model, params, inputs)
-    total = lambda params, states: jnp.sum(_losses(model, params, states, targets))
-    loss, (direct, local) = jax.value_and_grad(total, argnums=(0, 1))(params, _in_time(layers[-1]))
-    return Reading(loss, direct, local, layers)
+
+    def total(params, states):
+        losses = _losses(model, params, states, targets)
+        return jnp.sum(losses), losses
+
+    (_, losses), (direct, local) = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(params, _in_time(layers[-1]))
+    return Reading(losses, direct, local, layers)
+
+
+def _finite(loss, losses, grads):
+    """(C, dC/dθ); raise if they are numbers and one of them is NaN or inf."""
+    _validation.require_finite_steps("losses", losses)
+    _validation.require_finite("gradient", grads)
+    return loss, grads
 
 
 def _pull_back(cell, params, steps, local):
