@@ -15,13 +15,13 @@ FULL = models.sequence_model(cells.gru(2, 3), 4)
 
 def test_frozen_leaves_are_constants_and_the_derivation_stays():
     full = FULL.init(KEY)
-    chosen = lambda path, leaf: "w_h" in jax.tree_util.keystr(path)
+    chosen = lambda path, leaf: any(name in jax.tree_util.keystr(path) for name in ("w_h", "b_x"))
     model, params, restore, values = models.trainable(FULL, full, chosen)
     assert step_partials(model).source == "factored"
     expected = gradients.autodiff(FULL, full, X, Y)[1]
     restored = restore(gradients.bptt(model, params, X, Y)[1])
     assert restored.readout.w_yh is restored.cell.b_h is None
-    for name in ("w_hx", "w_hh"):
+    for name in ("w_hx", "w_hh", "b_x"):
         assert compare(getattr(expected.cell, name), getattr(restored.cell, name)).relative < 1e-12
     assert compare(full, values(params)).relative == 0
 

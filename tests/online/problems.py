@@ -26,8 +26,6 @@ RULES = {
 def model_of(name):
     if name == "shared":
         return cases.shared_model()._replace(reduction="sum")
-    if name == "stack":
-        return models.sequence_model(cells.stack(cells.elman(cases.M, 2), cells.gru(2, 2)), cases.O)
     if name == "moving start":  # a factored derivation, and an h_0 that depends on params
         return model_of("elman")._replace(initial_state=lambda params: jnp.sin(params.cell.b_h))
     return models.sequence_model(cases.CELLS[name], cases.O)
@@ -88,7 +86,9 @@ def dense_masked(model, data, kept, transition):
 
 def small_model(name):
     """N = 2 entries of state: every sign pattern can be tried."""
-    make, size = {"elman": (cells.elman, 2), "lstm": (cells.lstm, 1), "gru": (cells.gru, 2)}[name.split()[0]]
+    stack = lambda num_inputs, size: cells.stack(cells.elman(num_inputs, size), cells.gru(size, size))
+    makers = {"elman": (cells.elman, 2), "lstm": (cells.lstm, 1), "gru": (cells.gru, 2), "stack": (stack, 1)}
+    make, size = makers[name.split()[0]]
     model = models.sequence_model(make(1, size), 2)
     if "start" in name:
         model = model._replace(initial_state=lambda params: jnp.sin(params.cell.b_h))
