@@ -243,6 +243,7 @@ EAGER = {  # what needs numbers
     "derivations.assert_correct": _asserted_gradient,
     "report.xray": _xrayed,
 }
+LONG = {"report.xray"}  # takes seconds: two cells are enough
 FUNCTIONS = {**TRACED, **EAGER, **CHAIN}
 
 
