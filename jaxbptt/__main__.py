@@ -70,8 +70,12 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         verdict = importlib.import_module("jaxbptt.report").verify(*subject)
         sys.stdout.write(f"{verdict}\n")
         return 0 if verdict.ok else 1
+    out = Path(options.out or f"results/xray-{options.subject.rpartition(':')[2]}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # before the work
+    except OSError as error:
+        raise Unusable(f"--out {out}: {error.strerror}") from error
     found = importlib.import_module("jaxbptt.report").xray(*subject)  # only now: it takes a second to import
-    out = options.out or f"results/xray-{options.subject.rpartition(':')[2]}"
     sys.stdout.write(f"{found}\n")
     sys.stdout.flush()
     found.save(out)
@@ -102,7 +106,7 @@ def load_subject(place: str) -> tuple[Any, Any, Any, Any]:
         raise Unusable(f"{path}: has no function {name!r}")
     try:
         returned = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Unusable(f"{name}() raised {_in_one_line(error)}") from error
     return _take(name, returned)
 
@@ -117,7 +121,7 @@ def _load(path):
     sys.modules.setdefault(path.stem, module)  # dataclasses and pickles look their module up by its name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Unusable(f"{path}: raised {_in_one_line(error)} while it was loaded") from error
     return module
 

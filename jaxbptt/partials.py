@@ -151,10 +151,7 @@ def _automatic(step: Step) -> Partials:
 def _plain(automatic: Partials, step: Step, derivation: Derivation) -> Partials:
     pull_params = lambda params, state, x, cotangent: derivation.pullback(params, state, x, cotangent)[0]
     pull_input = lambda params, state, x, cotangent: _floats(x, derivation.pullback(params, state, x, cotangent)[2])
-
-    def pull_state(params, residuals, cotangent):
-        state, x = residuals
-        return derivation.pullback(params, state, x, cotangent)[1]
+    pull_state = lambda params, at, cotangent: derivation.pullback(params, at[0], at[1], cotangent)[1]
 
     return automatic._replace(
         source="plain",
@@ -312,6 +309,8 @@ def both_missing(first: Exception, second: Callable[[], Any]) -> Any:
     try:
         return second()
     except MISSING_RULE as error:
+        if _validation.is_ours(error):  # no rule is missing
+            raise
         reasons = " / ".join(str(each).partition("\n")[0] for each in (first, error))
         raise ValueError(
             f"step: got one that has neither a reverse nor a forward rule ({reasons}), expected one of them"

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from jaxbptt import _validation
+from jaxbptt.cells.factored import join_norms
 from jaxbptt.cells.factored import norms as leaf_norms
 from jaxbptt.gradients.bidirectional import directions
 from jaxbptt.gradients.diagnosis import require_finite_gradient
@@ -174,8 +175,7 @@ def gradient_terms(
     jacobians = step_jacobians(model, params, trajectory)
     by_leaf = _scan_in_stretches(visit, trajectory, jacobians, local, early)
     require_finite_gradient(model, problem, by_leaf)
-    squares = [leaf * leaf for leaf in jax.tree.leaves(by_leaf)]
-    return GradientTerms(jnp.sqrt(sum(squares[1:], squares[0])), by_leaf)
+    return GradientTerms(join_norms(by_leaf), by_leaf)
 
 
 def _scan_in_stretches(visit, trajectory, jacobians, local, early):

@@ -35,6 +35,9 @@ def wrong():
 def raises():
     raise KeyError("no such weights")
 
+def leaves():
+    raise SystemExit(0)
+
 def misfit():
     model, params, inputs, targets = problem()
     return model, params, inputs, targets[1:]
@@ -98,6 +101,7 @@ def test_verify_of_a_file(file, ok, monkeypatch, capsys):
         ("mine.py:nothing", "mine.py: has no function 'nothing'"),
         ("mine.py:number", "mine.py: has no function 'number'"),
         ("mine.py:raises", "raises() raised KeyError: 'no such weights'"),
+        ("mine.py:leaves", "leaves() raised SystemExit"),
         ("mine.py:array", "expected (model, params, inputs, targets) or (adapted, inputs, targets)"),
         ("mine.py:pair", "pair() returned a tuple of 2, expected (model, params, inputs, targets)"),
         ("mine.py:misfit", "targets: got 5 steps, expected 6"),

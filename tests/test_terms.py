@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxbptt import gradients, models, terms
+from jaxbptt import gradients, models, report, terms
 from jaxbptt.gradients.forward import run_forward
 from jaxbptt.jacobians import step_jacobians
 from jaxbptt.terms import GradientTerms
@@ -173,3 +173,20 @@ def test_integers_have_no_saliency():
 def test_bad_thresholds(threshold):
     with pytest.raises(ValueError, match=r"threshold: got .* expected a number in \(0, 1\]"):
         terms.InputSaliency(jnp.zeros((2, 2))).recall_density(threshold)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_norms_of_any_size(scale):
+    """No square leaves the float range: all norms scale as the loss does."""
+    model = models.sequence_model(cases.CELLS["gru"], cases.O)
+    params, inputs, targets, _ = cases.instance(model, jax.random.key(3))
+    large = model._replace(loss=lambda output, target: scale * model.loss(output, target))
+    for each in (model, models.batched(model, 1)):
+        other = large if each is model else models.batched(large, 1)
+        data = (inputs, targets) if each is model else (inputs[:, None], targets[:, None])
+        one, whole = (terms.gradient_terms(m, params, *data) for m in (each, other))
+        np.testing.assert_allclose(whole.norms, scale * one.norms, rtol=1e-12)
+        assert whole.reach(0.9) == one.reach(0.9)
+    numbers, expected = (report.monitor(m, params, inputs, targets) for m in (large, model))
+    np.testing.assert_allclose(numbers["gradient_norm"], scale * expected["gradient_norm"], rtol=1e-12)
+    assert numbers["reach_90"] == expected["reach_90"]

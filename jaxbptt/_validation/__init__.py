@@ -1,6 +1,7 @@
 """Argument checks. Each error is one line that names the argument, what came and what was expected."""
 
 from jaxbptt._validation.calls import (
+    is_ours,
     no_init,
     require_batch,
     require_candidates,
@@ -18,6 +19,7 @@ from jaxbptt._validation.calls import (
     require_time_axis,
     require_trajectory,
     take_jacobians,
+    trace,
 )
 from jaxbptt._validation.leaves import (
     as_arrays,
@@ -45,6 +47,7 @@ __all__ = [
     "as_arrays",
     "is_concrete",
     "is_float",
+    "is_ours",
     "leaf_name",
     "named_leaves",
     "no_init",
@@ -76,4 +79,5 @@ __all__ = [
     "require_trajectory",
     "require_type",
     "take_jacobians",
+    "trace",
 ]

@@ -130,8 +130,10 @@ def require_state(name: str, state: Any, expected: Any) -> None:
 
 def require_initial_state(initial_state: Callable[[Any], Any], params: Any, dtype: np.dtype | None) -> Any:
     """The shapes of initial_state(params); raise unless they are floats of the dtype of params."""
-    own = _trace("initial_state", initial_state, params)
+    own = trace("initial_state", initial_state, params)
     require_state("initial_state(params)", own, own)
+    if not jax.tree.leaves(own):
+        raise ValueError("initial_state(params): got no arrays, expected a state of at least one")
     for leaf_name, leaf in named_leaves("initial_state(params)", own):
         if dtype is not None and leaf.dtype != dtype:
             raise TypeError(f"{leaf_name}: got {leaf.dtype}, expected {dtype} like params (cast one of them)")
@@ -177,7 +179,7 @@ def require_candidates(name: str, states: Any, expected: Any) -> None:
 
 def require_step(step: Any, params: Any, state: Any, x: Any) -> None:
     """Raise unless one step from shapes like these keeps the structure, shapes and dtypes of the state."""
-    new = _trace("step", step, params, state, x)
+    new = trace("step", step, params, state, x)
     is_pair = isinstance(new, tuple) and len(new) == 2 and not hasattr(new, "_fields")
     structures: list[Any] = [jax.tree.structure(tree) for tree in (new, state)]
     try:
@@ -194,14 +196,14 @@ def require_step(step: Any, params: Any, state: Any, x: Any) -> None:
 
 def require_loss(read: Any, loss: Any, params: Any, state: Any, x: Any, target: Any) -> None:
     """Raise unless readout and loss, at shapes like these, give a real scalar."""
-    output = _trace("readout", read, params, state, x, state)
-    require_scalar("loss", _trace("loss", loss, output, target), " (sum over the outputs)")
+    output = trace("readout", read, params, state, x, state)
+    require_scalar("loss", trace("loss", loss, output, target), " (sum over the outputs)")
 
 
 def require_penalty(penalty: Any, params: Any) -> None:
     """Raise unless a penalty on params, if there is one, is a real scalar."""
     if penalty is not None:
-        require_scalar("penalty", _trace("penalty", penalty, params))
+        require_scalar("penalty", trace("penalty", penalty, params))
 
 
 def require_scalar(name: str, value: Any, hint: str = "") -> None:
@@ -235,13 +237,18 @@ def take_jacobians(jacobians: Any) -> Any:
     return as_arrays("jacobians", jacobians)
 
 
-def _trace(name, function, *arguments):
+def is_ours(error: Exception) -> bool:
+    """Whether an error names its argument already, as ours do."""
+    return re.match(r"[\w.\[\]()' ]+: got ", str(error)) is not None
+
+
+def trace(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """The result's shapes; whatever the function raises as one line that names it."""
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        if re.match(r"[\w.\[\]()' ]+: got ", reason):  # one of ours already
+        if is_ours(error):
             raise
         kind = next((one for one in (TypeError, AttributeError, IndexError) if isinstance(error, one)), ValueError)
         raise kind(f"{name}: raised {type(error).__name__} where it was traced: {reason}") from error

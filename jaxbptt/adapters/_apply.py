@@ -43,7 +43,8 @@ def from_apply(
     Args:
       apply: (params, carry, x) -> (carry, output), pure.
       params: any pytree; float and complex leaves are trained, others are constants.
-      carry: h_0, or a function (params) -> h_0; floats are cast to the dtype of params.
+      carry: h_0, or a function (params) -> h_0; floats are cast to the dtype of params, in which the recurrence then
+        runs even if the module would keep a carry of less precision.
       loss: (o_t, y_t) -> a scalar.
       reduction: "sum" or "mean" over the steps.
       x: an example of one input. None: what the output reads is found where the model is called; needed for an output
@@ -59,6 +60,7 @@ def from_apply(
     if not callable(apply):
         raise TypeError(f"apply: got {type(apply).__name__}, expected a function (params, carry, x) -> (carry, output)")
     _validation.require_choice("reduction", reduction, ("sum", "mean"))
+    carry = carry if callable(carry) else _validation.as_arrays("carry", carry)
     dtype = _float_dtype(params)
     initial_state = lambda params: _cast(carry(params) if callable(carry) else carry, dtype)
 
@@ -89,7 +91,9 @@ def from_apply(
     reads: Reads = "state, x"
     if x is not None:
         x = _validation.as_arrays("x", x, shapes=True)
-        reads = reader(params, jax.eval_shape(lambda: initial_state(params)), x).reads
+        start = jax.eval_shape(lambda: initial_state(params))
+        _validation.trace("x", lambda x: checked(params, jax.tree.map(jnp.zeros_like, start), x), x)
+        reads = reader(params, start, x).reads
 
     def readout(params, state, *seen):
         x_t, *previous = seen or (x,)

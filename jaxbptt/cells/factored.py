@@ -142,14 +142,30 @@ def map_outer(f: Callable[[Outer], Any], tree: Any, plain: Callable[[jax.Array],
     return jax.tree.map(lambda leaf: f(leaf) if is_outer(leaf) else plain(leaf), tree, is_leaf=is_outer)
 
 
+def length_of(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """√Σ a² over some axes, no square leaving the float range."""
+    largest = jnp.max(jnp.abs(array), axis=axes, keepdims=True, initial=0)
+    scale = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
+    scaled = array / scale
+    return jnp.squeeze(scale, axes) * jnp.sqrt(jnp.sum(scaled * scaled, axis=axes))
+
+
+def join_norms(norms: Any) -> jax.Array:
+    """√Σ over the leaves of their squares: the norm of a whole from those of its leaves, all of one shape."""
+    return length_of(jnp.stack(jax.tree.leaves(norms)), (0,))
+
+
 def _norm(leaf):
-    return jnp.sqrt(jnp.sum(leaf * leaf, axis=tuple(range(1, leaf.ndim))))
+    return length_of(leaf, tuple(range(1, leaf.ndim)))
 
 
 def _norm_of_sum(outer):
     """‖Σ_b l_b r_bᵀ‖² = Σ_bc (l_b·l_c)(r_b·r_c)."""
     if outer.left.ndim == 2:
         return _norm(outer.left) * _norm(outer.right)
-    left, right = (leaf.reshape(len(leaf), -1, leaf.shape[-1]) for leaf in outer)
+    sides = [leaf.reshape(len(leaf), -1, leaf.shape[-1]) for leaf in outer]
+    scales = [jnp.max(jnp.abs(side), axis=(1, 2), initial=0) for side in sides]
+    scales = [jnp.where((scale > 0) & (scale < jnp.inf), scale, 1) for scale in scales]
+    left, right = (side / scale[:, None, None] for side, scale in zip(sides, scales, strict=True))
     square = jnp.sum((left @ left.swapaxes(1, 2)) * (right @ right.swapaxes(1, 2)), axis=(1, 2))
-    return jnp.sqrt(jnp.maximum(square, 0))
+    return scales[0] * scales[1] * jnp.sqrt(jnp.maximum(square, 0))

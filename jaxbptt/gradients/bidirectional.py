@@ -114,10 +114,23 @@ def _take(model, params, inputs, targets, initial):
     for cell, own in zip(model.layers[0], params.layers[0], strict=True):
         _, inputs, _, length = take_call(cell, own, inputs)
     _validation.require_time_axis("targets", targets, length)
+    _require_sizes(model, params)
     shapes = jax.eval_shape(lambda: _total(model, params, inputs, targets)[1])
     if len(shapes.shape) != 1:
         raise ValueError(f"loss: got shape {list(shapes.shape[1:])}, expected a scalar (sum over the outputs)")
     return params, inputs, targets
+
+
+def _require_sizes(model, params):
+    """Raise unless each layer takes as many inputs as the two cells below give."""
+    below = None
+    for number, (cells, owns) in enumerate(zip(model.layers, params.layers, strict=True), start=1):
+        for cell in cells:
+            if below is not None and cell.num_inputs not in (None, below):
+                got = f"layer {number}: it takes {cell.num_inputs} inputs"
+                raise ValueError(f"layers: got {got}, expected {below} as the two cells below give")
+        starts = [cell.initial_state(own) for cell, own in zip(cells, owns, strict=True)]
+        below = None if number == len(model.layers) else len(jax.eval_shape(_side_by_side, *starts))
 
 
 def _run(model, params, inputs):

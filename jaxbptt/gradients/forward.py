@@ -65,7 +65,7 @@ def take_problem(
     _validation.require_loss(reader, model.loss, params, state, x, shapes_of_one_step(targets))
     _validation.require_penalty(model.penalty, params)
     if model.reduction == "mean" and model.normalise is not None:
-        targets = model.normalise(targets)
+        targets = model.normalise(targets, jax.tree.leaves(params)[0].dtype if jax.tree.leaves(params) else None)
     return Problem(params, inputs, targets, initial, length)
 
 

@@ -28,6 +28,7 @@ def batched(model: Model, size: int) -> Model:
         inputs of another B.
     """
     _validation.require_size("size", size)
+    _validation.require_functions("model", model, ("initial_state", "step", "readout", "loss"))
     if model.batch is not None:
         raise ValueError(f"model: got a batch of {model.batch}, expected a model of one sequence")
     require_order(model, "batched")

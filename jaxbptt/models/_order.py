@@ -3,7 +3,7 @@
 from jaxbptt import _validation
 from jaxbptt.models.model import Model
 
-ORDER = ("real_pairs", "feedback", "resetting", "weighted", "batched", "penalised")
+ORDER = ("real_pairs", "feedback", "resetting", "precomputed", "weighted", "batched", "penalised")
 
 
 def require_order(model: Model, name: str) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxbptt import _validation
 from jaxbptt._jaxprs.dependence import leaves_read
+from jaxbptt.models._order import require_order
 from jaxbptt.models.model import READS, Model
 from jaxbptt.types import Inputs, Params
 
@@ -30,7 +31,8 @@ def precomputed(model: Model, params: Params, inputs: Inputs) -> Precomputed:
     """The integer, bool and key leaves of the state, which no float of it changes, as inputs.
 
     Args:
-      model: its state may hold leaves that are not floats, such as a step counter or a key that is split at every step.
+      model: its state may hold leaves that are not floats, such as a step counter or a key that is split at every step;
+        with `feedback` and `resetting` already, whose resets then restart these leaves, too.
       params: θ.
       inputs: x_1 … x_T, leading T.
 
@@ -41,9 +43,7 @@ def precomputed(model: Model, params: Params, inputs: Inputs) -> Precomputed:
     Raises:
       ValueError, TypeError: a leaf that is not a float and depends on one that is; inputs without a leading T.
     """
-    _validation.require_functions("model", model, ("initial_state", "step", "readout", "loss"))
-    if model.applied or model.batch is not None:
-        raise ValueError(f"model: got one that is {', '.join(model.applied)} already, expected precomputed first")
+    require_order(model, "precomputed")
     inputs = _validation.as_arrays("inputs", inputs)
     _validation.require_time_axis("inputs", inputs)
     start = jax.tree.map(jnp.asarray, model.initial_state(params))
@@ -84,5 +84,6 @@ def precomputed(model: Model, params: Params, inputs: Inputs) -> Precomputed:
         derivation=None,
         num_inputs=None,
         reads=READS[max(1, READS.index(model.reads))],
+        applied=(*model.applied, "precomputed"),
     )
     return Precomputed(made, Known(inputs, before, after))

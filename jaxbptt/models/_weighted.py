@@ -33,7 +33,7 @@ def weighted(model: Model) -> Model:
 
     Raises:
       ValueError, TypeError: a model made in another order; when it is called, targets that are not `Weighted`, weights
-        that are not floats like the loss, or that add up to zero under the mean.
+        that are not floats, or that add up to zero under the mean.
     """
     require_order(model, "weighted")
 
@@ -46,8 +46,9 @@ def weighted(model: Model) -> Model:
     return model._replace(loss=loss, normalise=_normalise, applied=(*model.applied, "weighted"))
 
 
-def _normalise(targets):
-    total = jnp.sum(targets.weight, axis=0)
+def _normalise(targets, dtype):
+    weight = targets.weight if dtype is None else targets.weight.astype(dtype)
+    total = jnp.sum(weight, axis=0)
     if _validation.is_concrete(total) and np.any(np.asarray(total) == 0):
         raise ValueError("targets.weight: got weights that add up to zero, expected a loss to take the mean of")
-    return targets._replace(weight=jax.lax.div(targets.weight, jnp.broadcast_to(total, targets.weight.shape)))
+    return targets._replace(weight=jax.lax.div(weight, jnp.broadcast_to(total, weight.shape)))

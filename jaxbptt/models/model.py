@@ -59,7 +59,7 @@ class Model(NamedTuple):
     num_inputs: int | None = None  # M, when known
     batch: int | None = None  # B, when the state is B states side by side (`batched`)
     reads: Reads = "state"
-    normalise: Callable[[Targets], Targets] | None = None  # targets, for a mean over their weights
+    normalise: Callable[[Targets, Any], Targets] | None = None  # targets, for a mean over their weights
     penalty: Callable[[Params], Scalar] | None = None  # added to C once
     applied: tuple[str, ...] = ()  # what it was made by, in order: "resetting", "weighted", …
     single: Any = None  # of a batch: the model of one sequence

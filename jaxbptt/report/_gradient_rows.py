@@ -13,14 +13,13 @@ from jaxbptt.derivations.samples import Stream, normal_like
 from jaxbptt.gradients.backpropagation import bptt
 from jaxbptt.gradients.exact import autodiff, double_sum, forward_sensitivity
 from jaxbptt.gradients.forward import add_penalty, run_forward, take_problem
+from jaxbptt.report._differences import extrapolate, sizes_of
 from jaxbptt.report._subject import Outcome, Subject, flat64, join_names, map_floats, named, one_line
 from jaxbptt.types import LossAndGrads
 
 MOST_SENSITIVITIES = 10**8  # numbers that forward_sensitivity and double_sum may form, T N |θ| and T² |θ| / 2
 STEPS_OF_DERIVATION = 8
 DIRECTIONS = 3
-RATIO = 4.0  # of one difference's step to the next
-SIZES = {8: (1e-2, 10), 4: (0.25, 7)}  # bytes of a float: the largest step, and how many
 COARSE = 0.05  # relative error above which a difference says nothing
 SEQUENCES = 3
 ELSEWHERE = 30  # times the tolerance, for other sequences than the one it was measured at
@@ -132,8 +131,7 @@ def _along(reference, along):
 
 def _differences(subject: Subject, program: Any, directions: Any) -> list[tuple[float, float]]:
     """[(slope, its error)] along each of D directions [D, ...]."""
-    largest, count = SIZES.get(jax.tree.leaves(subject.params)[0].dtype.itemsize, SIZES[4])
-    sizes = largest / RATIO ** np.arange(count)
+    sizes = sizes_of(jax.tree.leaves(subject.params)[0].dtype)
     number = len(jax.tree.leaves(directions)[0])
     index, signed = np.meshgrid(np.arange(number), np.concatenate((sizes, -sizes)), indexing="ij")
 
@@ -145,28 +143,8 @@ def _differences(subject: Subject, program: Any, directions: Any) -> list[tuple[
 
     rows = index.ravel(), signed.ravel().astype(jax.tree.leaves(subject.params)[0].dtype)
     shared = jax.tree.map(jnp.asarray, (subject.data, directions))
-    values = np.asarray(map_many(program, loss, shared, rows), np.float64).reshape(number, 2, count)
-    return [_extrapolate(ahead, behind, sizes, subject.reference.noise) for ahead, behind in values]
-
-
-def _extrapolate(ahead, behind, sizes, noise):
-    """Ridders' table of central differences: (the entry of least error, that error).
-
-    Reference: Ridders (1982), Advances in Engineering Software 4.
-    """
-    with np.errstate(all="ignore"):
-        column = (ahead - behind) / (2 * sizes)
-        best, least = np.nan, np.inf
-        rounding = noise / sizes
-        for order in range(1, len(sizes)):
-            weight = RATIO ** (2 * order)
-            new = (weight * column[1:] - column[:-1]) / (weight - 1)
-            error = np.maximum(np.abs(new - column[1:]), np.abs(new - column[:-1])) + rounding[order:]
-            error = np.where(np.isfinite(error), error, np.inf)
-            if np.min(error) < least:
-                best, least = new[np.argmin(error)], np.min(error)
-            column = new
-    return float(best), float(least)
+    values = np.asarray(map_many(program, loss, shared, rows), np.float64).reshape(number, 2, len(sizes))
+    return [extrapolate(ahead, behind, sizes, subject.reference.noise) for ahead, behind in values]
 
 
 def _worst_leaf(subject: Subject, program: Any, direction: Any) -> str:

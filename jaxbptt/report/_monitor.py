@@ -13,6 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import _validation
+from jaxbptt.cells.factored import join_norms, length_of
 from jaxbptt.cells.factored import norms as leaf_norms
 from jaxbptt.gradients.adjoint import add_initial
 from jaxbptt.gradients.backpropagation import bptt
@@ -92,7 +93,7 @@ def monitor(
       spectrum: whether to add what needs every singular value.
 
     Returns:
-      {name: scalar of the dtype of params}; a reach is an integer.
+      {name: scalar of the dtype of params}. A reach is NaN where the gradient is zero or not finite.
 
     Raises:
       TypeError, ValueError: as `gradients.bptt`; samples or clip not as stated.
@@ -118,8 +119,10 @@ def monitor(
     numbers = {"loss": loss, "gradient_norm": whole}
     numbers |= {f"gradient_norm/{name}": norm for name, norm in norms.items()}
     cumulative = jnp.cumsum(flow.profile)
+    known = (cumulative[-1] > 0) & jnp.isfinite(cumulative[-1])
     for percent in REACHES:
-        numbers[f"reach_{percent}"] = jnp.argmax(cumulative >= percent / 100 * cumulative[-1])
+        lag = jnp.argmax(cumulative >= percent / 100 * cumulative[-1]).astype(cumulative.dtype)
+        numbers[f"reach_{percent}"] = jnp.where(known, lag, jnp.nan)
     exponent, error = _mean_growth(flow.growth, problem.length)
     numbers |= {"lambda_1": exponent, "lambda_1_error": error}
     numbers |= {"log_sigma_max": flow.log_sigma, "log_sigma_max_error": flow.error}
@@ -133,8 +136,7 @@ def monitor(
 
 def norm_of(tree: Any) -> Scalar:
     """‖·‖ of all leaves as one vector."""
-    squares = [jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares[1:], squares[0]))
+    return join_norms([length_of(leaf, tuple(range(leaf.ndim))) for leaf in jax.tree.leaves(tree)])
 
 
 def _follow(model: Model, problem: Problem, samples: int) -> Flow:
@@ -215,9 +217,7 @@ def _profile(walk: Walk, residuals: Any, trajectory: Trajectory, rows: Any) -> j
     """[T], the norms of the sampled losses' terms, summed by lag."""
 
     def norms(at, state, x, rows):
-        by_leaf = leaf_norms(jax.vmap(lambda row: walk.terms(at, state, x, row))(rows))
-        squares = [leaf * leaf for leaf in jax.tree.leaves(by_leaf)]
-        return jnp.sqrt(sum(squares[1:], squares[0]))
+        return join_norms(leaf_norms(jax.vmap(lambda row: walk.terms(at, state, x, row))(rows)))
 
     steps = residuals, trajectory.previous, trajectory.inputs, rows
     # Without factors a term is as large as θ: one step's at a time.
@@ -260,7 +260,7 @@ def _mean_growth(growth: jax.Array, length: int) -> tuple[Scalar, Scalar]:
         return mean, jnp.full_like(mean, jnp.nan)
     rates = growth / jnp.asarray(sizes, growth.dtype)
     spread = jnp.std(jnp.where(jnp.isfinite(mean), rates, 0), ddof=1)
-    return mean, spread / math.sqrt(len(sizes))
+    return mean, jnp.where(jnp.isnan(mean), jnp.nan, spread / math.sqrt(len(sizes)))
 
 
 def _block_lengths(length: int) -> np.ndarray:

@@ -24,6 +24,7 @@ def summarise(subject: Subject, proof: Proof, spectra: Spectra, tables: Tables) 
         "bound": proof.bound,
         "routes": proof.routes,
         "wrong": proof.wrong,
+        "confirmed_by_differences": proof.confirmed,
         "left_out": proof.left_out,
         "trend": _trend(numbers["rate_per_step"], steps),
         "half_life": float(np.log(2) / abs(numbers["rate_per_step"])) if numbers["rate_per_step"] else np.inf,
@@ -38,6 +39,7 @@ def summarise(subject: Subject, proof: Proof, spectra: Spectra, tables: Tables) 
         "measured_sequences": len(subject.chosen),
         "dtype": str(subject.dtype),
         "stretch": None if spectra.stretch is None else list(spectra.stretch),
+        "zero_gradient": tables.profile is not None and not np.any(tables.profile),
         "leading_only": spectra.log_sigma is not None and spectra.log_sigma.shape[2] < subject.size,
         "missing": {**spectra.missing, **tables.missing},
     }

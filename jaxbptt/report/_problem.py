@@ -89,7 +89,8 @@ def longest_stretch(model: Model, inputs: Inputs, length: int) -> tuple[int, int
     """(first, stop): steps first+1 … stop are the longest run without a reset, in any sequence; None: there is none."""
     if "resetting" not in model.applied:
         return 0, length
-    reset = np.asarray(inputs.reset).reshape(length, -1).any(axis=1)
+    resets = inputs if hasattr(inputs, "reset") else inputs.x  # counters and keys may be precomputed beside them
+    reset = np.asarray(resets.reset).reshape(length, -1).any(axis=1)
     borders = np.flatnonzero(np.concatenate(([True], reset, [True])))
     # A run of steps without a reset lies between two resets: step t stands at index t − 1.
     runs = np.diff(borders) - 1

@@ -14,17 +14,20 @@ from jaxbptt.gradients.backpropagation import bptt
 from jaxbptt.gradients.exact import autodiff, double_sum, forward_sensitivity
 from jaxbptt.gradients.forward import run_forward
 from jaxbptt.partials import jvp, step_partials
+from jaxbptt.report._differences import extrapolate, sizes_of
 from jaxbptt.report._problem import Subject
 from jaxbptt.trajectories import unroll
 
 ROUTES: dict[str, Any] = {"bptt": bptt, "forward_sensitivity": forward_sensitivity, "double_sum": double_sum}
-ORDER = (*ROUTES, "directional", "state_jacobian")
+ORDER = (*ROUTES, "directional", "state_jacobian", "differences")
 MOST_FLOPS = 2**38  # of forward_sensitivity: a few seconds
 MOST_TERMS = 2**29  # numbers of double_sum, each formed by itself: a few seconds
 MOST_JACOBIAN = 2**27  # T·N² of the closed form that is compared with automatic differentiation
 DIRECTIONS = 3  # random directions a leaf
 # About a thousand eps of the format: sums over thousands of terms lose tens, a wrong factor shows as 1 or 0.1.
 PROVED = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 1e-4}
+GROSS = 1e-2  # relative difference from central differences that is a fault
+COARSE = 0.02  # relative error of a difference above which it says nothing
 SMALL = 1e-4  # a leaf this much smaller than the whole gradient is judged by the whole: it may be zero by cancellation
 
 
@@ -32,7 +35,9 @@ class Proof(NamedTuple):
     """How far each route is from autodiff, by sequence and leaf of θ."""
 
     loss: Float[np.ndarray, " batch"]  # C
-    errors: dict[str, Float[np.ndarray, "batch leaves"]]  # relative; of "state_jacobian" [B, 1], the worst step
+    errors: dict[str, Float[np.ndarray, "batch leaves"]]  # relative; of "state_jacobian" [B, 1], the worst step; of
+    # "differences" [B, 1], where central differences of C along random directions contradict dC/dθ
+    confirmed: float  # the worst relative difference from central differences; NaN where they settle to no digit
     left_out: dict[str, str]  # route -> why
     leaves: list[str]  # names of the leaves of θ
     bound: float
@@ -54,7 +59,8 @@ class Proof(NamedTuple):
         for name, error in self.errors.items():
             if not np.all(error <= self.bound):
                 by_leaf = np.where(np.isnan(error), np.inf, error).max(axis=0)
-                places[name] = "J_t" if name == "state_jacobian" else self.leaves[int(by_leaf.argmax())]
+                by_name = {"state_jacobian": "J_t", "differences": "θ as a whole"}
+                places[name] = by_name.get(name) or self.leaves[int(by_leaf.argmax())]
         return places
 
 
@@ -77,15 +83,19 @@ def prove(subject: Subject) -> Proof:
         if compares_jacobians:
             errors["state_jacobian"] = _closed_form(subject, problem)
         finite = jnp.all(jnp.isfinite(ravel_pytree(expected)[0]))
-        return loss, errors, finite
+        return loss, errors, finite, _moved(subject, problem, expected)
 
-    loss, errors, finite = subject.measure(("proof", tuple(routes), compares_jacobians), at)
+    loss, errors, finite, moved = subject.measure(("proof", tuple(routes), compares_jacobians), at)
     for index, good in zip(subject.chosen, finite & np.isfinite(loss), strict=True):
         if not good:  # once more outside a compiled program, which says where and why
             params, *data, initial, _ = subject.sequence(subject.problem, int(index))
             autodiff(subject.model, params, *data, initial=initial)
     names = [_validation.leaf_name("", path) for path, _ in jax.tree_util.tree_leaves_with_path(subject.problem.params)]
-    return Proof(loss, errors, left_out, names, PROVED[subject.dtype])
+    judged = [_judge(subject, *(each[b] for each in moved)) for b in range(len(loss))]
+    off = np.array([each for each, _ in judged])[:, None]
+    if any(contradicts for _, contradicts in judged):
+        errors = {**errors, "differences": off}
+    return Proof(loss, errors, float(np.max(off)), left_out, names, PROVED[subject.dtype])
 
 
 def _costly(subject):
@@ -131,6 +141,46 @@ def _along_directions(subject, problem, expected):
     chosen, draws = jnp.meshgrid(jnp.arange(len(leaves)), jnp.arange(DIRECTIONS), indexing="ij")
     found = jax.lax.map(deviation, (chosen.ravel(), draws.ravel())).reshape(len(leaves), DIRECTIONS)
     return jnp.sqrt(jnp.mean(found**2, axis=1)) / _scales(expected)
+
+
+def _moved(subject, problem, expected):
+    """(C(θ ± e v) [directions, 2, sizes], ⟨dC/dθ, v⟩ and its size [directions]) along random v as large as θ."""
+    params, inputs, targets, initial, _ = problem
+    leaves, unflatten = jax.tree.leaves(params), functools.partial(jax.tree.unflatten, jax.tree.structure(params))
+    usual = [jnp.sqrt(jnp.mean(leaf * leaf)) if leaf.size else jnp.ones((), leaf.dtype) for leaf in leaves]
+    usual = [jnp.where(size > 0, size, 1) for size in usual]
+    sizes = jnp.asarray(sizes_of(subject.dtype), subject.dtype)
+
+    def along(draw):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(1), draw), max(len(leaves), 1))
+        drawn = [jax.random.normal(one, leaf.shape, leaf.dtype) for one, leaf in zip(keys, leaves, strict=False)]
+        drawn = [each * size for each, size in zip(drawn, usual, strict=True)]
+
+        def value(e):
+            moved = unflatten([leaf + e * each for leaf, each in zip(leaves, drawn, strict=True)])
+            return run_forward(subject.model, moved, inputs, targets, initial).loss
+
+        products = [leaf * each for leaf, each in zip(jax.tree.leaves(expected), drawn, strict=True)]
+        slope = functools.reduce(jnp.add, [jnp.sum(each) for each in products])
+        values = jax.lax.map(value, jnp.concatenate((sizes, -sizes))).reshape(2, -1)
+        return values, slope, _norm(jnp.stack([_norm(each) for each in products]))
+
+    return jax.lax.map(along, jnp.arange(DIRECTIONS))
+
+
+def _judge(subject, values, slopes, scales):
+    """(the worst relative difference between slopes and central differences, whether most of them contradict)."""
+    sizes, epsilon = sizes_of(subject.dtype), float(np.finfo(subject.dtype).eps)
+    found, wrong = [], 0
+    for (ahead, behind), slope, scale in zip(np.asarray(values, float), slopes, scales, strict=True):
+        noise = 8 * epsilon * np.sqrt(subject.problem.length) * np.nanmax(np.abs([ahead, behind]))
+        difference, error = extrapolate(ahead, behind, sizes, noise)
+        size = max(float(scale), abs(difference))
+        if size > 0 and error <= COARSE * size:
+            off = abs(difference - float(slope))
+            found.append(off / size)
+            wrong += off > 10 * error + GROSS * size
+    return max(found, default=np.nan), wrong > len(found) / 2
 
 
 def _closed_form(subject, problem):

@@ -42,7 +42,7 @@ def measure_spectra(subject: Subject, every: int | None) -> Spectra:
     """All singular values with errors, and exponents; of a large state the leading few."""
     stretch = longest_stretch(subject.model, subject.problem.inputs, subject.problem.length)
     if stretch is None:
-        why = "every step is a reset"
+        why = "every step is a reset" if subject.batch is None else "at every step some sequence is reset"
         return Spectra(None, np.zeros(0, int), None, None, None, None, dict.fromkeys(("log_sigma", "exponents"), why))
     steps = _recorded(stretch[1] - stretch[0], every)
     return (_leading if is_large(subject) else _all)(subject, stretch, steps)

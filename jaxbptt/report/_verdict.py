@@ -9,6 +9,7 @@ ROUTES = {
     "double_sum": "the double sum over (t, k)",
     "directional": "forward mode along random directions",
     "state_jacobian": "the state Jacobian in closed form",
+    "differences": "central differences of C",
 }
 FIELDS = {
     "log_sigma": "singular values",
@@ -38,9 +39,10 @@ def _proof(s):
     if s["proved"]:
         said = (
             f"Gradient proved: {len(routes) + 1} routes agree to {s['worst_relative_error']:.0e} on every leaf"
-            f" (autodiff, {named}; {s['dtype']})."
+            f" (autodiff, {named}; {s['dtype']})"
         )
-        sentences = [said]
+        off = s["confirmed_by_differences"]
+        sentences = [f"{said}{'' if math.isnan(off) else f', and central differences of C to {off:.0e}'}."]
     else:
         wrong = [f"{ROUTES[name]} (by {s['routes'][name]:.0e}, worst in {at})" for name, at in s["wrong"].items()]
         sentences = [
@@ -50,6 +52,8 @@ def _proof(s):
     if s["left_out"]:
         named = [f"{ROUTES[name]} ({why})" for name, why in s["left_out"].items()]
         sentences.append(f"Left out, as it would take long: {_listed(named)}.")
+    if "differences" in s["wrong"]:
+        sentences.append("All routes may share a rule that is wrong: a custom_vjp or a stop_gradient in the model.")
     if not s["proved"] and {"bptt", "state_jacobian"} & set(s["wrong"]):
         sentences.append("What follows is measured without the hand derivation.")
     return sentences
@@ -109,6 +113,8 @@ def _values(s):
 
 
 def _reach(s):
+    if s["zero_gradient"]:
+        return ["The gradient is exactly zero."]
     sentences = []
     for field, said in (("reach", "90 % of the gradient comes from"), ("saliency_reach", "Losses feel inputs:")):
         lags = s[field]

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from jaxbptt import _validation
 from jaxbptt.derivations._check_gradient import Gradient
-from jaxbptt.gradients.forward import take_problem
+from jaxbptt.gradients.forward import run_forward, take_problem
 from jaxbptt.models.model import Model
 from jaxbptt.report import _gradient_rows, _step_rows
 from jaxbptt.report._subject import Outcome, Status, Subject, one_line
@@ -124,6 +125,11 @@ def verify(
     except Exception as error:  # whatever the model's own functions raise is its verdict
         return _refused(one_line(error))
     subject = Subject(model, problem, gradient, key)
+    try:
+        if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(subject.forward.loss)):
+            run_forward(model, *problem[:4])  # outside a compiled program: it names the first bad step
+    except Exception as error:  # the same
+        return _refused(one_line(error))
     length = f"T = {problem.length} steps, the loss is a scalar"
     checks = [Check(ARGUMENTS, "passed", length)]
     for name, row in ROWS:

@@ -1,6 +1,5 @@
 """How many lags to keep for a given bias: the measured norms by lag, and a geometric bound on the rest."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -9,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
+from jaxbptt.cells.factored import join_norms, length_of, sum_over_steps
 from jaxbptt.cells.factored import norms as leaf_norms
-from jaxbptt.cells.factored import sum_over_steps
 from jaxbptt.gradients.diagnosis import require_finite_gradient
 from jaxbptt.gradients.forward import ForwardPass, run_forward, take_problem
 from jaxbptt.models.model import Model
@@ -171,7 +170,7 @@ def _measure(model: Model, params: Params, forward: ForwardPass, initial: State 
         at = jnp.maximum(steps - offset, 0)
         before, x, taken = jax.tree.map(lambda leaf: leaf[at], (previous, inputs, residuals))
         terms = jax.vmap(lambda *step: partials.pull_params(params, *step))(before, x, cotangents)
-        norm = jnp.sum(jnp.sqrt(_total(leaf * leaf for leaf in jax.tree.leaves(leaf_norms(terms)))))
+        norm = jnp.sum(join_norms(leaf_norms(terms)))
         gradient = jax.tree.map(jnp.add, gradient, sum_over_steps(terms))
         cotangents = jax.vmap(pull_state)(taken, cotangents)
         if early is not None:  # each loss moves from h_t to h_{t−1} at offset 0
@@ -206,8 +205,4 @@ def _fit(norms):
 
 
 def _norm(tree):
-    return jnp.sqrt(_total(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
-
-
-def _total(arrays):
-    return functools.reduce(jnp.add, arrays)
+    return join_norms([length_of(leaf, tuple(range(leaf.ndim))) for leaf in jax.tree.leaves(tree)])

@@ -194,6 +194,10 @@ def test_complex_weights_and_carries():
     assert compare(params, values(own)).relative == 0
 
 
+def nothing(p, h, x):
+    return h, p["u"] @ x
+
+
 P = weights("w", "u", "v")
 MAKE = functools.partial(adapters.from_apply, loss=models.squared_error)
 
@@ -207,6 +211,9 @@ MAKE = functools.partial(adapters.from_apply, loss=models.squared_error)
         (lambda: MAKE(plain, P, X[0], reduction="max"), ValueError, "reduction: got 'max'"),
         (lambda: MAKE(plain, {"n": 3}, X[0]), ValueError, "params: got no leaf to train"),
         (lambda: run(lambda p, h, x: (h.astype(jnp.float32), h)), TypeError, "got float32, expected float64 like h_0"),
+        (lambda: MAKE(plain, P, X[0], x=jnp.ones(N + 1)), TypeError, "x: raised TypeError where it was traced"),
+        (lambda: MAKE(plain, P, "abc"), TypeError, "carry: got str, expected an array"),
+        (lambda: gradients.bptt(*MAKE(nothing, P, ())[:2], X, Y), ValueError, "got no arrays, expected a state"),
         (lambda: run(plain, (jnp.ones(N), jnp.asarray(0))), TypeError, "compute them beforehand"),
     ],
 )

@@ -95,6 +95,7 @@ def test_terms_are_a_pair_of_tables():
 
 
 MODEL, PARAMS, X, Y = build(2)
+MISFIT = MODEL._replace(layers=(MODEL.layers[0], (cells.elman(5, H), cells.elman(6, H))))
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,12 @@ MODEL, PARAMS, X, Y = build(2)
         (lambda: truncation.lag(MODEL, PARAMS, X, Y, num_lags=2), TypeError, "model: got BidirectionalModel, expected"),
         (lambda: online.run(online.rtrl(), MODEL, PARAMS, X, Y), TypeError, "model: got BidirectionalModel, expected"),
         (lambda: trajectories.unroll(MODEL, PARAMS, X), TypeError, "cell: got BidirectionalModel, expected"),
+        (
+            lambda: gradients.bptt(MISFIT, PARAMS, X, Y),
+            ValueError,
+            "layer 2: it takes 5 inputs, expected 6",
+        ),
+        (lambda: gradients.bptt(MODEL, PARAMS, X, Y.at[2].set(jnp.inf)), ValueError, "targets: got NaN or inf"),
         (lambda: models.bidirectional([], readout, models.squared_error), ValueError, "layers: got 0 of them"),
         (
             lambda: models.bidirectional([(cells.gru(2, 2), 3)], readout, models.squared_error),

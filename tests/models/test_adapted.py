@@ -117,6 +117,27 @@ def test_counters_and_keys_are_computed_beforehand():
     assert jax.tree.leaves(trajectories.unroll(known, params, inputs).states)[0].shape == (T, 2)
 
 
+def test_a_reset_restarts_counters_and_keys_too():
+    """Resets come first: a model whose counters are inputs already could not restart them."""
+    start = {"h": jnp.array([0.3, -0.2]), "count": jnp.asarray(0), "key": jax.random.key(3)}
+    readout = lambda params, state: state["h"] * state["count"].astype(float)
+    model = models.make_model(_noisy, lambda params: start, readout, models.squared_error)
+    params, reset = jax.random.normal(KEY, (2, 2)), [False, False, True, False, False]
+
+    def loop(params):
+        state, total = start, 0.0
+        for x, y, first in zip(X, Y[:, :2], reset, strict=True):
+            state = _noisy(params, start if first else state, x)
+            total = total + jnp.sum((readout(params, state) - y) ** 2) / 2
+        return total
+
+    inputs = models.Resetting(X, jnp.array(reset))
+    known, inputs = models.precomputed(models.resetting(model), params, inputs)
+    assert compare(jax.grad(loop)(params), gradients.bptt(known, params, inputs, Y[:, :2])[1]).relative < 1e-12
+    with pytest.raises(ValueError, match="model: got one that is precomputed already"):
+        models.resetting(known)
+
+
 def test_a_counter_that_follows_the_state_is_refused():
     step = lambda p, state, x: (jnp.tanh(p @ state[0] + x), state[1] + (state[0][0] > 0).astype(int))
     start = lambda p: (jnp.ones(2), jnp.asarray(0))

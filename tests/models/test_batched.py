@@ -9,6 +9,7 @@ from tests import cases
 
 MODEL = models.sequence_model(cases.CELLS["gru"], cases.O)
 BATCH = models.batched(MODEL, 3)
+BOTH = models.bidirectional([(cases.CELLS["gru"],) * 2], max, max)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,11 @@ BATCH = models.batched(MODEL, 3)
         (lambda: models.batched(MODEL, 0), ValueError, "size: got 0, expected at least 1"),
         (lambda: models.batched(MODEL, 2.0), TypeError, "size: got float, expected an int"),
         (lambda: models.batched(BATCH, 2), ValueError, "model: got a batch of 3, expected a model of one sequence"),
+        (
+            lambda: models.batched(models.bidirectional([(cases.CELLS["gru"],) * 2], max, max), 2),
+            TypeError,
+            "model: got Bi",
+        ),
         (lambda: of_batch(sequences=2), ValueError, r"x: got shape \[2, 2\] at one step, expected 3 sequences first"),
         (
             lambda: of_batch(targets=2),

@@ -151,6 +151,15 @@ def test_the_gradient_check_sees_weights_that_are_not_divided_by():
     assert not check(lost).ok
 
 
+def test_weights_are_divided_in_the_precision_of_the_params():
+    model, params, _, x, y = build((), "mean")
+    weight = jnp.linspace(0.1, 1, T)
+    halves = [models.Weighted(y, weight.astype(dtype)) for dtype in (jnp.float32, jnp.float64)]
+    exact = models.Weighted(y, halves[0].weight.astype(jnp.float64))
+    found, expected = (gradients.bptt(models.weighted(model), params, x, each)[1] for each in (halves[0], exact))
+    assert compare(expected, found).relative < 1e-14
+
+
 def test_teacher_forcing_reads_what_it_is_given():
     """Forced at every step no gradient passes through outputs; forced at none it is feedback."""
     model = models.real_pairs(models.make_model(step, lambda p: p["h_0"], readout, models.squared_error), theirs())
@@ -218,6 +227,7 @@ DATA = jnp.ones(2), jnp.ones((3, 2)), jnp.ones((3, 2))
         (lambda: models.weighted(models.batched(ONE, 2)), ValueError, "one that is batched already"),
         (lambda: models.batched(models.penalised(ONE, jnp.sum), 2), ValueError, "one that is penalised already"),
         (lambda: models.real_pairs(models.feedback(ONE, FIRST), DATA[0]), ValueError, "one that is feedback already"),
+        (lambda: models.weighted(ONE._replace(batch=2)), ValueError, "one that is batched already"),
         (lambda: models.weighted(models.weighted(ONE)), ValueError, "one that is weighted already"),
         (lambda: models.feedback(READS_X, FIRST), ValueError, "model.readout: got one that reads 'state, x'"),
         (lambda: models.penalised(ONE, 0.1), TypeError, "penalty: got float, expected a function of the params"),

@@ -324,3 +324,13 @@ assert verdict.ok, str(verdict)
 assert next(check for check in verdict.checks if check.name == "float32, float64").status == "n/a"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_that_diverges_is_told_once():
+    step = lambda w, h, x: w @ h * jnp.vdot(h, h) + 1e100 * x
+    model = models.make_model(step, lambda w: jnp.ones(2), lambda w, h: h, models.squared_error)
+    verdict = report.verify(model, jnp.eye(2), jnp.ones((9, 2)), jnp.ones((9, 2)))
+    failed = [check for check in verdict.checks if check.status == "failed"]
+    assert len(failed) == 1
+    assert "got NaN or inf" in failed[0].detail
+    assert {check.status for check in verdict.checks} == {"failed", "n/a"}

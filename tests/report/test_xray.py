@@ -344,7 +344,7 @@ def fake(rate, length=40, error=1e-15):
     steps = np.arange(1, length + 1)
     with np.errstate(invalid="ignore"):
         values = np.outer(steps, [rate, rate - 1.0, -np.inf])[None]
-    proof = _proof.Proof(np.array([3.3]), {"bptt": np.array([[0.0, error]])}, {}, ["w", "b"], 1e-12)
+    proof = _proof.Proof(np.array([3.3]), {"bptt": np.array([[0.0, error]])}, 1e-9, {}, ["w", "b"], 1e-12)
     spectra = _spectra.Spectra((0, length), steps, values, 0 * steps, values[:, 0], values[:, 0], {})
     reach = np.array([[1, 20, 39]])
     tables = _tables.Tables(None, np.ones((1, length)), reach, None, None, None, None, {})
@@ -372,6 +372,40 @@ def test_the_verdict_says_what_the_numbers_say(rate, trend, words):
     assert verdict[1].startswith(trend.capitalize())
     assert verdict[1].endswith(words)
     assert "90 % of the gradient comes from at most 20 steps back (50 %: 1, 99 %: 39)." in verdict
+
+
+@jax.custom_vjp
+def bent(a):
+    return jnp.tanh(a)
+
+
+bent.defvjp(lambda a: (jnp.tanh(a),) * 2, lambda t, cotangent: ((1 - t) * cotangent,))  # should be 1 − t²
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda p, h, x: bent(p.w_hh @ h + p.w_hx @ x),
+        lambda p, h, x: jnp.tanh(p.w_hh @ jax.lax.stop_gradient(h) + p.w_hx @ x),
+    ],
+)
+def test_a_rule_that_all_routes_share_is_not_proved(step):
+    cell = cells.elman(cases.M, cases.N)
+    model = models.make_model(step, cell.initial_state, lambda p, h: h, models.squared_error)
+    data = cell.init(KEY), DATA[1], jnp.ones((T, cases.N))
+    found = report.xray(model, *data)
+    assert not found.summary["proved"]
+    assert found.summary["wrong"] == {"differences": "θ as a whole"}
+    assert "All routes may share a rule that is wrong" in found.verdict[1]
+    right = model._replace(step=cell.step)
+    assert report.xray(right, *data).summary["confirmed_by_differences"] < 1e-6
+
+
+def test_a_gradient_of_zero_has_no_reach():
+    model = GRU._replace(loss=lambda output, target: 0 * jnp.sum(output))
+    found = seen(model, DATA)
+    assert "The gradient is exactly zero." in found.verdict
+    assert not any("90 %" in sentence for sentence in found.verdict)
 
 
 @pytest.mark.parametrize("error", [1e-11, np.nan, np.inf])
