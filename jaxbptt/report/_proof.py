@@ -21,7 +21,7 @@ from jaxbptt.trajectories import unroll
 ROUTES: dict[str, Any] = {"bptt": bptt, "forward_sensitivity": forward_sensitivity, "double_sum": double_sum}
 ORDER = (*ROUTES, "directional", "state_jacobian", "differences")
 MOST_FLOPS = 2**38  # of forward_sensitivity: a few seconds
-MOST_TERMS = 2**29  # numbers of double_sum, each formed by itself: a few seconds
+MOST_TERMS = 2**28  # numbers of double_sum, each formed by itself: a second or two
 MOST_JACOBIAN = 2**27  # T·N² of the closed form that is compared with automatic differentiation
 DIRECTIONS = 3  # random directions a leaf
 # About a thousand eps of the format: sums over thousands of terms lose tens, a wrong factor shows as 1 or 0.1.
