@@ -16,7 +16,7 @@ class Weighted(NamedTuple):
     """Targets of a `weighted` model."""
 
     target: Targets  # y_1 … y_T, leading T; anything finite where the weight is zero
-    weight: Any  # w [T], floats (of a batch [T, B])
+    weight: Any  # w [T], floats, or a mask of bools or integers (of a batch [T, B])
 
 
 def weighted(model: Model) -> Model:
@@ -33,13 +33,14 @@ def weighted(model: Model) -> Model:
 
     Raises:
       ValueError, TypeError: a model made in another order; when it is called, targets that are not `Weighted`, weights
-        that are not floats, or that add up to zero under the mean.
+        of another shape, or that add up to zero under the mean.
     """
     require_order(model, "weighted")
 
     def loss(output, target):
         _validation.require_type("targets", target, Weighted, "models.Weighted(target, weight)")
-        _validation.require_array("targets.weight", target.weight, ())
+        is_mask = getattr(target.weight, "dtype", None) == jnp.bool_
+        _validation.require_array("targets.weight", target.weight, (), jnp.bool_ if is_mask else jnp.number)
         value = model.loss(output, target.target)
         return value * jnp.asarray(target.weight, value.dtype)
 

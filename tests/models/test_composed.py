@@ -154,10 +154,10 @@ def test_the_gradient_check_sees_weights_that_are_not_divided_by():
 def test_weights_are_divided_in_the_precision_of_the_params():
     model, params, _, x, y = build((), "mean")
     weight = jnp.linspace(0.1, 1, T)
-    halves = [models.Weighted(y, weight.astype(dtype)) for dtype in (jnp.float32, jnp.float64)]
-    exact = models.Weighted(y, halves[0].weight.astype(jnp.float64))
-    found, expected = (gradients.bptt(models.weighted(model), params, x, each)[1] for each in (halves[0], exact))
-    assert compare(expected, found).relative < 1e-14
+    for given in (weight.astype(jnp.float32), weight > 0.5, (10 * weight).astype(int)):
+        each = models.Weighted(y, given), models.Weighted(y, given.astype(jnp.float64))
+        found, expected = (gradients.bptt(models.weighted(model), params, x, targets)[1] for targets in each)
+        assert compare(expected, found).relative < 1e-14
 
 
 def test_teacher_forcing_reads_what_it_is_given():
@@ -243,9 +243,9 @@ DATA = jnp.ones(2), jnp.ones((3, 2)), jnp.ones((3, 2))
             "targets.weight: got weights that add up to zero",
         ),
         (
-            lambda: run(models.weighted(ONE), targets=models.Weighted(DATA[2], jnp.ones(3, int))),
-            TypeError,
-            "targets.weight: got int64, expected a real float dtype",
+            lambda: run(models.weighted(ONE), targets=models.Weighted(DATA[2], jnp.ones((3, 1)))),
+            ValueError,
+            r"targets.weight: got shape \[1\], expected \[\]",
         ),
         (lambda: run(READS_X._replace(readout=lambda p, h: h)), TypeError, "readout: raised TypeError"),
         (
