@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import math
+import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from jaxbptt.report._storage import write_whole
 
 
 def write_results(out: Path, config: Any, results: Mapping[str, Any]) -> None:
@@ -42,7 +42,15 @@ def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
     """`write` into a temporary file beside `path`, then rename: a reader sees the old file or the new one, whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, write)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def _finite(value):
