@@ -46,7 +46,19 @@ def measure_tables(subject: Subject) -> Tables:
     floats = [leaf for leaf in leaves if _validation.is_float(leaf)]
     kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
     why = f"the inputs are {kinds}: they have no derivative" if not floats else "the inputs are empty"
-    has_saliency = any(leaf.size for leaf in floats)
+    if not any(leaf.size for leaf in floats):
+        return _tables(subject, why)
+    try:
+        return _tables(subject, None)
+    except (TypeError, ValueError) as error:
+        if not _validation.is_ours(error):
+            raise
+        return _tables(subject, "the step has no derivative by its inputs")
+
+
+def _tables(subject, why):
+    """Both tables; without that of the inputs, if there is a reason why not."""
+    has_saliency = why is None
 
     def at(problem):
         params, *data, initial, _ = problem
