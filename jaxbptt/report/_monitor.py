@@ -246,7 +246,7 @@ def _error_of_sigma(out: Scalar, back: Scalar, first: State, right: State, of_la
     tangent = CAUTION * jnp.sqrt(jnp.maximum(1 - cosine * cosine, 0)) / cosine
     rounded = jnp.abs(jnp.log(jnp.abs(jnp.vdot(first, right))) + back - out)
     eps = jnp.finfo(first.dtype).eps
-    error = jnp.where(tangent < dixon, tangent, dixon) + rounded + eps * (length + jnp.abs(back))
+    error = jnp.where(tangent < dixon, tangent, dixon) + rounded + 4 * eps * (length + jnp.abs(back))
     return jnp.where(back == -jnp.inf, 0, error)
 
 

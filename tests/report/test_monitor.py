@@ -225,4 +225,4 @@ def test_the_error_of_sigma_covers(dtype):
         off, error = (np.asarray(numbers[f"log_sigma_max{part}"], np.float64) for part in ("", "_error"))
         outside += int(np.sum(np.abs(off - np.asarray(truth)) > error))
         count += len(keys)
-    assert outside <= 0.02 * count
+    assert outside <= 0.02 * count, outside
