@@ -198,6 +198,8 @@ def input_saliency(
 ) -> InputSaliency:
     """ln‖(∂⁺h_k/∂⁺x_k)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t‖ for every k ≤ t: how much the loss at step t feels the input x_k.
 
+    An output that reads x_t or h_{t−1} adds its own terms.
+
     The weight ∂C/∂L_t is in it (1/T for the mean). For each k, the cotangents of all t are pulled at once: 2N²T² flops.
     Each is kept as a direction and the log of its length, so that a norm of e^−10000 is as accurate as one of 1. The
     norm runs over all float leaves of x_k together.

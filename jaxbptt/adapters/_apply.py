@@ -163,14 +163,14 @@ def run_layers(layers: Layers, apply_layer: Callable[[int, Any, State, Input], t
     return apply
 
 
-def split_result(result: Any, carry: State, name: str, output: Callable[[Any], Any] = lambda carry: carry) -> Any:
+def split_result(result: Any, carry: State, output: Callable[[Any], Any] = lambda carry: carry) -> Any:
     """(carry, output) of a module that returns both, or the new carry alone: then its output is `output(carry)`."""
     own: Any = jax.tree.structure(carry)
     if jax.tree.structure(result) == own:
         return result, output(result)
     if isinstance(result, tuple) and len(result) == 2 and jax.tree.structure(result[0]) == own:
         return result
-    raise TypeError(f"{name}: got a result of {_describe(result)}, expected (carry, output) or a carry like h_0")
+    raise TypeError(f"module: got a result of {_describe(result)}, expected (carry, output) or a carry like h_0")
 
 
 def _describe(tree):

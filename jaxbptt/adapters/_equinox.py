@@ -41,7 +41,7 @@ def equinox(
 
     def apply_layer(number, own, carry, x):
         first = isinstance(layers.modules[number], eqx.nn.LSTMCell)
-        return split_result(own(x, carry), carry, "module", lambda new: new[0] if first else new)
+        return split_result(own(x, carry), carry, lambda new: new[0] if first else new)
 
     apply = run_layers(layers, apply_layer)
     return from_apply(apply, module, carry, loss=loss, reduction=reduction, x=x, select=select)

@@ -55,7 +55,7 @@ def linen(
 
     def apply_layer(number, own, carry, x):
         layer, inside = opened[number]
-        return split_result(layer.apply(inside(own), carry, x), carry, "module")
+        return split_result(layer.apply(inside(own), carry, x), carry)
 
     in_params = lambda path: getattr(path[layers.depth], "key", None) == "params"
     chosen = lambda path, leaf: in_params(path) and (select is None or select(path, leaf))

@@ -45,7 +45,7 @@ def nnx(
 
     def apply_layer(number, own, carry, x):
         graph, _, rest = split[number]
-        return split_result(flax.merge(graph, own, rest)(carry, x), carry, "module")
+        return split_result(flax.merge(graph, own, rest)(carry, x), carry)
 
     apply = run_layers(layers, apply_layer)
     adapted = from_apply(apply, states, carry, loss=loss, reduction=reduction, x=x, select=select)

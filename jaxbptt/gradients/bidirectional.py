@@ -60,7 +60,7 @@ def bptt_both(
         cells, owns = model.layers[number], params.layers[number]
         below = None if number == 0 else layers[number - 1]
         pulled = [
-            _pull_back(cell, own, steps, _in_own_time(each, backward))
+            _pull_back(cell, own, steps, _in_own_time(each, backward), below is not None)
             for backward, (cell, own, steps, each) in enumerate(zip(cells, owns, layers[number], local, strict=True))
         ]
         found.insert(0, (pulled[0][0], pulled[1][0]))
@@ -176,13 +176,15 @@ def _finite(loss, losses, grads):
     return loss, grads
 
 
-def _pull_back(cell, params, steps, local):
-    """(dC/dθ of one cell, dC/dx_t [T, M]), in its own time."""
+def _pull_back(cell, params, steps, local, to_inputs):
+    """(dC/dθ of one cell, dC/dx_t [T, M], or None where nobody asks), in its own time."""
     partials = step_partials(cell)
     residuals, pull = partials.pull_over(params, steps)
     later = jax.tree.map(jnp.zeros_like, steps.initial)
     adjoints, earlier = sequential_adjoint(lambda at, each: (pull(at, each), each), residuals, local, later)
     grads = add_initial(cell, params, partials.sum_params(params, steps.previous, steps.inputs, adjoints), earlier)
+    if not to_inputs:
+        return grads, None
     of_inputs = jax.vmap(partials.pull_input, in_axes=(None, 0, 0, 0))
     return grads, of_inputs(params, steps.previous, steps.inputs, adjoints)
 

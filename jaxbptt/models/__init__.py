@@ -1,4 +1,16 @@
-"""Models: a recurrence f with a readout g and a loss L at every step, and batches of sequences.
+"""Models: a recurrence f with a readout g and a loss L at every step, and what people do to them.
+
+| wanted | function |
+|---|---|
+| padding, losses at some steps | `weighted` |
+| several episodes in one sequence | `resetting` |
+| the output, or the right one, as the next input | `feedback`, `teacher_forcing` |
+| B sequences side by side | `batched` |
+| a penalty on the params | `penalised` |
+| some leaves trained, the others constant | `trainable` |
+| complex params and states | `real_pairs` |
+| counters and keys in the state | `precomputed` |
+| both directions in time | `bidirectional` |
 
 >>> import jax, jax.numpy as jnp
 >>> from jaxbptt import cells, comparison, gradients, models

@@ -54,5 +54,10 @@ def batched(model: Model, size: int) -> Model:
     )
 
 
+def single_of(model: Model) -> Model | None:
+    """The model of one sequence of a batch, with the batch's reduction; None: not known."""
+    return None if model.single is None else model.single._replace(reduction=model.reduction)
+
+
 def _repeat(state, size):
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *jnp.shape(leaf))), state)

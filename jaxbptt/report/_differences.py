@@ -3,6 +3,7 @@
 import numpy as np
 
 RATIO = 4.0  # of one difference's size to the next
+SETTLED = 1e-2  # relative: smaller differences agree to this, beside their rounding
 SIZES = {8: (1e-2, 10), 4: (0.25, 7)}  # bytes of a float: the largest size, and how many
 
 
@@ -15,11 +16,14 @@ def sizes_of(dtype: np.dtype) -> np.ndarray:
 def extrapolate(ahead: np.ndarray, behind: np.ndarray, sizes: np.ndarray, noise: float) -> tuple[float, float]:
     """Ridders' table of central differences: (the entry of least error, that error).
 
+    Where smaller differences say something else than that entry, the function bends at every size tried, as along a
+    chaotic trajectory: the error is then infinite.
+
     Reference: Ridders (1982), Advances in Engineering Software 4.
     """
     with np.errstate(all="ignore"):
-        column = (ahead - behind) / (2 * sizes)
-        best, least = np.nan, np.inf
+        plain = column = (ahead - behind) / (2 * sizes)
+        best, least, last = np.nan, np.inf, 0
         rounding = noise / sizes
         for order in range(1, len(sizes)):
             weight = RATIO ** (2 * order)
@@ -27,6 +31,9 @@ def extrapolate(ahead: np.ndarray, behind: np.ndarray, sizes: np.ndarray, noise:
             error = np.maximum(np.abs(new - column[1:]), np.abs(new - column[:-1])) + rounding[order:]
             error = np.where(np.isfinite(error), error, np.inf)
             if np.min(error) < least:
-                best, least = new[np.argmin(error)], np.min(error)
+                place = int(np.argmin(error))
+                best, least, last = new[place], error[place], place + order  # made of sizes up to `last`
             column = new
-    return float(best), float(least)
+        off = np.abs(plain - best)[last + 1 :]
+        settled = np.all(off <= 10 * (least + rounding[last + 1 :]) + SETTLED * np.abs(best))
+    return float(best), float(least) if settled else np.inf

@@ -13,6 +13,7 @@ from jaxbptt.derivations.samples import Stream, normal_like
 from jaxbptt.gradients.backpropagation import bptt
 from jaxbptt.gradients.exact import autodiff, double_sum, forward_sensitivity
 from jaxbptt.gradients.forward import add_penalty, run_forward, take_problem
+from jaxbptt.models._batched import single_of
 from jaxbptt.report._differences import extrapolate, sizes_of
 from jaxbptt.report._subject import Outcome, Subject, flat64, join_names, map_floats, named, one_line
 from jaxbptt.types import LossAndGrads
@@ -228,7 +229,7 @@ def _keeps_apart(subject: Subject) -> Outcome:
     if off > 1e3 * subject.epsilon:
         said = "other numbers in the first sequence change the others: the step or the loss mixes the batch"
         return Outcome("failed", said, float(off))
-    single = subject.model.single
+    single = single_of(subject.model)
     if single is None:
         return Outcome(
             "passed", f"other numbers in the first of {subject.model.batch} sequences leave the rest alone", off

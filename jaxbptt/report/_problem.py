@@ -11,6 +11,7 @@ from jaxbptt.derivations.compiled import map_rows
 from jaxbptt.gradients.backpropagation import bptt
 from jaxbptt.gradients.exact import autodiff
 from jaxbptt.gradients.forward import Problem, take_problem
+from jaxbptt.models._batched import single_of
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
 from jaxbptt.types import Inputs, Params, State, Targets
@@ -75,7 +76,7 @@ def take_subject(
     """The arguments of a report; raise unless they fit, before anything is compiled."""
     problem = take_problem(model, params, inputs, targets, initial)
     batch = model.batch
-    single = model if batch is None else model.single
+    single = model if batch is None else single_of(model)
     if single is None:
         raise ValueError("model: got a batch that does not know its model of one sequence, expected one from `batched`")
     key = _key_of(model, problem) or object()  # an object: what is compiled is kept for this call alone

@@ -94,7 +94,7 @@ def prove(subject: Subject) -> Proof:
     judged = [_judge(subject, *(each[b] for each in moved)) for b in range(len(loss))]
     off = np.array([each for each, _ in judged])[:, None]
     if any(contradicts for _, contradicts in judged):
-        errors = {**errors, "differences": off}
+        errors = {**errors, "differences": np.nan_to_num(off)}
     return Proof(loss, errors, float(np.max(off)), left_out, names, PROVED[subject.dtype])
 
 
@@ -173,7 +173,7 @@ def _judge(subject, values, slopes, scales):
     sizes, epsilon = sizes_of(subject.dtype), float(np.finfo(subject.dtype).eps)
     found, wrong = [], 0
     for (ahead, behind), slope, scale in zip(np.asarray(values, float), slopes, scales, strict=True):
-        noise = 8 * epsilon * np.sqrt(subject.problem.length) * np.nanmax(np.abs([ahead, behind]))
+        noise = 8 * epsilon * np.sqrt(subject.problem.length) * _largest(ahead, behind)
         difference, error = extrapolate(ahead, behind, sizes, noise)
         size = max(float(scale), abs(difference))
         if size > 0 and error <= COARSE * size:
@@ -181,6 +181,10 @@ def _judge(subject, values, slopes, scales):
             found.append(off / size)
             wrong += off > 10 * error + GROSS * size
     return max(found, default=np.nan), wrong > len(found) / 2
+
+
+def _largest(*values):
+    return max((abs(each) for each in np.concatenate(values) if np.isfinite(each)), default=0.0)
 
 
 def _closed_form(subject, problem):

@@ -47,16 +47,16 @@ def measure_tables(subject: Subject) -> Tables:
     kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
     why = f"the inputs are {kinds}: they have no derivative" if not floats else "the inputs are empty"
     if not any(leaf.size for leaf in floats):
-        return _tables(subject, why)
+        return _of_pairs(subject, why)
     try:
-        return _tables(subject, None)
+        return _of_pairs(subject, None)
     except (TypeError, ValueError) as error:
         if not _validation.is_ours(error):
             raise
-        return _tables(subject, "the step has no derivative by its inputs")
+        return _of_pairs(subject, "the step has no derivative by its inputs")
 
 
-def _tables(subject, why):
+def _of_pairs(subject, why):
     """Both tables; without that of the inputs, if there is a reason why not."""
     has_saliency = why is None
 

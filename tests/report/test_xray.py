@@ -401,6 +401,26 @@ def test_a_rule_that_all_routes_share_is_not_proved(step):
     assert report.xray(right, *data).summary["confirmed_by_differences"] < 1e-6
 
 
+def test_a_chaotic_net_is_proved():
+    """Differences of C see no slope there, at any size: they say nothing, and blame nothing."""
+    model = models.sequence_model(cells.elman(3, 24, recurrent=cells.gaussian(3.0)), 2, reduction="mean")
+    data = model.init(KEY), jax.random.normal(KEY, (150, 3)), jnp.ones((150, 2))
+    subject = _problem.take_subject(model, *data, None)
+    proof = _proof.prove(subject)
+    assert "differences" not in proof.wrong
+    assert np.isnan(proof.confirmed)
+    verdict = report.verify(model, *data)
+    assert {check.name: check.status for check in verdict.checks}["finite differences"] in ("note", "passed")
+
+
+def test_a_batch_with_another_reduction_is_looked_at_as_such():
+    batch = models.batched(GRU, 2)._replace(reduction="sum")
+    stacked = [jnp.stack((each, each[::-1]), axis=1) for each in DATA[1:3]]
+    assert _problem.take_subject(batch, DATA[0], *stacked, None).model.reduction == "sum"
+    numbers = report.monitor(batch, DATA[0], *stacked)
+    assert numbers["loss"] == pytest.approx(T * report.monitor(models.batched(GRU, 2), DATA[0], *stacked)["loss"])
+
+
 def test_a_gradient_of_zero_has_no_reach():
     model = GRU._replace(loss=lambda output, target: 0 * jnp.sum(output))
     found = seen(model, DATA)
