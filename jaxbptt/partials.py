@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import _validation
-from jaxbptt.cells.derivation import Derivation, JacobianParts
+from jaxbptt.cells.derivation import Derivation, Parts
 from jaxbptt.cells.factored import FactoredPullback, factored_pullback, sum_over_steps
 from jaxbptt.types import Input, Params, Recurrence, State, States, Step, Steps
 
@@ -78,7 +78,7 @@ class Partials(NamedTuple):
     sum_params: SumParams
     push_state: PushState
     factored: FactoredPullback | None = None
-    parts: JacobianParts | None = None  # J_t in diagonals and blocks, formed from the factors of `factored`
+    parts: Parts | None = None  # what J_t consists of, formed from the factors of `factored`
 
     def jacobian(self, params: Params, state: State, x: Input) -> jax.Array:
         """J_t [N, N]."""
@@ -163,7 +163,7 @@ def _plain(automatic: Partials, step: Step, derivation: Derivation) -> Partials:
     )
 
 
-def _factored(plain: Partials, pullback: FactoredPullback, parts: JacobianParts | None) -> Partials:
+def _factored(plain: Partials, pullback: FactoredPullback, parts: Parts | None) -> Partials:
     return plain._replace(
         source="factored",
         residuals=pullback.factors,

@@ -5,13 +5,18 @@ from jaxbptt.cells._gru import GRUParams, gru
 from jaxbptt.cells._lstm import LSTMParams, LSTMState, gates, lstm
 from jaxbptt.cells._stack import stack
 from jaxbptt.cells.cell import Cell, from_step
-from jaxbptt.cells.derivation import Derivation, JacobianParts
+from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, Outer
 from jaxbptt.cells.initializers import gaussian, identity, orthogonal
+from jaxbptt.cells.structure import BlockParts, Border, BorderedParts, DiagonalLowRank, JacobianParts
 
 __all__ = [
+    "BlockParts",
+    "Border",
+    "BorderedParts",
     "Cell",
     "Derivation",
+    "DiagonalLowRank",
     "ElmanParams",
     "FactoredPullback",
     "GRUParams",

@@ -9,9 +9,10 @@ import numpy as np
 
 from jaxbptt import _validation
 from jaxbptt.cells.cell import Cell
-from jaxbptt.cells.derivation import Derivation, JacobianParts
+from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
 from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian
+from jaxbptt.cells.structure import JacobianParts
 
 
 class ElmanParams(NamedTuple):

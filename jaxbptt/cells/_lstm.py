@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from jaxbptt import _validation
 from jaxbptt.cells.cell import Cell
-from jaxbptt.cells.derivation import Derivation, JacobianParts
+from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
 from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian
+from jaxbptt.cells.structure import JacobianParts
 
 
 class LSTMParams(NamedTuple):

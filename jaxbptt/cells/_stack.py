@@ -1,4 +1,4 @@
-"""Layers: every cell reads the hidden part of the one below, at the same step."""
+"""Layers: every cell reads the output or the hidden part of the one below, at the same step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +17,15 @@ from jaxbptt.types import State
 def stack(*cells: Cell, read: Callable[[State], Any] | None = None) -> Cell:
     """h¹_t = f¹(h¹_{t−1}, x_t),  hˡ_t = fˡ(hˡ_{t−1}, r(hˡ⁻¹_t)) with r the hidden part of a state.
 
-    The chain is block lower triangular. Where every cell has a factored derivation, so has the stack: λ passes from
-    each layer to the one below within a step, and weights' gradients are formed over all steps at once.
+    A cell with an output of its own, y_t(h_t, x_t), passes that on in place of r, and so does a stack whose top has
+    one. The chain is block lower triangular. Where every cell has a factored derivation, and none below the top has
+    such an output, so has the stack: λ passes from each layer to the one below within a step, and weights' gradients
+    are formed over all steps at once.
 
     Args:
       *cells: from the bottom to the top.
-      read: (state of one layer) -> what the layer above takes as its input. None: `.hidden` where there is one (an
-        LSTM's), else the state itself if it is a single array.
+      read: (state of one layer) -> what the layer above takes as its input. None: the cell's output where it has one,
+        else `.hidden` where there is one (an LSTM's), else the state itself if it is a single array.
 
     Returns:
       Cell on the tuple of their params and the tuple of their states; `num_inputs` is that of the lowest.
@@ -37,6 +39,11 @@ def stack(*cells: Cell, read: Callable[[State], Any] | None = None) -> Cell:
     for cell in cells:
         _validation.require_functions("cell", cell, ("initial_state", "step"))
     hidden = hidden_part if read is None else read
+    has_output = [cell.output is not None and read is None for cell in cells]
+
+    def passed_on(layer, params, state, x):
+        """What the layer above sees."""
+        return cells[layer].output(params, state, x) if has_output[layer] else hidden(state)
 
     def init(key):
         _validation.require_key(key)
@@ -46,6 +53,8 @@ def stack(*cells: Cell, read: Callable[[State], Any] | None = None) -> Cell:
     def initial_state(params):
         states = tuple(cell.initial_state(each) for cell, each in zip(cells, params, strict=True))
         for number, (cell, below) in enumerate(zip(cells[1:], states, strict=False), start=2):
+            if has_output[number - 2]:
+                continue  # it may need x_t to know its size: the step itself says what does not fit
             size = jax.eval_shape(hidden, below)
             if cell.num_inputs is not None and getattr(size, "shape", None) != (cell.num_inputs,):
                 got = f"layer {number}: it takes {cell.num_inputs} inputs"
@@ -54,18 +63,24 @@ def stack(*cells: Cell, read: Callable[[State], Any] | None = None) -> Cell:
 
     def step(params, state, x):
         new = []
-        for cell, each, before in zip(cells, params, state, strict=True):
+        for layer, (cell, each, before) in enumerate(zip(cells, params, state, strict=True)):
             new.append(cell.step(each, before, x))
-            x = hidden(new[-1])
+            x = passed_on(layer, each, new[-1], x) if layer + 1 < len(cells) else None
         return tuple(new)
+
+    def output(params, state, x):
+        for layer, (each, own) in enumerate(zip(params, state, strict=True)):
+            x = passed_on(layer, each, own, x)
+        return x
 
     has_init = all(cell.init is not _validation.no_init for cell in cells)
     return Cell(
         init=init if has_init else _validation.no_init,
         initial_state=initial_state,
         step=step,
-        derivation=_derive(cells, hidden),
+        derivation=None if any(has_output[:-1]) else _derive(cells, hidden),
         num_inputs=cells[0].num_inputs,
+        output=output if has_output[-1] else None,
     )
 
 

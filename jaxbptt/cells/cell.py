@@ -1,10 +1,16 @@
 """The interface: a recurrence h_t = f(h_{t−1}, x_t, θ) as a NamedTuple of pure functions."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from jaxbptt import _validation
 from jaxbptt.cells.derivation import Derivation
-from jaxbptt.types import Init, InitialState, Step
+from jaxbptt.types import Init, InitialState, Input, Output, Params, State, Step
+
+
+class CellOutput(Protocol):
+    def __call__(self, params: Params, state: State, x: Input, /) -> Output:
+        """y_t, what a readout or the layer above sees of h_t where that depends on x_t too."""
+        ...
 
 
 class Cell(NamedTuple):
@@ -15,6 +21,7 @@ class Cell(NamedTuple):
     step: Step  # (params, h_{t-1}, x_t) -> h_t
     derivation: Derivation | None = None  # hand-derived direct partials of step, when known
     num_inputs: int | None = None  # M, when known: inputs are then one array [T, M]
+    output: CellOutput | None = None  # (params, h_t, x_t) -> y_t; None: the hidden part of h_t
 
 
 def from_step(

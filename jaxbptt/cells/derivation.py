@@ -1,10 +1,13 @@
 """The direct partials of one step, derived by hand: what a cell can say about its own derivative."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 
+from jaxbptt.cells.structure import BlockParts, BorderedParts, JacobianParts
 from jaxbptt.types import Input, Params, State
+
+Parts: TypeAlias = JacobianParts | BlockParts | BorderedParts
 
 
 class StateJacobian(Protocol):
@@ -19,33 +22,6 @@ class Pullback(Protocol):
         ...
 
 
-class FormParts(Protocol):
-    def __call__(self, params: Params, factors: Any, /) -> Any:
-        """The diagonals and blocks of J_t, a pytree, from the factors of a `FactoredPullback` at one step."""
-        ...
-
-
-class Assemble(Protocol):
-    def __call__(self, parts: Any, /) -> jax.Array:
-        """J_t [N, N]."""
-        ...
-
-
-class Multiply(Protocol):
-    def __call__(self, parts: Any, matrix: jax.Array, /) -> jax.Array:
-        """J_t · matrix [N, K] (`left`), or matrix [K, N] · J_t (`right`)."""
-        ...
-
-
-class JacobianParts(NamedTuple):
-    """J_t as diagonals and blocks, which multiply a matrix without being assembled."""
-
-    form: FormParts
-    dense: Assemble
-    left: Multiply
-    right: Multiply
-
-
 class Derivation(NamedTuple):
     """The direct partials of a cell's `step`, derived by hand.
 
@@ -55,4 +31,4 @@ class Derivation(NamedTuple):
 
     state_jacobian: StateJacobian
     pullback: Pullback
-    parts: JacobianParts | None = None  # only with a FactoredPullback: they are formed from its factors
+    parts: Parts | None = None  # only with a FactoredPullback: they are formed from its factors

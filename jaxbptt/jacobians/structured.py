@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
-from jaxbptt.cells.derivation import JacobianParts
+from jaxbptt.cells.structure import JacobianParts
 from jaxbptt.partials import step_partials
 from jaxbptt.trajectories import Trajectory, take_trajectory
 from jaxbptt.types import Params, Recurrence
@@ -93,7 +93,7 @@ def structured_jacobians(cell: Recurrence, params: Params, trajectory: Trajector
         jit, NaN or inf, with its first step.
     """
     partials = step_partials(cell)
-    if partials.parts is None:
+    if not isinstance(partials.parts, JacobianParts):
         raise ValueError("cell: got one without parts of its Jacobian, expected a derivation with them")
     params, trajectory, _ = take_trajectory(cell, params, trajectory)
     factors = jax.vmap(partials.residuals, in_axes=(None, 0, 0))(params, trajectory.previous, trajectory.inputs)

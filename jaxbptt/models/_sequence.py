@@ -42,15 +42,16 @@ def sequence_model(
     reduction: Reduction = "sum",
     read: Read | None = None,
 ) -> Model:
-    """A cell with the readout o_t = W_yh h_t + b_y at every step.
+    """A cell with the readout o_t = W_yh h_t + b_y at every step, or W_yh y_t + b_y of a cell with an output y_t.
 
     Args:
       cell: the recurrence.
       num_outputs: O ≥ 1.
       loss: (output [O], target) -> scalar.
       reduction: "sum" or "mean" over the T steps.
-      read: the part of the state that the readout sees, flattened. None: `state.hidden` where there is one (an LSTM's);
-        for a tuple of states (layers), that of the last; any other state whole.
+      read: the part of the state that the readout sees, flattened. None: the cell's own output y_t(h_t, x_t) where it
+        has one; else `state.hidden` where there is one (an LSTM's); for a tuple of states (layers), that of the last;
+        any other state whole.
 
     Returns:
       Model on `SequenceParams(cell, Readout(w_yh [O, H] ~ N(0, 1/H), b_y [O] = 0))`, with the cell's derivation lifted.
@@ -62,27 +63,43 @@ def sequence_model(
     _validation.require_choice("reduction", reduction, ("sum", "mean"))
     if read is not None and not callable(read):
         raise TypeError(f"read: got {type(read).__name__}, expected a function of the state")
-    seen = lambda state: ravel_pytree((read or _hidden)(state))[0]
+    output = cell.output if read is None else None
+    see = output or (lambda params, state: (read or _hidden)(state))
+
+    def readout(params, *at):
+        return params.readout.w_yh @ ravel_pytree(see(params.cell, *at))[0] + params.readout.b_y
 
     def init(key):
         _validation.require_key(key)
         cell_key, readout_key = jax.random.split(key)
         params = cell.init(cell_key)
-        hidden = jax.eval_shape(lambda p: seen(cell.initial_state(p)), params)
-        w_yh = jax.random.normal(readout_key, (num_outputs, hidden.size), hidden.dtype)
-        readout = Readout(w_yh * jnp.asarray(hidden.size**-0.5, hidden.dtype), jnp.zeros(num_outputs, hidden.dtype))
-        return SequenceParams(params, readout)
+        size, dtype = _size_of(see, cell, params, reads_input=output is not None)
+        w_yh = jax.random.normal(readout_key, (num_outputs, size), dtype) * jnp.asarray(size**-0.5, dtype)
+        return SequenceParams(params, Readout(w_yh, jnp.zeros(num_outputs, dtype)))
 
     return Model(
         init=_validation.no_init if cell.init is _validation.no_init else init,
         initial_state=lambda params: cell.initial_state(params.cell),
         step=lambda params, state, x: cell.step(params.cell, state, x),
-        readout=lambda params, state: params.readout.w_yh @ seen(state) + params.readout.b_y,
+        readout=readout,
         loss=loss,
         reduction=reduction,
         derivation=on_larger_params(cell.derivation, _cell_params, _without_readout),
         num_inputs=cell.num_inputs,
+        reads="state" if output is None else "state, x",
     )
+
+
+def _size_of(see, cell, params, reads_input):
+    """(H, its dtype)."""
+    state = jax.eval_shape(cell.initial_state, params)
+    if reads_input and cell.num_inputs is None:
+        raise ValueError(
+            "cell.num_inputs: got None, expected M: the cell's output reads x_t, which says how much it is"
+        )
+    x = [jax.ShapeDtypeStruct((cell.num_inputs,), jax.tree.leaves(state)[0].dtype)] if reads_input else []
+    hidden = jax.eval_shape(lambda *at: ravel_pytree(see(*at))[0], params, state, *x)
+    return hidden.size, hidden.dtype
 
 
 def _hidden(state):
