@@ -1,11 +1,12 @@
 """What J_t consists of, so that a chain of them is never assembled: diagonals and blocks, or blocks and copies."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxbptt.types import Params
+from jaxbptt.types import ArrayLike, Params
 
 
 class FormParts(Protocol):
@@ -46,6 +47,45 @@ class DiagonalLowRank(NamedTuple):
         """[..., n, n]."""
         identity = np.eye(self.diagonal.shape[-1], dtype=self.diagonal.dtype)
         return self.diagonal[..., None] * identity + self.left @ self.right.swapaxes(-1, -2)
+
+
+Core: TypeAlias = jax.Array | DiagonalLowRank  # [..., n, n]
+
+
+def dtype_of(core: Core) -> Any:
+    """Of the blocks: complex where they act on real and imaginary parts."""
+    return core.diagonal.dtype if isinstance(core, DiagonalLowRank) else core.dtype
+
+
+def apply_core(core: Core, copies: jax.Array) -> jax.Array:
+    """A copies, [..., n, m] from [..., n, m]."""
+    if not isinstance(core, DiagonalLowRank):
+        return core @ copies
+    carried = core.diagonal[..., None] * copies
+    return carried + core.left @ (core.right.swapaxes(-1, -2) @ copies) if core.left.shape[-1] else carried
+
+
+def transpose_core(core: Core) -> Core:
+    """The transpose as a map of real numbers: for complex blocks the conjugate transpose."""
+    if not isinstance(core, DiagonalLowRank):
+        return core.conj().swapaxes(-1, -2)
+    return DiagonalLowRank(core.diagonal.conj(), core.right.conj(), core.left.conj())
+
+
+def gather_copies(vector: jax.Array, place: ArrayLike, dtype: Any) -> jax.Array:
+    """[B, n, m] of `dtype` from the entries [N] of a flattened state."""
+    entries = vector[place]
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        return entries
+    return jax.lax.complex(entries[..., 0::2], entries[..., 1::2])
+
+
+def scatter_copies(copies: jax.Array, place: ArrayLike) -> jax.Array:
+    """The inverse of `gather_copies`: [N] from [B, n, m]."""
+    if jnp.iscomplexobj(copies):
+        copies = jnp.stack((copies.real, copies.imag), axis=-1)
+    entries = copies.reshape(place.shape)
+    return jnp.zeros(place.size, entries.dtype).at[place].set(entries, unique_indices=True)
 
 
 class BlockParts(NamedTuple):
