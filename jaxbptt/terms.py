@@ -17,7 +17,7 @@ from jaxbptt.gradients.bidirectional import directions
 from jaxbptt.gradients.diagnosis import require_finite_gradient
 from jaxbptt.gradients.exact import scan_terms
 from jaxbptt.gradients.forward import run_forward, take_problem
-from jaxbptt.jacobians.dense import step_jacobians
+from jaxbptt.jacobians.structured import STRUCTURED, moving_jacobians, row_mover
 from jaxbptt.models._bidirectional import BidirectionalModel
 from jaxbptt.models.model import READS, Model, read, reduction_weight
 from jaxbptt.partials import step_partials
@@ -172,7 +172,7 @@ def gradient_terms(
     def visit(carry, state, x, cotangents):
         return carry, leaf_norms(jax.vmap(lambda v: pull(params, state, x, unravel(v)))(cotangents))
 
-    jacobians = step_jacobians(model, params, trajectory)
+    jacobians = moving_jacobians(model, params, trajectory)
     by_leaf = _scan_in_stretches(visit, trajectory, jacobians, local, early)
     require_finite_gradient(model, problem, by_leaf)
     return GradientTerms(join_norms(by_leaf), by_leaf)
@@ -185,8 +185,9 @@ def _scan_in_stretches(visit, trajectory, jacobians, local, early):
     previous, later, tables = trajectory.previous, None, []
     for first, stop in reversed(list(itertools.pairwise(bounds))):
         start = jax.tree.map(lambda leaf, first=first: leaf[first], previous)
-        part = (trajectory.inputs, trajectory.states, jacobians, local, early)
-        inputs, states, chain, own, before = jax.tree.map(lambda leaf, first=first, stop=stop: leaf[first:stop], part)
+        part = (trajectory.inputs, trajectory.states, local, early)
+        inputs, states, own, before = jax.tree.map(lambda leaf, first=first, stop=stop: leaf[first:stop], part)
+        chain = jacobians.span(first, stop) if isinstance(jacobians, STRUCTURED) else jacobians[first:stop]
         steps = Trajectory(start, inputs, states)
         _, rows, later = scan_terms(visit, None, steps, chain, own, later, early=before)
         tables.append(jax.tree.map(lambda leaf, first=first: jnp.pad(leaf, ((0, 0), (first, 0))), rows))
@@ -228,7 +229,8 @@ def input_saliency(
     trajectory, _, local, _, early = run_forward(model, params, inputs, targets, initial)
     unravel = ravel_pytree(trajectory.initial)[1]
     pull = step_partials(model).pull_input
-    chain, rows = step_jacobians(model, params, trajectory), flatten_steps(local)
+    chain, move = row_mover(moving_jacobians(model, params, trajectory))
+    rows = flatten_steps(local)
     before = None if early is None else flatten_steps(early)
     own = _through_readout(model, params, trajectory, targets) if READS.index(model.reads) else None
     length = len(rows)
@@ -246,7 +248,7 @@ def input_saliency(
         directions, log_lengths = directions.at[index].set(direction[0]), log_lengths.at[index].set(log_length[0])
         felt, log_norms = _split(jax.vmap(lambda direction: pull_flat(state, x, direction))(directions))
         _, log_norms = _add_at(index, (felt, log_lengths + log_norms), of_input)
-        directions, grown = _split(directions @ jacobian)
+        directions, grown = _split(move(directions, jacobian))
         return _add_at(index, (directions, log_lengths + grown), row_before), log_norms
 
     steps = (jnp.arange(length), trajectory.previous, inputs, chain, rows, before, own)

@@ -57,6 +57,23 @@ def dtype_of(core: Core) -> Any:
     return core.diagonal.dtype if isinstance(core, DiagonalLowRank) else core.dtype
 
 
+def entries_of(core: Core) -> jax.Array | None:
+    """The diagonal [..., B·n] where all blocks are diagonal, else None."""
+    if isinstance(core, DiagonalLowRank):
+        diagonal = None if core.left.shape[-1] else core.diagonal
+    else:
+        diagonal = core[..., 0] if core.shape[-1] == 1 else None
+    return None if diagonal is None else diagonal.reshape(*diagonal.shape[:-2], -1)
+
+
+def real_matrices(core: Core) -> jax.Array:
+    """[..., B, n, n]; a complex block [n, n] as a real one [2n, 2n]."""
+    matrices = core.matrix() if isinstance(core, DiagonalLowRank) else core
+    if not jnp.iscomplexobj(matrices):
+        return matrices
+    return jnp.block([[matrices.real, -matrices.imag], [matrices.imag, matrices.real]])
+
+
 def apply_core(core: Core, copies: jax.Array) -> jax.Array:
     """A copies, [..., n, m] from [..., n, m]."""
     if not isinstance(core, DiagonalLowRank):

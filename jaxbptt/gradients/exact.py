@@ -12,6 +12,7 @@ from jaxbptt.gradients.adjoint import add_initial
 from jaxbptt.gradients.bidirectional import autodiff_both, route_both
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
 from jaxbptt.gradients.forward import add_penalty, run_forward, take_problem
+from jaxbptt.jacobians.structured import Structured, row_mover
 from jaxbptt.models._bidirectional import BidirectionalModel
 from jaxbptt.models.model import Model, read, reduction_weight, step_losses
 from jaxbptt.partials import MISSING_RULE, both_missing, jacobian, step_partials
@@ -180,7 +181,7 @@ def scan_terms(
     visit: Callable[..., tuple[Any, Any]],
     carry: Any,
     trajectory: Trajectory,
-    jacobians: Float[Array, "time state state"],
+    jacobians: Float[Array, "time state state"] | Structured,
     local: States,
     later: Float[Array, "steps state"] | None = None,
     *,
@@ -203,10 +204,11 @@ def scan_terms(
         k, state, x, jacobian, row, row_before = step
         cotangents = cotangents.at[k].set(row)
         carry, result = visit(carry, state, x, cotangents)
-        moved = cotangents @ jacobian
+        moved = move(cotangents, jacobian)
         return (carry, moved if row_before is None else moved.at[k].add(row_before)), result
 
-    steps = (jnp.arange(len(own)), trajectory.previous, trajectory.inputs, jacobians, own, before)
+    factors, move = row_mover(jacobians)
+    steps = (jnp.arange(len(own)), trajectory.previous, trajectory.inputs, factors, own, before)
     rows = jnp.zeros_like(own) if later is None else jnp.concatenate((jnp.zeros_like(own), later))
     (carry, cotangents), results = jax.lax.scan(body, (carry, rows), steps, reverse=True)
     return carry, results, cotangents

@@ -1,24 +1,27 @@
 """Ordered products dh_t/dh_k = J_t … J_{k+1}, assembled in plain floats."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
-from jaxbptt.jacobians.structured import StructuredJacobians
+from jaxbptt.cells.structure import apply_core, dtype_of
+from jaxbptt.jacobians.blocks import BlockJacobians
+from jaxbptt.jacobians.structured import STRUCTURED, Structured
 from jaxbptt.types import ArrayLike
 
-Jacobians: TypeAlias = Float[ArrayLike, "time state state"] | StructuredJacobians
+Jacobians: TypeAlias = Float[ArrayLike, "time state state"] | Structured
 
 
 def product(jacobians: Jacobians, start: int, stop: int) -> Float[Array, "state state"]:
     """dh_stop/dh_start = J_stop J_{stop−1} … J_{start+1}, assembled in plain floats.
 
     Args:
-      jacobians: [T, N, N], [t−1] is J_t; or StructuredJacobians.
+      jacobians: [T, N, N], [t−1] is J_t; or from `structured_jacobians`.
       start, stop: static ints, 0 ≤ start ≤ stop ≤ T; equal ones give the identity.
 
     Returns:
@@ -29,17 +32,17 @@ def product(jacobians: Jacobians, start: int, stop: int) -> Float[Array, "state 
 
     Reference: dh_t/dh_k = Π_{i=k+1}^t dh_i/dh_{i-1}, the latest factor on the left; S4.7.
     """
-    steps, multiply, identity = _multiplication(jacobians)
+    steps, multiply, identity, assemble = _multiplication(jacobians)
     start, stop = _validation.require_span(start, stop, len(jacobians))
     span = jax.tree.map(lambda leaf: leaf[start:stop], steps)
-    return jax.lax.scan(lambda total, step: (multiply(step, total), None), identity, span)[0]
+    return assemble(jax.lax.scan(lambda total, step: (multiply(step, total), None), identity, span)[0])
 
 
 def prefix_products(jacobians: Jacobians) -> Float[Array, "time state state"]:
     """dh_t/dh_0 = J_t … J_1 for t = 1 … T, assembled in plain floats.
 
     Args:
-      jacobians: [T, N, N], [t−1] is J_t; or StructuredJacobians.
+      jacobians: [T, N, N], [t−1] is J_t; or from `structured_jacobians`.
 
     Returns:
       [T, N, N], [t−1] is dh_t/dh_0; the same limits as `product`.
@@ -47,22 +50,31 @@ def prefix_products(jacobians: Jacobians) -> Float[Array, "time state state"]:
     Raises:
       TypeError, ValueError: jacobians not as stated.
     """
-    steps, multiply, identity = _multiplication(jacobians)
+    steps, multiply, identity, assemble = _multiplication(jacobians)
 
     def body(total, step):
         total = multiply(step, total)
         return total, total
 
-    return jax.lax.scan(body, identity, steps)[1]
+    return jax.vmap(assemble)(jax.lax.scan(body, identity, steps)[1])
 
 
-def _multiplication(jacobians: Jacobians) -> tuple[Any, Callable[[Any, jax.Array], jax.Array], jax.Array]:
-    """(what a scan reads, a function (one step of it, matrix) -> J_t matrix, the identity)."""
-    if not isinstance(jacobians, StructuredJacobians):
-        chain = _validation.take_jacobians(jacobians)
-        return chain, jnp.matmul, jnp.eye(chain.shape[1], dtype=chain.dtype)
+class _Multiplication(NamedTuple):
+    steps: Any  # what a scan reads
+    multiply: Callable[[Any, jax.Array], jax.Array]  # (one step of it, product so far) -> J_t · product
+    identity: jax.Array
+    assemble: Callable[[jax.Array], jax.Array]  # (product) -> [N, N]
 
-    def multiply(factors, matrix):
-        return jacobians.parts.left(jacobians.at(factors), matrix)
 
-    return jacobians.factors, multiply, jnp.eye(jacobians.size, dtype=jacobians.dtype)
+def _multiplication(jacobians: Jacobians) -> _Multiplication:
+    if isinstance(jacobians, BlockJacobians):  # the product of the blocks alone
+        core = jacobians.steps
+        size = jax.tree.leaves(core)[0].shape[2]
+        identity = jnp.eye(size, dtype=dtype_of(core))
+        identity = jnp.broadcast_to(identity, (np.shape(jacobians.place)[0], size, size))
+        return _Multiplication(core, apply_core, identity, jacobians.dense)
+    if isinstance(jacobians, STRUCTURED):
+        identity = jnp.eye(jacobians.size, dtype=jacobians.dtype)
+        return _Multiplication(jacobians.steps, jacobians.left, identity, lambda product: product)
+    chain = _validation.take_jacobians(jacobians)
+    return _Multiplication(chain, jnp.matmul, jnp.eye(chain.shape[1], dtype=chain.dtype), lambda product: product)

@@ -1,15 +1,19 @@
-"""J_1 … J_T as diagonals and blocks, for cells whose derivation has them."""
+"""J_1 … J_T without the zeros and copies of the assembled matrices, for cells whose derivation knows what J_t is."""
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
-from jaxbptt.cells.structure import JacobianParts
-from jaxbptt.partials import step_partials
+from jaxbptt.cells.structure import BlockParts, BorderedParts, JacobianParts
+from jaxbptt.jacobians.blocks import BlockJacobians, BorderedJacobians
+from jaxbptt.jacobians.dense import step_jacobians
+from jaxbptt.partials import Partials, step_partials
 from jaxbptt.trajectories import Trajectory, take_trajectory
 from jaxbptt.types import Params, Recurrence
 
@@ -17,10 +21,7 @@ from jaxbptt.types import Params, Recurrence
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("params", "factors"), meta_fields=("parts",))
 @dataclasses.dataclass(frozen=True)
 class StructuredJacobians:
-    """J_1 … J_T as diagonals and blocks: T·O(N) numbers, multiplied without being assembled.
-
-    `product`, `prefix_products` and `lyapunov_exponents` take it in place of [T, N, N].
-    """
+    """J_1 … J_T as diagonals and blocks: T·O(N) numbers, multiplied without being assembled."""
 
     params: Params
     factors: Any  # pytree [T, ...], the factors that multiply a cotangent
@@ -40,8 +41,24 @@ class StructuredJacobians:
         return self._one.dtype
 
     @property
+    def steps(self) -> Any:
+        """The factors of every step, leading T."""
+        return self.factors
+
+    @property
     def _one(self):
         return jax.eval_shape(self.dense, jax.tree.map(lambda leaf: leaf[0], self.factors))
+
+    def span(self, start: int, stop: int) -> "StructuredJacobians":
+        """The chain J_{start+1} … J_stop.
+
+        Args:
+          start, stop: static ints, 0 ≤ start ≤ stop ≤ T.
+
+        Returns:
+          StructuredJacobians of stop − start steps.
+        """
+        return dataclasses.replace(self, factors=jax.tree.map(lambda leaf: leaf[start:stop], self.factors))
 
     def at(self, factors: Any) -> Any:
         """The parts of one step, from its factors.
@@ -53,6 +70,30 @@ class StructuredJacobians:
           Pytree, in the form that the derivation's `parts` take.
         """
         return self.parts.form(self.params, factors)
+
+    def left(self, factors: Any, matrix: Float[Array, "state columns"]) -> Float[Array, "state columns"]:
+        """J_t · matrix.
+
+        Args:
+          factors: those of one step.
+          matrix: [N, K].
+
+        Returns:
+          [N, K].
+        """
+        return self.parts.left(self.at(factors), matrix)
+
+    def right(self, factors: Any, matrix: Float[Array, "rows state"]) -> Float[Array, "rows state"]:
+        """matrix · J_t.
+
+        Args:
+          factors: those of one step.
+          matrix: [K, N].
+
+        Returns:
+          [K, N].
+        """
+        return self.parts.right(self.at(factors), matrix)
 
     def dense(self, factors: Any) -> Float[Array, "state state"]:
         """J_t [N, N] of one step.
@@ -74,28 +115,86 @@ class StructuredJacobians:
         return jax.vmap(self.dense)(self.factors)
 
 
-def structured_jacobians(cell: Recurrence, params: Params, trajectory: Trajectory) -> StructuredJacobians:
-    """`step_jacobians` as diagonals and blocks, for a cell whose derivation has them (the built-in cells).
+Structured: TypeAlias = StructuredJacobians | BlockJacobians | BorderedJacobians
+STRUCTURED = StructuredJacobians, BlockJacobians, BorderedJacobians
 
-    Memory T·N instead of T·N²; a product with an LSTM's J_t costs half the flops. Costs one forward pass over all
+
+def structured_jacobians(cell: Recurrence, params: Params, trajectory: Trajectory | int) -> Structured:
+    """`step_jacobians` without zeros and copies, for a cell whose derivation knows its structure (the built-in ones).
+
+    What comes depends on the cell. `product`, `prefix_products`, `log_singular_values`, `lyapunov_exponents`,
+    `pair_norms` and `gradient_terms` work on it without assembling the whole chain. Costs one forward pass over all
     steps.
+
+    | cells | chain | work per step |
+    |---|---|---|
+    | linear, elman, leaky, gru, lstm, slstm | StructuredJacobians: diagonals and blocks | N³, memory T·N |
+    | lru, min_gru, min_lstm, rg_lru, selective_ssm | BlockJacobians: a diagonal | N |
+    | delta_net, rwkv7 | BlockJacobians: one block [K, K] for all V copies | K³ |
+    | mlstm | BorderedJacobians: a multiple of the identity and one column | N |
 
     Args:
       cell: Cell or Model.
       params: θ.
-      trajectory: from `unroll`.
+      trajectory: from `unroll`; or, for a cell whose J_t depends on params alone (lru), T as an int: that J is stored
+        once.
 
     Returns:
-      StructuredJacobians of T steps.
+      StructuredJacobians, BlockJacobians or BorderedJacobians, of T steps.
 
     Raises:
-      TypeError, ValueError: a cell without such a derivation; params or trajectory that do not fit the cell; outside
-        jit, NaN or inf, with its first step.
+      TypeError, ValueError: a cell without such a derivation; params or trajectory that do not fit the cell; an int for
+        a cell whose J_t depends on the trajectory; outside jit, NaN or inf, with its first step.
     """
     partials = step_partials(cell)
-    if not isinstance(partials.parts, JacobianParts):
+    parts = partials.parts
+    if parts is None:
         raise ValueError("cell: got one without parts of its Jacobian, expected a derivation with them")
-    params, trajectory, _ = take_trajectory(cell, params, trajectory)
+    if isinstance(parts, BlockParts) and parts.constant:
+        return _constant(cell, params, trajectory, partials, parts)
+    if isinstance(trajectory, int):
+        raise TypeError("trajectory: got an int, expected a Trajectory: this cell's J_t depends on it")
+    params, trajectory, length = take_trajectory(cell, params, trajectory)
     factors = jax.vmap(partials.residuals, in_axes=(None, 0, 0))(params, trajectory.previous, trajectory.inputs)
     _validation.require_finite_steps("factors", factors)
-    return StructuredJacobians(params, factors, partials.parts)
+    if isinstance(parts, JacobianParts):
+        return StructuredJacobians(params, factors, parts)
+    formed = jax.vmap(parts.form, in_axes=(None, 0))(params, factors)
+    return (
+        BorderedJacobians(formed) if isinstance(parts, BorderedParts) else BlockJacobians(formed, parts.place, length)
+    )
+
+
+def moving_jacobians(model: Recurrence, params: Params, trajectory: Trajectory) -> jax.Array | Structured:
+    """J_t as blocks or borders where the derivation knows them, else [T, N, N]: whichever moves rows faster."""
+    parts = step_partials(model).parts
+    if isinstance(parts, BlockParts | BorderedParts):
+        return structured_jacobians(model, params, trajectory)
+    return step_jacobians(model, params, trajectory)
+
+
+def row_mover(jacobians: jax.Array | Structured) -> tuple[Any, Callable[[jax.Array, Any], jax.Array]]:
+    """(what a scan reads, (rows [K, N], one step of it) -> rows · J_t)."""
+    if isinstance(jacobians, STRUCTURED):
+        return jacobians.steps, lambda rows, step: jacobians.right(step, rows)
+    return jacobians, lambda rows, jacobian: rows @ jacobian
+
+
+def _constant(
+    cell: Recurrence, params: Params, trajectory: Trajectory | int, partials: Partials, parts: BlockParts
+) -> BlockJacobians:
+    """One step, at h = 0 and x = 0, for all."""
+    if isinstance(trajectory, int):
+        _validation.require_size("trajectory", trajectory)
+        params = _validation.as_arrays("params", params)
+        dtype = _validation.require_params(params)
+        _validation.require_like_init(params, cell.init)
+        length, x = trajectory, jnp.zeros(cell.num_inputs or 0, dtype)
+    else:
+        params, trajectory, length = take_trajectory(cell, params, trajectory)
+        x = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), trajectory.inputs)
+    state = jax.tree.map(jnp.zeros_like, cell.initial_state(params))
+    core = parts.form(params, partials.residuals(params, state, x))
+    core = jax.tree.map(lambda leaf: leaf[None], core)
+    _validation.require_finite_steps("jacobians", core)
+    return BlockJacobians(core, parts.place, length)

@@ -5,6 +5,7 @@ Reference: Benettin et al. (1980), Meccanica 15; Dieci & Van Vleck (1995), Appl.
 """
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt import _validation, trajectories
+from jaxbptt.cells.structure import BlockParts, BorderedParts
+from jaxbptt.jacobians.blocks import BlockJacobians, BorderedJacobians
 from jaxbptt.jacobians.products import Jacobians
 from jaxbptt.jacobians.structured import StructuredJacobians
 from jaxbptt.partials import Partials, step_partials
@@ -19,6 +22,7 @@ from jaxbptt.spectra.frames import connected
 from jaxbptt.spectra.qr_scan import run_scan
 from jaxbptt.spectra.qr_step import Chain, Options
 from jaxbptt.spectra.statistics import LyapunovExponents
+from jaxbptt.spectra.structured_exponents import scan_structured
 from jaxbptt.types import Inputs, Params, Recurrence, State
 
 
@@ -33,7 +37,8 @@ def lyapunov_exponents(
     """λ_i = 1/T' Σ_t ln r_ii(t) over the T' = T − warm_up steps after the warm-up, where J_t Q_{t−1} = Q_t R_t.
 
     Args:
-      jacobians: [T, N, N], [t−1] is J_t, float; or StructuredJacobians: one J_t at a time is assembled, memory T·N.
+      jacobians: [T, N, N], [t−1] is J_t, float; or from `structured_jacobians`: one J_t at a time is assembled, blocks
+        are scanned apart and count as often as they have copies, diagonals and bordered chains need no QR.
       k: how many of the largest exponents, static; None: all N.
       warm_up: first steps, in which Q only turns to the chain's directions; not counted; None: T // 10.
       interval: steps between QR factorisations, static; None: chosen from the chain itself. A fixed interval that costs
@@ -54,6 +59,9 @@ def lyapunov_exponents(
         that is too long.
       RuntimeWarning: outside jit, exponents that are NaN, or a warm-up error above the standard error.
     """
+    if isinstance(jacobians, BlockJacobians | BorderedJacobians):
+        options = _require_options(k, warm_up, interval, blocks, len(jacobians), jacobians.size)
+        return _told(_scan_stored(jacobians, options))
     if isinstance(jacobians, StructuredJacobians):
         size, dtype, stored = jacobians.size, jacobians.dtype, None
         advance, steps = lambda state, factors: (state, jacobians.dense(factors)), jacobians.factors
@@ -78,6 +86,14 @@ def lyapunov_exponents(
     return _told(run_scan(Chain(advance, (), steps, stored, dtype, len(jacobians), size, same=same), options))
 
 
+def _scan_stored(jacobians: BlockJacobians | BorderedJacobians, options: Options) -> LyapunovExponents:
+    steps: Any = jacobians.steps if isinstance(jacobians, BorderedJacobians) else jacobians.core
+    first = jax.tree.map(lambda leaf: leaf[0], steps)
+    constant = isinstance(jacobians, BlockJacobians) and jacobians.is_constant
+    advance = lambda state, step: (state, first if constant else step)
+    return scan_structured(advance, (), None if constant else steps, len(jacobians), jacobians.size, options)
+
+
 def stream_exponents(
     cell: Recurrence,
     params: Params,
@@ -93,7 +109,7 @@ def stream_exponents(
     """`lyapunov_exponents` of the cell's own trajectory, each J_t computed when it is needed: memory O(N²) at any T.
 
     Beside it, at most 4,096 samples of ln r_ii are kept. The sequences of a batched model are scanned apart: B·N³ work
-    instead of (B·N)³, and none can disturb another.
+    instead of (B·N)³, and none can disturb another. So are the blocks of a cell whose derivation knows them.
 
     Args:
       cell: Cell or Model.
@@ -120,6 +136,11 @@ def stream_exponents(
         inputs = jax.tree.map(lambda leaf: leaf[transient:], inputs)
         state, _ = jax.lax.scan(lambda state, x: (cell.step(params, state, x), None), state, settling)
     partials = step_partials(cell)
+    parts = partials.parts
+    if batch is None and isinstance(parts, BlockParts | BorderedParts):
+        core = lambda state, x: parts.form(params, partials.residuals(params, state, x))
+        move = lambda state, x: (cell.step(params, state, x), core(state, x))
+        return _told(scan_structured(move, state, inputs, length - transient, flat.size, options))
     if batch is None:
         advance = lambda state, x: partials.value_and_jacobian(params, state, x)
     else:

@@ -6,17 +6,22 @@ which matter only if later steps remove the rest. How many follows from the norm
 step s, eps ‖J_s‖ ‖dh_{s−1}/dh_k‖, is carried to t by dh_t/dh_s.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
+from jaxbptt.jacobians.blocks import BlockJacobians, BorderedJacobians
+from jaxbptt.jacobians.products import Jacobians
+from jaxbptt.jacobians.structured import STRUCTURED
 from jaxbptt.spectra.products.graded import generic_orthogonal
+from jaxbptt.spectra.products.matrices import Matrices, as_matrices
 from jaxbptt.spectra.products.monomial import is_monomial
 from jaxbptt.spectra.singular_values import LIMIT
-from jaxbptt.types import ArrayLike, Scalar
+from jaxbptt.spectra.structured_norms import Tables, border_pairs, diagonal_pairs, join_pairs
+from jaxbptt.types import Scalar
 
 BLOCK_BYTES = 2**20  # the products of one block; with their successors they stay in cache
 LARGEST = 10.0  # ln of an error that says that nothing is known
@@ -37,7 +42,7 @@ class PairNorms(NamedTuple):
 
 
 def pair_norms(
-    jacobians: Float[ArrayLike, "time state state"],
+    jacobians: Jacobians,
     *,
     spectral: bool = True,
     tolerance: float | Scalar = 1e-3,
@@ -57,7 +62,8 @@ def pair_norms(
     of blocks that grow in turns, and for 1 other.
 
     Args:
-      jacobians: [T, N, N], [t−1] is J_t, float.
+      jacobians: [T, N, N], [t−1] is J_t, float; or from `structured_jacobians`: the blocks' norms are joined, those of
+        diagonals and bordered chains are sums of logs (T² N flops), and one J_t at a time is assembled.
       spectral: static; False leaves out the power iteration.
       tolerance: every pair is iterated to a residual of at most this.
       max_iterations: static, per pair; a pair that needs more shows it by its residual.
@@ -71,18 +77,52 @@ def pair_norms(
 
     Reference: Parlett (1998), The Symmetric Eigenvalue Problem, §4.5 (residual bounds); S4.7 (the product).
     """
-    jacobians = _validation.take_jacobians(jacobians)
+    if not isinstance(jacobians, STRUCTURED):
+        jacobians = _validation.take_jacobians(jacobians)
     if jacobians.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"jacobians: got {jacobians.dtype}, expected float32 or float64")
     _validation.require_size("max_iterations", max_iterations)
     if _validation.is_concrete(tolerance) and not tolerance > 0:
         raise ValueError(f"tolerance: got {tolerance}, expected a positive number")
-    length, size, _ = jacobians.shape
-    dtype = jacobians.dtype
-    least = jnp.asarray(tolerance, dtype)
+    least = jnp.asarray(tolerance, jacobians.dtype)
+    log_frobenius, log_spectral, residual, error = _pairs_of(jacobians, spectral, least, max_iterations)
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(jacobians)]))
+    known = lambda table: jnp.where((error <= LIMIT) & finite, table, jnp.nan)
+    told = jnp.where(finite, error, jnp.nan)
+    if not spectral:
+        return PairNorms(known(log_frobenius), None, None, told)
+    return PairNorms(known(log_frobenius), known(log_spectral), jnp.where(finite, residual, jnp.nan), told)
+
+
+def _pairs_of(jacobians: Any, spectral: bool, least: jax.Array, max_iterations: int) -> Tables:
+    """By whatever way suits the chain; nothing is NaN for its error yet."""
+    if isinstance(jacobians, BorderedJacobians):
+        return border_pairs(jacobians)
+    if not isinstance(jacobians, BlockJacobians):
+        return _pairs_of_matrices(as_matrices(jacobians), spectral, least, max_iterations)
+    entries = jacobians.diagonal()
+    if entries is not None:
+        return diagonal_pairs(entries, len(jacobians), jacobians.size // entries.shape[1])
+    blocks = jacobians.matrices()
+    blocks = jnp.broadcast_to(blocks, (len(jacobians), *blocks.shape[1:]))
+    of_one = lambda block: _pairs_of_matrices(as_matrices(block), spectral, least, max_iterations)
+    # One after the other: side by side, every pair would be iterated as often as the slowest of all blocks.
+    tables = jax.lax.map(of_one, blocks.swapaxes(0, 1))
+    return join_pairs(tables, jacobians.size // (blocks.shape[1] * blocks.shape[2]))
+
+
+def _pairs_of_matrices(chain: Matrices, spectral: bool, least: jax.Array, max_iterations: int) -> Tables:
+    """Without `spectral`, log_frobenius in place of log_spectral."""
+    length, size, dtype = len(chain), chain.size, chain.dtype
     width = max(1, min(BLOCK_BYTES // (size * size * dtype.itemsize), -(-length // 8)))
-    scales = _exponent(jnp.max(jnp.abs(jacobians), axis=(1, 2)))
-    steps = jacobians * _power_of_two(-scales, dtype)[:, None, None]
+
+    def scale_and_norm(step):
+        matrix = chain.form(step)
+        scale = _exponent(jnp.max(jnp.abs(matrix)))
+        return scale, jnp.log(jnp.linalg.norm(matrix * _power_of_two(-scale, dtype)))
+
+    scales, log_of_scaled = jax.lax.map(scale_and_norm, chain.steps)
+    at = lambda t: chain.at(t) * _power_of_two(-scales[t], dtype)
     identity = jnp.broadcast_to(jnp.eye(size, dtype=dtype), (width, size, size))
     start = jnp.asarray(generic_orthogonal(max(size, 2))[:2, :size], dtype)
 
@@ -92,7 +132,7 @@ def pair_norms(
 
         def body(t, carry):
             z, exponent, vectors, tables = carry
-            moved = (z.reshape(-1, size) @ steps[t - 1].T).reshape(z.shape)  # Z holds Pᵀ: one product for all k
+            moved = (z.reshape(-1, size) @ at(t - 1).T).reshape(z.shape)  # Z holds Pᵀ: one product for all k
             shift = _product_exponent(moved)
             waiting = k >= t
             z = jnp.where(waiting[:, None, None], identity, moved * _power_of_two(-shift, dtype)[:, None, None])
@@ -110,24 +150,21 @@ def pair_norms(
         return jax.lax.fori_loop(first + 1, length + 1, body, carry)[3]
 
     blocks = jax.lax.map(columns, jnp.arange(0, length + 1, width))
-    finite, t = jnp.all(jnp.isfinite(jacobians)), jnp.arange(length + 1)
+    t = jnp.arange(length + 1)
 
     def assemble(blocks, diagonal, above):
         table = jnp.moveaxis(blocks, 0, 1).reshape(length + 1, -1)[:, : length + 1]
-        table = jnp.where(t[:, None] > t[None, :], table, jnp.where(t[:, None] == t[None, :], diagonal, above))
-        return jnp.where(finite, table, jnp.nan)
+        return jnp.where(t[:, None] > t[None, :], table, jnp.where(t[:, None] == t[None, :], diagonal, above))
 
     half_log_size = jnp.log(jnp.asarray(size, dtype)) / 2
     log_frobenius = assemble(blocks[0], half_log_size, -jnp.inf)
-    log_steps = scales.astype(dtype) * jnp.log(jnp.asarray(2, dtype)) + jnp.log(jnp.linalg.norm(steps, axis=(1, 2)))
+    log_steps = scales.astype(dtype) * jnp.log(jnp.asarray(2, dtype)) + log_of_scaled
     # Rows of one entry each are multiplied, never added: only what underflows is lost.
-    unit = jnp.where(is_monomial(jnp.asarray(jacobians)), jnp.finfo(dtype).tiny, jnp.finfo(dtype).eps)
+    unit = jnp.where(is_monomial(chain), jnp.finfo(dtype).tiny, jnp.finfo(dtype).eps)
     error = _rounding(log_frobenius, log_steps, unit)
-    known = lambda table: jnp.where(error <= LIMIT, table, jnp.nan)
     if not spectral:
-        return PairNorms(known(log_frobenius), None, None, error)
-    log_spectral, residual = assemble(blocks[1], 0, -jnp.inf), assemble(blocks[2], 0, 0)
-    return PairNorms(known(log_frobenius), known(log_spectral), residual, error)
+        return log_frobenius, log_frobenius, jnp.zeros_like(log_frobenius), error
+    return log_frobenius, assemble(blocks[1], 0, -jnp.inf), assemble(blocks[2], 0, 0), error
 
 
 def _rounding(log_frobenius, log_steps, unit):

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxbptt import _validation
 from jaxbptt.spectra.frame_errors import Rounding, error_of_sums, no_rounding
@@ -46,14 +45,14 @@ class _Tally(NamedTuple):
 
 def run_scan(chain: Chain, options: Options) -> LyapunovExponents:
     """The exponents, by one scan over the chain."""
-    samples, each = options.samples(chain)
+    samples, each = options.samples(chain.length)
 
     def one(t, jacobian, recent, series, block, tally):
         if chain.stored is None:
             recent = recent.at[block.steps].set(jacobian)
         columns = jnp.max(jnp.abs(jacobian), axis=0)
         block = multiply(chain, options, t, jacobian, columns, block)
-        due = (block.steps >= block.target) | (_slot(chain, options, t) != _slot(chain, options, t + 1))
+        due = (block.steps >= block.target) | (options.slot(chain.length, t) != options.slot(chain.length, t + 1))
         due = due | far_from_one(block.reach)
         bad = (tally.bad_step == 0) & ~jnp.isfinite(jnp.max(columns))
         tally = tally._replace(bad_step=jnp.where(bad, t + 1, tally.bad_step))
@@ -88,7 +87,7 @@ def _start(chain: Chain, options: Options) -> tuple[jax.Array, jax.Array, Block,
     kept_steps = 0 if chain.stored is not None else LONGEST if options.interval is None else options.interval
     recent = jnp.zeros((kept_steps, chain.size, chain.size), dtype)
     none, zeros, sums = (jnp.zeros(shape, dtype) for shape in ((), width, (options.blocks + 1, width)))
-    series = jnp.zeros((options.samples(chain)[0] + 1, width + 1), dtype)
+    series = jnp.zeros((options.samples(chain.length)[0] + 1, width + 1), dtype)
     target = jnp.asarray(1 if options.interval is None else options.interval)
     nothing, exact = jnp.zeros_like(target), no_rounding(width)
     block = Block(q_0, exact, q_0, *fresh(q_0), zeros, exact, nothing, target)
@@ -112,7 +111,7 @@ def _close(
     same = log_growth == exact  # −inf beside −inf
     difference = jnp.where(same, 0, jnp.abs(log_growth - jnp.where(same, 0, exact))) / block.steps
     difference = jnp.where(checked, difference, 0).astype(chain.dtype)
-    slot = _slot(chain, options, t)
+    slot = options.slot(chain.length, t)
     total, carry = add_compensated(tally.log_sums[slot], tally.log_carry[slot], exact)
     shortened = jnp.where(jnp.max(difference) > _tolerance(chain) / 10, SHORTENING * tally.budget, tally.budget)
     tally = tally._replace(
@@ -177,9 +176,10 @@ def _judged(chain: Chain, options: Options, series: jax.Array, rounding: Roundin
         sums = one(series, rounding, tally)
     else:
         sums = Sums(*(jnp.concatenate(list(part), axis=-1) for part in jax.vmap(one)(series, rounding, tally)))
-    lengths = np.diff(-(-np.arange(options.blocks + 1) * (chain.length - options.warm_up) // options.blocks))
+    lengths = options.lengths(chain.length)
     interval = chain.length / jnp.mean(tally.done.astype(chain.dtype))
-    return summarise(sums, lengths, interval, chain.size * (chain.sequences or 1), options.k, usable)
+    size = chain.size * (chain.sequences or 1) * chain.copies
+    return summarise(sums, lengths, interval, size, options.k, usable, chain.copies)
 
 
 def _sums(chain: Chain, options: Options, series: jax.Array, rounding: Rounding, tally: _Tally) -> Sums:
@@ -187,7 +187,7 @@ def _sums(chain: Chain, options: Options, series: jax.Array, rounding: Rounding,
     total = tally.log_sums + tally.log_carry
     start, kept = total[-1], min(options.k, options.width)
     kept = options.width if options.width == chain.size else kept
-    each = options.samples(chain)[1]
+    each = options.samples(chain.length)[1]
     return Sums(
         local=total[:-1, :kept],
         series=series[:-1, :kept],
@@ -197,12 +197,6 @@ def _sums(chain: Chain, options: Options, series: jax.Array, rounding: Rounding,
         turning=unfinished_turning(start, start + jnp.sum(total[:-1], axis=0), chain.same)[:kept],
         interval_error=tally.error[:kept],
     )
-
-
-def _slot(chain: Chain, options: Options, t: jax.Array) -> jax.Array:
-    """The block of time that step t + 1 counts for."""
-    warm_up, blocks = options.warm_up, options.blocks
-    return jnp.where(t < warm_up, blocks, jnp.minimum((t - warm_up) * blocks // (chain.length - warm_up), blocks))
 
 
 def _digits(chain: Chain) -> float:

@@ -30,6 +30,7 @@ class Chain(NamedTuple):
     length: int  # T
     size: int  # N, of one sequence
     sequences: int | None = None  # B, if J_t is B blocks [B, N, N] that are scanned side by side
+    copies: int = 1  # how often every exponent counts
     same: jax.Array | None = None  # [N, N] whether two entries of the state are in one component; None: all are
 
 
@@ -40,9 +41,18 @@ class Options(NamedTuple):
     interval: int | None  # steps between QRs; None: chosen from the chain
     blocks: int  # of time, for `local`
 
-    def samples(self, chain: Chain) -> tuple[int, int]:
+    def lengths(self, length: int) -> np.ndarray:
+        """The steps of each block of time."""
+        return np.diff(-(-np.arange(self.blocks + 1) * (length - self.warm_up) // self.blocks))
+
+    def slot(self, length: int, t: jax.Array) -> jax.Array:
+        """The block of time that step t + 1 counts for; the last for the warm-up."""
+        within = (t - self.warm_up) * self.blocks // (length - self.warm_up)
+        return jnp.where(t < self.warm_up, self.blocks, jnp.minimum(within, self.blocks))
+
+    def samples(self, length: int) -> tuple[int, int]:
         """(how many at most, QRs of each) of the series of ln r_ii."""
-        counted = chain.length - self.warm_up
+        counted = length - self.warm_up
         each = -(-counted // SAMPLES)
         return -(-counted // each), each
 

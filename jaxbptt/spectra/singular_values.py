@@ -21,6 +21,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxbptt import _validation
+from jaxbptt.jacobians.blocks import BlockJacobians, BorderedJacobians
+from jaxbptt.jacobians.structured import STRUCTURED, Structured, StructuredJacobians
+from jaxbptt.spectra.products.border import border_values
+from jaxbptt.spectra.products.diagonal import diagonal_values
+from jaxbptt.spectra.products.matrices import as_matrices
 from jaxbptt.spectra.products.records import Decomposition, decompose_records
 from jaxbptt.spectra.products.rounding import share_errors
 from jaxbptt.types import ArrayLike, ProductMethod
@@ -29,7 +34,7 @@ LIMIT = 1e-2  # nats, 1 % of σ: a value that may be further off says more about
 UNASKED = 2**28  # bytes of a chain up to which errors are computed unasked where they are needed: three times as many
 METHODS = get_args(ProductMethod)
 
-Chain = Float[ArrayLike, "time state state"] | Float[ArrayLike, "time batch entries entries"]
+Chain = Float[ArrayLike, "time state state"] | Float[ArrayLike, "time batch entries entries"] | Structured
 
 
 class SingularValues(NamedTuple):
@@ -100,8 +105,9 @@ def log_singular_values(
     (float32) passed it and were off by more than 0.01 nats.
 
     Args:
-      jacobians: [T, N, N], [t−1] is J_t, float; or [T, B, n, n], the blocks of a block-diagonal chain of N = B·n, from
-        `batch_jacobians`.
+      jacobians: [T, N, N], [t−1] is J_t, float; [T, B, n, n], the blocks of a block-diagonal chain of N = B·n, from
+        `batch_jacobians`; or from `structured_jacobians`: blocks are decomposed apart, each value counts as often as it
+        has copies, diagonals and bordered chains are sums of logs, and one J_t at a time is assembled.
       every: k, static: record at t = start + k, start + 2k, … and at stop; None: at stop only.
       start, stop: static ints, 0 ≤ start < stop ≤ T; stop None: T.
       method: "sequential", "parallel" (blocks of about √(steps) factored side by side and joined by a logarithmic scan:
@@ -135,7 +141,7 @@ def singular_decomposition(
     of values closer than δ in log are determined only to about eps/δ.
 
     Args:
-      jacobians, every, start, stop, method: as in `log_singular_values`.
+      jacobians, every, start, stop, method: as in `log_singular_values`; blocks with copies are assembled.
 
     Returns:
       LogSVD; left and right are orthogonal to rounding, also where a value is −inf or NaN. Blocks are side by side.
@@ -156,6 +162,8 @@ def _decompose(
     directions: bool,
     errors: bool,
 ) -> tuple[SingularValues, jax.Array, jax.Array]:
+    if directions and isinstance(jacobians, BlockJacobians | BorderedJacobians):
+        jacobians = jacobians.assemble()
     jacobians = _take_chain(jacobians)
     _validation.require_choice("method", method, METHODS)
     _validation.require_type("errors", errors, bool, "a bool")
@@ -167,18 +175,18 @@ def _decompose(
     every = stop - start if every is None else min(every, stop - start)
     if method == "auto":
         method = "sequential" if jax.default_backend() == "cpu" else "parallel"
-    chain = jnp.asarray(jacobians)[start:stop]
-    found = _decompose_blocks(chain, every, method, directions, errors)
-    looks_twice = not errors and chain.nbytes <= UNASKED and _validation.is_concrete(found.error)
+    chain = jacobians.span(start, stop) if isinstance(jacobians, STRUCTURED) else jnp.asarray(jacobians)[start:stop]
+    found = _decompose_chain(chain, every, method, directions, errors)
+    looks_twice = not errors and _size_in_bytes(chain) <= UNASKED and _validation.is_concrete(found.error)
     if looks_twice and jnp.any(found.error > LIMIT):
-        found = _decompose_blocks(chain, every, method, directions, errors=True)
+        found = _decompose_chain(chain, every, method, directions, errors=True)
     order = jnp.argsort(found.log_sigma, axis=1, descending=True)
     log_sigma, rest, error = (jnp.take_along_axis(field, order, axis=1) for field in found[:3])
     left, right = (
         jnp.take_along_axis(side, order[:, None, :], axis=2) if directions else side
         for side in (found.left, found.right)
     )
-    finite = jnp.all(jnp.isfinite(chain))
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(chain)]))
     error = jnp.where(finite, error, jnp.inf)
     known = error <= LIMIT
     _warn(known, finite, start, every, stop)
@@ -187,14 +195,46 @@ def _decompose(
     return SingularValues(log_sigma, error, error < 1, rest), left, right
 
 
+def _decompose_chain(chain, every, method, directions, errors):
+    if isinstance(chain, StructuredJacobians):
+        return decompose_records(as_matrices(chain), every, method, directions=directions, errors=errors)
+    if not isinstance(chain, BlockJacobians | BorderedJacobians):
+        return _decompose_blocks(chain, every, method, directions, errors)
+    if isinstance(chain, BorderedJacobians):
+        found = border_values(chain.steps, len(chain), every)
+    elif (entries := chain.diagonal()) is not None:
+        found = diagonal_values(entries, len(chain), every)
+    else:
+        blocks = chain.matrices()
+        blocks = jnp.broadcast_to(blocks, (len(chain), *blocks.shape[1:]))
+        of_blocks = _decompose_blocks(blocks, every, method, directions=False, errors=errors)
+        found = of_blocks.log_sigma, of_blocks.rest, of_blocks.error
+    # The blocks' values, as often as they have copies.
+    log_sigma, rest, error = (jnp.repeat(field, chain.size // field.shape[1], axis=1) for field in found)
+    nothing = jnp.zeros((*log_sigma.shape, 0), log_sigma.dtype)
+    return Decomposition(log_sigma, rest, error, nothing, nothing)
+
+
 def _decompose_blocks(chain, every, method, directions, errors):
-    decompose = lambda chain: decompose_records(chain, every, method, directions=directions, errors=errors)
+    decompose = lambda chain: decompose_records(as_matrices(chain), every, method, directions=directions, errors=errors)
     # One block after the other: side by side, every choice would compute all its branches.
     return decompose(chain) if chain.ndim == 3 else _join(jax.lax.map(decompose, chain.swapaxes(0, 1)))
 
 
+def _size_in_bytes(chain):
+    """Of all that is decomposed: an array, or what one would take."""
+    if isinstance(chain, StructuredJacobians):
+        return len(chain) * chain.size**2 * chain.dtype.itemsize
+    if isinstance(chain, BlockJacobians):
+        return len(chain) * jax.eval_shape(chain.matrices).size * chain.dtype.itemsize
+    return getattr(chain, "nbytes", 0)
+
+
 def _take_chain(jacobians):
-    """[T, N, N] or [T, B, n, n], checked."""
+    """[T, N, N], [T, B, n, n] or a structured chain, checked."""
+    if isinstance(jacobians, STRUCTURED):
+        _require_precise(jacobians)
+        return jacobians
     if len(np.shape(jacobians)) == 4:
         jacobians = _validation.as_arrays("jacobians", jacobians)
         shape = list(jacobians.shape)
@@ -203,9 +243,13 @@ def _take_chain(jacobians):
         _validation.require_finite_steps("jacobians", jacobians)
     else:
         jacobians = _validation.take_jacobians(jacobians)
+    _require_precise(jacobians)
+    return jacobians
+
+
+def _require_precise(jacobians):
     if jacobians.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"jacobians: got {jacobians.dtype}, expected float32 or float64")
-    return jacobians
 
 
 def _join(blocks):

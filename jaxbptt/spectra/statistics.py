@@ -12,6 +12,7 @@ from jaxbptt.spectra.diagnosis import describe_exponents
 from jaxbptt.spectra.frame_errors import LIMIT
 from jaxbptt.types import ArrayLike, Integer, Scalar
 
+STEADY = 4  # eps a step by which growth that never changes may seem to
 LONGEST_RUNS = 20  # correlation times that the counted steps must hold, for a standard error to be given
 
 
@@ -158,14 +159,25 @@ def pool_exponents(results: LyapunovExponents) -> PooledExponents:
 
 
 def summarise(
-    sums: Sums, lengths: np.ndarray, interval: jax.Array, size: int, k: int, usable: jax.Array
+    sums: Sums,
+    lengths: np.ndarray,
+    interval: jax.Array,
+    size: int,
+    k: int,
+    usable: jax.Array,
+    copies: int | tuple[int, ...] = 1,
 ) -> LyapunovExponents:
-    """The k largest exponents from sums over blocks of `lengths` steps; NaN throughout where not usable."""
+    """The k largest exponents from sums over blocks of `lengths` steps; NaN throughout where not usable.
+
+    Every column's counts as often as it has `copies`, one number for all or one each.
+    """
     dtype, counted = sums.local.dtype, float(lengths.sum())
     exponents = jnp.sum(sums.local, axis=0) / counted
     alive = jnp.isfinite(exponents)
     off = sums.series - jnp.where(alive, exponents, 0)[None, :] * sums.sampled
-    found = long_run(jnp.where(alive[None, :], off, 0), sums.samples)
+    eps = float(jnp.finfo(dtype).eps)
+    noise = STEADY * eps * (1 + jnp.abs(jnp.where(alive, exponents, 0)))[None, :] * sums.sampled
+    found = long_run(jnp.where(alive[None, :] & (jnp.abs(off) > noise), off, 0), sums.samples)
     count = sums.samples.astype(dtype)
     # A sample is the sum over some steps, in which nothing is resolved: if independent, its steps are taken for that.
     more = jnp.maximum(found.correlation_time - 0.5, 0) * counted / count
@@ -173,11 +185,12 @@ def summarise(
     standard_error = jnp.where(
         correlation_time > counted / LONGEST_RUNS, jnp.nan, jnp.sqrt(found.variance * count) / counted
     )
-    eps = float(jnp.finfo(dtype).eps)
     # A step that is repeated is rounded alike every time: one eps a step adds up.
     rounding_error = jnp.where(alive, sums.rounding / counted + eps * (1 + jnp.abs(exponents)), 0)
     local = sums.local / jnp.asarray(lengths, dtype)[:, None]
-    order = jnp.argsort(exponents, descending=True)[:k]
+    counts = np.broadcast_to(copies, exponents.shape)
+    order = jnp.argsort(exponents, descending=True)
+    order = jnp.repeat(order, jnp.asarray(counts)[order], total_repeat_length=int(counts.sum()))[:k]
     known = usable & (rounding_error <= LIMIT)
     given = lambda field: jnp.where(jnp.broadcast_to(known, field.shape), field, jnp.nan)[..., order]
     return LyapunovExponents(

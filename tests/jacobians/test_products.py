@@ -40,8 +40,8 @@ def test_products_against_a_dense_loop_and_the_whole_unroll(name):
     ("old", "new"),
     [
         ("(multiply(step, total), None)", "(multiply(total, step), None)"),
-        ("leaf[start:stop]", "leaf[start:stop][::-1]"),
-        ("leaf[start:stop]", "leaf[start + 1 : stop]"),
+        ("leaf[start:stop], steps)", "leaf[start:stop][::-1], steps)"),
+        ("leaf[start:stop], steps)", "leaf[start + 1 : stop], steps)"),
     ],
 )
 def test_a_broken_product_is_seen(old, new):

@@ -9,6 +9,7 @@ from jaxbptt import _validation
 from jaxbptt.spectra.products import graded, rounding
 from jaxbptt.spectra.products.graded import Factors
 from jaxbptt.spectra.products.jacobi import graded_svd_in_parts
+from jaxbptt.spectra.products.matrices import Matrices
 from jaxbptt.spectra.products.monomial import is_monomial, monomial_svd
 from jaxbptt.spectra.products.parallel import prefix_factors
 from jaxbptt.types import ProductMethod
@@ -29,9 +30,12 @@ class Decomposition(NamedTuple):
 
 
 def decompose_records(
-    chain: jax.Array, every: int, method: ProductMethod, *, directions: bool, errors: bool
+    chain: Matrices, every: int, method: ProductMethod, *, directions: bool, errors: bool
 ) -> Decomposition:
-    """J_t … J_1 at t = every, 2 every, … and T. Without `errors`, they are inf for suspicious values, else 0."""
+    """J_t … J_1 at t = every, 2 every, … and T. Without `errors`, they are inf for suspicious values, else 0.
+
+    With errors, and in parallel, all J_t are assembled.
+    """
 
     def exactly():
         found = monomial_svd(chain, every)
@@ -40,8 +44,8 @@ def decompose_records(
 
     def in_factors():
         if errors:
-            return _certify(chain, every, directions)
-        factors = prefix_factors(chain, every) if method == "parallel" else _scan_factors(chain, every)
+            return _certify(chain.assemble(), every, directions)
+        factors = prefix_factors(chain.assemble(), every) if method == "parallel" else _scan_factors(chain, every)
         return _trust(factors)
 
     monomial = is_monomial(chain)
@@ -52,21 +56,21 @@ def decompose_records(
 
 def _scan_factors(chain, every):
     """The factors at every record, [R, ...], by one scan."""
-    length, size, _ = chain.shape
+    length = len(chain)
     kept = lambda factors: factors._replace(q=factors.q[..., :0], log_lead=factors.log_lead[..., :0])
 
     def body(carry, step):
         factors, records = carry
-        index, jacobian = step
-        factors = graded.multiply(jacobian, factors)
+        index, at = step
+        factors = graded.multiply(chain.form(at), factors)
         # Each record is overwritten until its last step.
         put = lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, index // every, 0)
         records = jax.tree.map(put, records, kept(factors))
         return (factors, records), None
 
-    factors, count = graded.identity(size, chain.dtype), -(-length // every)
+    factors, count = graded.identity(chain.size, chain.dtype), -(-length // every)
     records = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), kept(factors))
-    return jax.lax.scan(body, (factors, records), (jnp.arange(length), chain))[0][1]
+    return jax.lax.scan(body, (factors, records), (jnp.arange(length), chain.steps))[0][1]
 
 
 def _find_suspicious(factors: Factors) -> jax.Array:
