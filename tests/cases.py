@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbptt import cells, models
 
@@ -47,6 +48,14 @@ BUILT_IN = {
     "softplus": softplus_elman,
     "lstm": cells.lstm,
     "gru": cells.gru,
+}
+MODERN = {
+    "leaky": cells.leaky(M, N, leak=np.linspace(0.1, 0.9, N)),
+    "lru": cells.lru(M, N),
+    "min_gru": cells.min_gru(M, N),
+    "min_lstm": cells.min_lstm(M, N),
+    "rg_lru": cells.rg_lru(N),
+    "selective_ssm": cells.selective_ssm(M, N),
 }
 CELLS = {**{name: make(M, N) for name, make in BUILT_IN.items()}, "custom": custom_cell()}
 

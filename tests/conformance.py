@@ -30,7 +30,8 @@ CUTS = jnp.array([False, True, False, False, True])
 # What makes a cell or a model, what takes neither, and what takes long: its own tests run it.
 MAKERS = {
     "adapters": {"equinox", "from_apply", "haiku", "linen", "nnx", "torch_weights"},
-    "cells": {"stack", "elman", "from_step", "gates", "gaussian", "gru", "identity", "linear", "lstm", "orthogonal"},
+    "cells": {"stack", "elman", "from_step", "gates", "gaussian", "gru", "identity", "linear", "lstm", "orthogonal"}
+    | {"chrono", "leaky", "lru", "min_gru", "min_lstm", "rg_lru", "selective_ssm"},
     "jacobians": {"batch_jacobians"},
     "models": {"batched", "make_model", "sequence_model", "softmax_cross_entropy", "squared_error", "read"}
     | {"bidirectional", "feedback", "penalised", "precomputed", "resetting", "teacher_forcing", "weighted"}

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxbptt").rglob("*.py"))
 NAMES = {
     "cells": "Cell from_step linear elman lstm gru gates gaussian orthogonal identity stack LSTMState Derivation"
-    " FactoredPullback JacobianParts BlockParts BorderedParts Border DiagonalLowRank Outer",
+    " FactoredPullback JacobianParts BlockParts BorderedParts Border DiagonalLowRank Outer"
+    " leaky lru LRUState min_gru min_lstm rg_lru RGLRUInput selective_ssm chrono",
     "models": "Model SequenceParams Readout sequence_model make_model batched squared_error softmax_cross_entropy"
     " step_losses read weighted Weighted resetting Resetting feedback Started teacher_forcing Forced penalised"
     " bidirectional BidirectionalModel BidirectionalParams Adapted trainable real_pairs RealPair precomputed",

@@ -2,12 +2,17 @@
 
 from jaxbptt.cells._elman import ElmanParams, elman, linear
 from jaxbptt.cells._gru import GRUParams, gru
+from jaxbptt.cells._leaky import LeakyParams, leaky
+from jaxbptt.cells._lru import LRUParams, LRUState, lru
 from jaxbptt.cells._lstm import LSTMParams, LSTMState, gates, lstm
+from jaxbptt.cells._minimal import MinGRUParams, MinLSTMParams, min_gru, min_lstm
+from jaxbptt.cells._rg_lru import RGLRUInput, RGLRUParams, rg_lru
+from jaxbptt.cells._selective_ssm import SelectiveSSMParams, selective_ssm
 from jaxbptt.cells._stack import stack
 from jaxbptt.cells.cell import Cell, from_step
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, Outer
-from jaxbptt.cells.initializers import gaussian, identity, orthogonal
+from jaxbptt.cells.initializers import chrono, gaussian, identity, orthogonal
 from jaxbptt.cells.structure import BlockParts, Border, BorderedParts, DiagonalLowRank, JacobianParts
 
 __all__ = [
@@ -21,17 +26,32 @@ __all__ = [
     "FactoredPullback",
     "GRUParams",
     "JacobianParts",
+    "LRUParams",
+    "LRUState",
     "LSTMParams",
     "LSTMState",
+    "LeakyParams",
+    "MinGRUParams",
+    "MinLSTMParams",
     "Outer",
+    "RGLRUInput",
+    "RGLRUParams",
+    "SelectiveSSMParams",
+    "chrono",
     "elman",
     "from_step",
     "gates",
     "gaussian",
     "gru",
     "identity",
+    "leaky",
     "linear",
+    "lru",
     "lstm",
+    "min_gru",
+    "min_lstm",
     "orthogonal",
+    "rg_lru",
+    "selective_ssm",
     "stack",
 ]

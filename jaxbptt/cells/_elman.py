@@ -69,7 +69,7 @@ def elman(
     """
     _validation.require_size("num_inputs", num_inputs, least=0)
     _validation.require_size("num_hidden", num_hidden)
-    _require_elementwise(activation, num_hidden)
+    require_elementwise(activation, num_hidden)
 
     def init(key):
         _validation.require_key(key)
@@ -113,7 +113,7 @@ def elman(
     )
 
 
-def _require_elementwise(activation, num_hidden):
+def require_elementwise(activation, num_hidden):
     """Raise if a change of the last entry of a reaches another entry of φ(a), or φ changes shape or dtype."""
     with jax.ensure_compile_time_eval():
         a = jnp.linspace(-0.7, 0.9, num_hidden)

@@ -9,7 +9,7 @@ from jaxbptt import _validation
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
-from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian
+from jaxbptt.cells.initializers import GateBias, Scheme, draw_gate_bias, draw_weights, gaussian
 from jaxbptt.cells.structure import JacobianParts
 
 
@@ -46,7 +46,9 @@ class LSTMFactors(NamedTuple):
     gates: tuple[jax.Array, ...]  # g i', C_{t-1} f', i g' (these act on dC) and tanh(C) o' (acts on dh)
 
 
-def lstm(num_inputs: int, num_hidden: int, *, forget_bias: float = 1.0, recurrent: Scheme = gaussian(1.0)) -> Cell:
+def lstm(
+    num_inputs: int, num_hidden: int, *, forget_bias: float | GateBias = 1.0, recurrent: Scheme = gaussian(1.0)
+) -> Cell:
     """C_t = f ⊙ C_{t−1} + i ⊙ g,  h_t = o ⊙ tanh(C_t),  (i, f, g, o) = (σ, σ, tanh, σ)(W_hx x_t + W_hh h_{t−1} + b_h).
 
     The hand derivation, with primes for the gates' derivatives, τ = o(1−tanh²C) and dC = λ_C + τ ⊙ λ_h:
@@ -64,7 +66,7 @@ def lstm(num_inputs: int, num_hidden: int, *, forget_bias: float = 1.0, recurren
     Args:
       num_inputs: M ≥ 0.
       num_hidden: H ≥ 1; the flattened state has N = 2H entries.
-      forget_bias: initial value of b_h's f part, nothing else.
+      forget_bias: initial value of b_h's f part, nothing else; or a scheme that draws its f and i parts, `chrono`.
       recurrent: the scheme that draws each gate's [H, H] block of w_hh.
 
     Returns:
@@ -82,8 +84,9 @@ def lstm(num_inputs: int, num_hidden: int, *, forget_bias: float = 1.0, recurren
     def init(key):
         _validation.require_key(key)
         w_hx, w_hh = draw_weights(key, recurrent, num_inputs, num_hidden, num_gates=4)
-        bias = jnp.zeros_like(w_hh[:, 0]).at[num_hidden : 2 * num_hidden].set(forget_bias)
-        return LSTMParams(w_hx, w_hh, bias)
+        bias_key = jax.random.fold_in(key, 5)  # the weights take the first five
+        b_i, b_f = draw_gate_bias(bias_key, forget_bias, num_hidden, w_hh.dtype)
+        return LSTMParams(w_hx, w_hh, jnp.concatenate((b_i, b_f, jnp.zeros_like(w_hh[: 2 * num_hidden, 0]))))
 
     def initial_state(params):
         zeros = jnp.zeros_like(params.b_h[:num_hidden])

@@ -5,12 +5,19 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxbptt import _validation
 from jaxbptt.types import Key
 
 
 class Scheme(Protocol):
     def __call__(self, key: Key, shape: tuple[int, int], dtype: Any) -> jax.Array:
         """One recurrent matrix [H, H]."""
+        ...
+
+
+class GateBias(Protocol):
+    def __call__(self, key: Key, num_hidden: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+        """(b_i [H], b_f [H]), the biases of the input and the forget gate."""
         ...
 
 
@@ -68,12 +75,51 @@ def identity(gain: float = 1.0) -> Scheme:
     return draw
 
 
+def chrono(max_lag: float) -> GateBias:
+    """b_f = ln u, u ~ U[1, T_max − 1], and b_i = −b_f: a unit forgets at the rate 1 − σ(b_f) = 1/(1 + u).
+
+    The units' time constants 1 + u then cover 2 to T_max steps evenly.
+
+    Args:
+      max_lag: T_max > 2, the longest dependency expected, in steps.
+
+    Returns:
+      A scheme (key, num_hidden, dtype) -> (b_i [H], b_f [H]), the `forget_bias` of `lstm` or `min_lstm`.
+
+    Raises:
+      TypeError, ValueError: a max_lag that is not a finite number above 2.
+
+    Reference: Tallec & Ollivier (2018), arXiv:1804.11188.
+    """
+    _validation.require_above("max_lag", max_lag, 2)
+
+    def draw(key, num_hidden, dtype):
+        forget = jnp.log(jax.random.uniform(key, (num_hidden,), dtype, minval=1, maxval=max_lag - 1))
+        return -forget, forget
+
+    return draw
+
+
 def draw_weights(
     key: Key, recurrent: Scheme, num_inputs: int, num_hidden: int, num_gates: int
 ) -> tuple[jax.Array, jax.Array]:
     """(w_hx [G·H, M] ~ N(0, 1/M), w_hh [G·H, H]: one draw of `recurrent` per gate), in JAX's default float."""
     dtype = jnp.result_type(float)
     input_key, *gate_keys = jax.random.split(key, 1 + num_gates)
-    w_hx = jax.random.normal(input_key, (num_gates * num_hidden, num_inputs), dtype)
     gates = [recurrent(k, (num_hidden, num_hidden), dtype) for k in gate_keys]
-    return w_hx * jnp.asarray(max(num_inputs, 1) ** -0.5, dtype), jnp.concatenate(gates)
+    return draw_input_weights(input_key, num_gates * num_hidden, num_inputs), jnp.concatenate(gates)
+
+
+def draw_input_weights(key: Key, num_rows: int, num_inputs: int) -> jax.Array:
+    """[rows, M] ~ N(0, 1/M), in JAX's default float."""
+    dtype = jnp.result_type(float)
+    weights = jax.random.normal(key, (num_rows, num_inputs), dtype)
+    return weights * jnp.asarray(max(num_inputs, 1) ** -0.5, dtype)
+
+
+def draw_gate_bias(key: Key, forget_bias: float | GateBias, num_hidden: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """(b_i [H], b_f [H]): drawn by the scheme, or 0 and the number."""
+    if callable(forget_bias):
+        return forget_bias(key, num_hidden, dtype)
+    zeros = jnp.zeros(num_hidden, dtype)
+    return zeros, jnp.full_like(zeros, forget_bias)
