@@ -38,7 +38,7 @@ class MinimalGates(NamedTuple):
     carry: jax.Array
     write: jax.Array
     candidate: jax.Array
-    slopes: tuple[jax.Array, ...]  # ∂ write/∂ of each gate's pre-activation
+    slopes: tuple[jax.Array, ...]  # ∂⁺write/∂⁺ of each gate's pre-activation
 
     def update(self, state: jax.Array) -> jax.Array:
         """h_t."""
@@ -86,9 +86,12 @@ def min_gru(num_inputs: int, num_hidden: int) -> Cell:
         return MinGRUParams(w_z, jnp.zeros_like(w_z[:, 0]), w_h, jnp.zeros_like(w_h[:, 0]))
 
     def drive(params, x):
-        z = x @ params.w_z.T + params.b_z
+        return x @ params.w_z.T + params.b_z, x @ params.w_h.T + params.b_h
+
+    def gates_of(pre):
+        z, candidate = pre
         carry, write = jax.nn.sigmoid(-z), jax.nn.sigmoid(z)
-        return MinimalGates(carry, write, x @ params.w_h.T + params.b_h, (carry * write,))
+        return MinimalGates(carry, write, candidate, (carry * write,))
 
     def pull_params(params, state, x, delta):
         (z,) = delta.gates
@@ -97,7 +100,7 @@ def min_gru(num_inputs: int, num_hidden: int) -> Cell:
     def pull_input(params, delta):
         return delta.gates[0] @ params.w_z + delta.candidate @ params.w_h
 
-    return _make_cell(num_inputs, num_hidden, draw, drive, pull_params, pull_input)
+    return _make_cell(num_inputs, num_hidden, draw, drive, gates_of, pull_params, pull_input)
 
 
 def min_lstm(num_inputs: int, num_hidden: int, *, forget_bias: float | GateBias = 0.0) -> Cell:
@@ -133,11 +136,14 @@ def min_lstm(num_inputs: int, num_hidden: int, *, forget_bias: float | GateBias 
 
     def drive(params, x):
         f, i = x @ params.w_f.T + params.b_f, x @ params.w_i.T + params.b_i
-        ratio = jax.nn.softplus(-i) - jax.nn.softplus(-f)  # ln f − ln i
-        carry, write = jax.nn.sigmoid(ratio), jax.nn.sigmoid(-ratio)
+        log_ratio = jax.nn.softplus(-i) - jax.nn.softplus(-f)  # ln f − ln i
+        return log_ratio, jax.nn.sigmoid(-f), jax.nn.sigmoid(-i), x @ params.w_h.T + params.b_h
+
+    def gates_of(pre):
+        log_ratio, not_f, not_i, candidate = pre
+        carry, write = jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio)
         slope = carry * write
-        slopes = -slope * jax.nn.sigmoid(-f), slope * jax.nn.sigmoid(-i)
-        return MinimalGates(carry, write, x @ params.w_h.T + params.b_h, slopes)
+        return MinimalGates(carry, write, candidate, (-slope * not_f, slope * not_i))
 
     def pull_params(params, state, x, delta):
         (f, i), h = delta.gates, delta.candidate
@@ -147,10 +153,10 @@ def min_lstm(num_inputs: int, num_hidden: int, *, forget_bias: float | GateBias 
         f, i = delta.gates
         return f @ params.w_f + i @ params.w_i + delta.candidate @ params.w_h
 
-    return _make_cell(num_inputs, num_hidden, draw, drive, pull_params, pull_input)
+    return _make_cell(num_inputs, num_hidden, draw, drive, gates_of, pull_params, pull_input)
 
 
-def _make_cell(num_inputs, num_hidden, draw, drive, pull_params, pull_input):
+def _make_cell(num_inputs, num_hidden, draw, drive, gates_of, pull_params, pull_input):
     _validation.require_size("num_inputs", num_inputs, least=0)
     _validation.require_size("num_hidden", num_hidden)
 
@@ -158,7 +164,8 @@ def _make_cell(num_inputs, num_hidden, draw, drive, pull_params, pull_input):
         _validation.require_key(key)
         return draw(key)
 
-    def expand(state, new, gates):
+    def expand(state, new, pre):
+        gates = gates_of(pre)
         through = gates.candidate - state
         return MinimalFactors(gates.carry, gates.write, tuple(slope * through for slope in gates.slopes))
 
@@ -167,7 +174,7 @@ def _make_cell(num_inputs, num_hidden, draw, drive, pull_params, pull_input):
 
     pullback = FactoredPullback(
         drive=drive,
-        advance=lambda params, state, gates: (gates.update(state), gates),
+        advance=lambda params, state, pre: (gates_of(pre).update(state), pre),
         expand=expand,
         delta=delta,
         state=lambda params, factors, cotangent, delta: factors.carry * cotangent,
@@ -177,7 +184,7 @@ def _make_cell(num_inputs, num_hidden, draw, drive, pull_params, pull_input):
     return Cell(
         init=init,
         initial_state=lambda params: jnp.zeros_like(params.b_h),
-        step=lambda params, state, x: drive(params, x).update(state),
+        step=lambda params, state, x: gates_of(drive(params, x)).update(state),
         derivation=derive_diagonal(pullback, num_hidden),
         num_inputs=num_inputs,
     )

@@ -67,11 +67,12 @@ class RGLRUDelta(NamedTuple):
 def rg_lru(num_hidden: int, *, resets: bool = False) -> Cell:
     """h_t = a ⊙ h_{t−1} + √(1−a²) ⊙ i ⊙ x_t,  ln a = −8 r ⊙ softplus(Λ),  (r, i) = σ(W_a x_t + b_a), σ(W_i x_t + b_i).
 
-    The hand derivation, with m = √(1−a²) and d = (a h_{t−1} − (a²/m) i x_t) ⊙ λ = ∂⁺h_t/∂⁺ln a ⊙ λ: J_t = diag(a);
+    The hand derivation, with m = √(1−a²) and d = (a h_{t−1} − (a²/m) i x_t) ⊙ λ, the cotangent of ln a: J_t = diag(a);
     δ_a = (1−r) ln a ⊙ d, δ_i = m i (1−i) x_t ⊙ λ. The cotangents are δ_a x_tᵀ (w_a), δ_a (b_a), δ_i x_tᵀ (w_i),
-    δ_i (b_i), −8 r σ(Λ) ⊙ d (lambda_), a ⊙ λ (previous state) and m i ⊙ λ + W_aᵀ δ_a + W_iᵀ δ_i (input). m is computed
-    as √(−expm1(2 ln a)), with all its digits where a is near 1. Its derivative, −a²/m, is the exact one and grows without
-    bound as a → 1; the published code bounds it on purpose. Exact at every T: ln σ_i of dh_T/dh_0 is Σ_t ln a_ti.
+    δ_i (b_i), −8 r σ(Λ) ⊙ d (lambda_), a ⊙ λ (previous state) and m i ⊙ λ + W_aᵀ δ_a + W_iᵀ δ_i (input).
+    m is computed as √(−expm1(2 ln a)), with all its digits where a is near 1. Its derivative by ln a, −a²/m, is the
+    exact one and grows without bound as a → 1; the published code bounds it on purpose.
+    Exact at every T: ln σ_i of dh_T/dh_0 is Σ_t ln a_ti.
 
     Args:
       num_hidden: N ≥ 1, the number of inputs as well.
