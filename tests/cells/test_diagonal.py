@@ -20,7 +20,9 @@ EXTREME = {  # gates and decays near 0 and near 1
     "leaky": lambda params: params._replace(leak=jnp.array([1e-9, 0.5, 1.0])),
     "lru": lambda params: params._replace(nu_log=jnp.array([-25.0, 0.4, 3.5])),
     "min_gru": lambda params: params._replace(b_z=SPREAD),
-    "min_lstm": lambda params: params._replace(b_f=SPREAD, b_i=jnp.array([-25.0, 0.2, -25.0])),
+    "min_lstm": lambda params: params._replace(
+        b_f=jnp.array([-25.0, -25.0, 25.0]), b_i=jnp.array([25.0, -26.0, -25.0])
+    ),
     "rg_lru": lambda params: params._replace(lambda_=SPREAD / 2, b_a=SPREAD[::-1] / 5, b_i=SPREAD),
     "selective_ssm": lambda params: params._replace(
         b_delta=jnp.array([-3.0, 3.0]), a_log=jnp.broadcast_to(jnp.array([-15.0, 0.5, 3.0]), params.a_log.shape)
