@@ -58,6 +58,13 @@ MODERN = {
     "selective_ssm": cells.selective_ssm(M, N),
 }
 CELLS = {**{name: make(M, N) for name, make in BUILT_IN.items()}, "custom": custom_cell()}
+MODERN = {  # with their own tests: the conformance tests take CELLS alone
+    "slstm": cells.slstm(M, N),
+    "mlstm": cells.mlstm(M, N, 2),
+    "delta_net": cells.delta_net(M, N, 2),
+    "gated_delta_net": cells.delta_net(M, N, 2, gated=True),
+    "rwkv7": cells.rwkv7(M, N, 2),
+}
 
 
 def shared_model():

@@ -31,7 +31,8 @@ CUTS = jnp.array([False, True, False, False, True])
 MAKERS = {
     "adapters": {"equinox", "from_apply", "haiku", "linen", "nnx", "torch_weights"},
     "cells": {"stack", "elman", "from_step", "gates", "gaussian", "gru", "identity", "linear", "lstm", "orthogonal"}
-    | {"chrono", "leaky", "lru", "min_gru", "min_lstm", "rg_lru", "selective_ssm"},
+    | {"chrono", "leaky", "lru", "min_gru", "min_lstm", "rg_lru", "selective_ssm"}
+    | {"delta_net", "mlstm", "rwkv7", "slstm"},
     "jacobians": {"batch_jacobians"},
     "models": {"batched", "make_model", "sequence_model", "softmax_cross_entropy", "squared_error", "read"}
     | {"bidirectional", "feedback", "penalised", "precomputed", "resetting", "teacher_forcing", "weighted"}

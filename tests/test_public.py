@@ -20,7 +20,8 @@ FILES = sorted((ROOT / "jaxbptt").rglob("*.py"))
 NAMES = {
     "cells": "Cell from_step linear elman lstm gru gates gaussian orthogonal identity stack LSTMState Derivation"
     " FactoredPullback JacobianParts BlockParts BorderedParts Border DiagonalLowRank Outer"
-    " leaky lru LRUState min_gru min_lstm rg_lru RGLRUInput selective_ssm chrono",
+    " leaky lru LRUState min_gru min_lstm rg_lru RGLRUInput selective_ssm chrono"
+    " slstm mlstm delta_net rwkv7 SLSTMState MLSTMState",
     "models": "Model SequenceParams Readout sequence_model make_model batched squared_error softmax_cross_entropy"
     " step_losses read weighted Weighted resetting Resetting feedback Started teacher_forcing Forced penalised"
     " bidirectional BidirectionalModel BidirectionalParams Adapted trainable real_pairs RealPair precomputed",

@@ -46,6 +46,7 @@ class DiagonalLowRank(NamedTuple):
     def matrix(self) -> jax.Array:
         """[..., n, n]."""
         identity = np.eye(self.diagonal.shape[-1], dtype=self.diagonal.dtype)
+        identity = identity.reshape((1,) * (self.diagonal.ndim - 1) + identity.shape)
         return self.diagonal[..., None] * identity + self.left @ self.right.swapaxes(-1, -2)
 
 

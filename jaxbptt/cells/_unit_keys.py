@@ -1,0 +1,16 @@
+"""Keys of length one, with their pullback."""
+
+import jax
+import jax.numpy as jnp
+
+
+def to_unit(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(k̂ = k/‖k‖ [K], 1/‖k‖ []); both 0, with derivative 0, for a key of zeros."""
+    square = jnp.sum(key * key)
+    inverse = jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
+    return key * inverse, inverse
+
+
+def pull_to_unit(unit: jax.Array, inverse: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """(∂⁺k̂/∂⁺k)ᵀ cotangent = (I − k̂ k̂ᵀ) cotangent / ‖k‖."""
+    return inverse * (cotangent - unit * jnp.sum(unit * cotangent))
