@@ -67,7 +67,7 @@ class DeltaNetFactors(NamedTuple):
 
     drive: DeltaNetDrive
     state: jax.Array  # [K, V] S
-    error: jax.Array  # [V] ε = v − e^g Sᵀ k
+    held: jax.Array  # [V] u = e^g Sᵀ k, what the decayed memory holds at k
 
 
 class DeltaNetDelta(NamedTuple):
@@ -87,10 +87,10 @@ def delta_net(num_inputs: int, num_keys: int, num_values: int, *, gated: bool = 
     all from x_t alone; y is the cell's output, of its state and x. A key of zeros writes nothing, a query of zeros
     reads 0, both with derivative 0.
 
-    The hand derivation, with α = e^g, the error ε = v − α Sᵀ k (S' = α S + β k εᵀ), the cotangent Λ of S', and p = Λᵀ
-    k: the cotangents are β p (v), β Λ ε − αβ S p (k), ε·p (β), α ⟨S, Λ⟩ + β p·(ε − v) (g) and α (Λ − β k pᵀ) (previous
-    state); that of W_k x is (I − k kᵀ)/‖W_k x‖ times that of k. Row-major J_t = A ⊗ I_V, A = e^g (I − β k kᵀ), does not
-    depend on the state: its singular values are e^g (K − 1 times) and e^g |1 − β|, each V times.
+    The hand derivation, with α = e^g, u = α Sᵀ k (what is held at k), ε = v − u (S' = α S + β k εᵀ), the cotangent Λ of
+    S', and p = Λᵀ k: the cotangents are β p (v), β Λ ε − αβ S p (k), ε·p (β), α ⟨S, Λ⟩ − β p·u (g) and α (Λ − β k pᵀ)
+    (previous state); that of W_k x is (I − k kᵀ)/‖W_k x‖ times that of k. Row-major J_t = A ⊗ I_V, A = e^g (I − β k
+    kᵀ), does not depend on the state: its singular values are e^g (K − 1 times) and e^g |1 − β|, each V times.
 
     Args:
       num_inputs: M ≥ 0.
@@ -157,8 +157,8 @@ def _decayed(drive, leaf):
 
 def _advance(params, state, drive):
     old = _decayed(drive, state)
-    error = drive.value - drive.key @ old
-    return old + (drive.beta * drive.key)[:, None] * error[None], (drive, error)
+    held = drive.key @ old
+    return old + (drive.beta * drive.key)[:, None] * (drive.value - held)[None], (drive, held)
 
 
 def _expand(state, new, kept):
@@ -166,7 +166,8 @@ def _expand(state, new, kept):
 
 
 def _delta(factors, cotangent):
-    drive, state, error = factors
+    drive, state, held = factors
+    error = drive.value - held
     pulled = drive.key @ cotangent
     value = drive.beta * pulled
     key = drive.beta * (cotangent @ error) - _decayed(drive, state @ value)
@@ -174,7 +175,7 @@ def _delta(factors, cotangent):
     raw = pull_to_unit(drive.key, drive.inverse, key)
     if drive.decay is None:
         return DeltaNetDelta(raw, value, beta, None, None)
-    g = _decayed(drive, jnp.sum(state * cotangent)) + jnp.sum(value * (error - drive.value))
+    g = _decayed(drive, jnp.sum(state * cotangent)) - jnp.sum(value * held)
     return DeltaNetDelta(raw, value, beta, g * drive.decay.slope, g * drive.decay.log)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbptt import _validation
-from jaxbptt.cells._stabiliser import stabilise
+from jaxbptt.cells._stabiliser import is_stored, stabilise
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
@@ -110,7 +110,7 @@ def mlstm(num_inputs: int, num_keys: int, num_values: int) -> Cell:
     Raises:
       TypeError, ValueError: a size that is not an int or is too small.
 
-    Reference: Beck et al. (2024), xLSTM, arXiv:2405.04517, equations 19 to 27, stabilised as in its appendix.
+    Reference: Beck et al. (2024), xLSTM, arXiv:2405.04517 (stabilised as in its appendix).
     """
     _validation.require_size("num_inputs", num_inputs, least=0)
     _validation.require_size("num_keys", num_keys)
@@ -158,7 +158,7 @@ def _drive(params, x):
 
 def _advance(params, state, drive):
     k, v, i, f = drive
-    gates = stabilise(jax.nn.log_sigmoid(f), i, state.stabiliser, jnp.all(state.normaliser == 0))
+    gates = stabilise(jax.nn.log_sigmoid(f), i, state.stabiliser, jnp.any(is_stored(state.normaliser)))
     written = gates.write * k
     cell = gates.forget * state.cell + written[:, None] * v[None]
     return MLSTMState(cell, gates.forget * state.normaliser + written, gates.m), (drive, gates)

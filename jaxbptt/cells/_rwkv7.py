@@ -16,8 +16,10 @@ from jaxbptt.cells.initializers import draw_input_weights
 from jaxbptt.cells.structure import BlockParts, DiagonalLowRank
 
 MOST_DECAY = math.exp(-0.5)  # −ln w is below it: w > 0.545, as published
-DECAY_BIAS = -6.5, 5.0, 0.85  # b_w = −6.5 + 5 (i/(K − 1))^0.85, as published for a first layer
-REMOVAL = 0.85  # ξ, as published
+# First values as published for a first layer, without their variation within and over heads.
+DECAY_BIAS = -5.5, 0.5  # b_w of the first and of the last channel
+RATE_BIAS = -0.19  # b_a
+REMOVAL = 0.71  # ξ
 
 
 class RWKV7Params(NamedTuple):
@@ -82,8 +84,8 @@ def rwkv7(num_inputs: int, num_keys: int, num_values: int) -> Cell:
       num_values: V ≥ 1; the flattened state has N = V K entries.
 
     Returns:
-      Cell on S [V, K], zeros at first, with `RWKV7Params`: matrices ~ N(0, 1/M), b_a = 0, ξ = 0.85, b_w from −6.5 to
-      −1.5. One head; of the published block token shift, low-rank maps (w̃ and α are affine in x here), the mixing of
+      Cell on S [V, K], zeros at first, with `RWKV7Params`: matrices ~ N(0, 1/M), b_a = −0.19, ξ = 0.71, b_w from −5.5
+      to 0.5. One head; of the published block token shift, low-rank maps (w̃ and α are affine in x here), the mixing of
       α into k and of the first layer's v, group norm, bonus and output gate are left out.
 
     Raises:
@@ -100,9 +102,9 @@ def rwkv7(num_inputs: int, num_keys: int, num_values: int) -> Cell:
         sizes = num_keys, num_keys, num_keys, num_values, num_keys
         keys = jax.random.split(key, len(sizes))
         w_r, w_w, w_k, w_v, w_a = (draw_input_weights(k, n, num_inputs) for k, n in zip(keys, sizes, strict=True))
-        first, rise, power = DECAY_BIAS
-        b_w = first + rise * jnp.linspace(0, 1, num_keys, dtype=w_w.dtype) ** power
-        return RWKV7Params(w_r, w_w, b_w, w_k, w_v, w_a, jnp.zeros_like(b_w), jnp.full_like(b_w, REMOVAL))
+        b_w = jnp.linspace(*DECAY_BIAS, num_keys, dtype=w_w.dtype)
+        b_a, xi = jnp.full_like(b_w, RATE_BIAS), jnp.full_like(b_w, REMOVAL)
+        return RWKV7Params(w_r, w_w, b_w, w_k, w_v, w_a, b_a, xi)
 
     place = np.arange(num_values * num_keys).reshape(num_values, num_keys).T[None]
     return Cell(

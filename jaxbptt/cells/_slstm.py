@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxbptt import _validation
-from jaxbptt.cells._stabiliser import stabilise
+from jaxbptt.cells._stabiliser import is_stored, stabilise
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
 from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian
 from jaxbptt.cells.structure import JacobianParts
 
-FORGET_BIAS = 3.0, 6.0  # of the first and of the last unit, as published for the mLSTM
+FORGET_BIAS = 3.0, 6.0  # of the first and of the last unit, as in the published code's "small_init"
 
 
 class SLSTMParams(NamedTuple):
@@ -84,7 +84,7 @@ def slstm(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)
     Raises:
       TypeError, ValueError: a size that is not an int or is too small.
 
-    Reference: Beck et al. (2024), xLSTM, arXiv:2405.04517, equations 8 to 17.
+    Reference: Beck et al. (2024), xLSTM, arXiv:2405.04517.
     """
     _validation.require_size("num_inputs", num_inputs, least=0)
     _validation.require_size("num_hidden", num_hidden)
@@ -112,7 +112,7 @@ def _advance(params, state, drive):
     c, n, m, y = state
     z, i, f, o = jnp.split(drive + params.w_hh @ y, 4)
     z, o = jnp.tanh(z), jax.nn.sigmoid(o)
-    gates = stabilise(jax.nn.log_sigmoid(f), i, m, n == 0)
+    gates = stabilise(jax.nn.log_sigmoid(f), i, m, is_stored(n))
     new_c, new_n = gates.forget * c + gates.write * z, gates.forget * n + gates.write
     return SLSTMState(new_c, new_n, gates.m, o * (new_c / new_n)), (z, f, o, gates)
 

@@ -6,6 +6,11 @@ import jax
 import jax.numpy as jnp
 
 
+def is_stored(normaliser: jax.Array) -> jax.Array:
+    """n ≠ 0, as a cast and not as a comparison of floats: with c = 0 no output has a kink at n = 0, where runs begin."""
+    return jax.lax.convert_element_type(normaliser, jnp.bool_)
+
+
 class Stabilised(NamedTuple):
     """Gates divided by e^{m'}, all of one shape."""
 
@@ -15,7 +20,7 @@ class Stabilised(NamedTuple):
     carried: jax.Array  # s = ∂⁺m'/∂⁺m: 1 where m sets m', 0 where ĩ does, ½ at a tie (JAX's derivative of a maximum)
 
 
-def stabilise(log_forget: jax.Array, i: jax.Array, m: jax.Array, empty: jax.Array) -> Stabilised:
+def stabilise(log_forget: jax.Array, i: jax.Array, m: jax.Array, stored: jax.Array) -> Stabilised:
     """The gates of one step.
 
     With a = ln f + m, both gates depend on a − ĩ alone: df' = (1−s) f' d(a − ĩ), di' = −s i' d(a − ĩ).
@@ -24,12 +29,12 @@ def stabilise(log_forget: jax.Array, i: jax.Array, m: jax.Array, empty: jax.Arra
       log_forget: ln f.
       i: ĩ.
       m: m_{t−1}.
-      empty: bool, where the normaliser n_{t−1} is 0.
+      stored: bool, where the normaliser n_{t−1} is not 0.
 
     Returns:
       Stabilised.
     """
     decayed = log_forget + m
-    new = jnp.where(empty, i, jnp.maximum(decayed, i))
-    carried = jnp.where(empty, 0, (1 + jnp.sign(decayed - i)) / 2)
+    new = jnp.where(stored, jnp.maximum(decayed, i), i)
+    carried = jnp.where(stored, (1 + jnp.sign(decayed - i)) / 2, 0)
     return Stabilised(new, jnp.exp(decayed - new), jnp.exp(i - new), carried)

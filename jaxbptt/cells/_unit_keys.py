@@ -7,7 +7,7 @@ import jax.numpy as jnp
 def to_unit(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(k̂ = k/‖k‖ [K], 1/‖k‖ []); both 0, with derivative 0, for a key of zeros."""
     square = jnp.sum(key * key)
-    inverse = jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
+    inverse = jnp.where(square > 0, 1 / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return key * inverse, inverse
 
 

@@ -78,6 +78,7 @@ def find_nonlinear_pieces(
             continue
         worst = 0.0
         for pulled, tolerance in zip(values, piece.tolerance, strict=True):
+            pulled = pulled.reshape(len(pulled), -1)  # a scalar leaf too
             first, second, *_ = pulled
             multiples = list(zip(pulled[count:-1], scales, strict=True))
             off = worst_deviation(first, multiples, second, pulled[-1])
