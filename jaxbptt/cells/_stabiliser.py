@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def is_stored(normaliser: jax.Array) -> jax.Array:
-    """n ≠ 0, as a cast and not as a comparison of floats: with c = 0 no output has a kink at n = 0, where runs begin."""
+    """n ≠ 0, as a cast and not a comparison of floats: at n = 0, where runs begin with c = 0, no output has a kink."""
     return jax.lax.convert_element_type(normaliser, jnp.bool_)
 
 

@@ -86,16 +86,16 @@ def test_a_batch_is_its_sequences_and_so_is_vmap(name):
     assert compare(jax.tree.map(lambda leaf: leaf.sum(0), mapped), whole).relative < 1e-12
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["slstm", "mlstm"])
 def test_layers(name):
-    """On top of a GRU its derivation is kept; what it passes on to a GRU may read x_t, and autodiff takes it."""
-    cell = cases.MODERN[name]
-    width = cases.N if name == "slstm" else 2
-    on_top = models.sequence_model(cells.stack(cells.gru(cases.M, cases.M), cell), 2)
+    """Above a GRU a cell keeps its derivation; what one with an output passes on to a GRU reads x_t, too."""
+    cell, width = cases.MODERN[name], cases.N if name == "slstm" else 2
+    above = models.sequence_model(cells.stack(cells.gru(cases.M, cases.M), cell), 2)
     below = models.sequence_model(cells.stack(cell, cells.gru(width, 2)), 2)
-    assert on_top.derivation is not None
-    for model in (on_top, below):
-        params, inputs, targets, _ = matrix_cells.instance(model, KEY, length=3, num_outputs=2)
+    assert above.derivation is not None
+    assert (below.derivation is None) == (name != "slstm")
+    for model in (above, below):
+        params, inputs, targets, _ = matrix_cells.instance(model, KEY, length=2, num_outputs=2)
         pair = jax.jit(lambda *data, model=model: [route(model, *data)[1] for route in ROUTES[:2]])
         expected, grads = pair(params, inputs, targets)
         assert compare(expected, grads).relative < 1e-12
@@ -113,9 +113,8 @@ def test_float32_stays_float32(name):
     assert compare(expected, grads).relative < 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_check_finds_nothing(name):
-    cell = cases.MODERN[name]
+def test_check_finds_nothing_and_takes_scalar_leaves():
+    cell = cases.MODERN["mlstm"]
     assert derivations.check(cell, cell.derivation, key=KEY).ok
 
 

@@ -94,6 +94,6 @@ VARIANTS = matrix_cells.stopped(CELL, step)
 
 @pytest.mark.parametrize("uses", VARIANTS, ids="+".join)
 def test_stopping_the_gradient_at_m(uses):
-    """Everywhere, in the output as well: the gradient of losses on y stays exact. At one use of m' alone: it does not."""
+    """Everywhere, the output included: the gradient of losses on y stays exact. At one use of m' alone: it does not."""
     error = matrix_cells.error_of_gradient(CELL, VARIANTS[uses])
     assert error < 1e-13 if uses == STOPPED else error > 0.01
