@@ -174,7 +174,7 @@ def _expand(state, new, kept):
 def _delta(factors, cotangent):
     of_cell, of_normaliser, of_m = cotangent
     of_k = of_cell @ factors.v + of_normaliser
-    carried = jnp.sum(factors.cell * of_cell) + jnp.sum(factors.normaliser * of_normaliser)
+    carried = jnp.vdot(factors.cell, of_cell) + jnp.vdot(factors.normaliser, of_normaliser)
     m = factors.kept * carried - factors.written * jnp.sum(factors.k * of_k) + factors.carried * of_m
     return MLSTMDrive(
         k=factors.write * of_k,
