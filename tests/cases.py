@@ -49,22 +49,20 @@ BUILT_IN = {
     "lstm": cells.lstm,
     "gru": cells.gru,
 }
-MODERN = {
+MODERN = {  # with their own tests: the conformance tests take CELLS alone
     "leaky": cells.leaky(M, N, leak=np.linspace(0.1, 0.9, N)),
     "lru": cells.lru(M, N),
     "min_gru": cells.min_gru(M, N),
     "min_lstm": cells.min_lstm(M, N),
     "rg_lru": cells.rg_lru(N),
     "selective_ssm": cells.selective_ssm(M, N),
-}
-CELLS = {**{name: make(M, N) for name, make in BUILT_IN.items()}, "custom": custom_cell()}
-MODERN = {  # with their own tests: the conformance tests take CELLS alone
     "slstm": cells.slstm(M, N),
     "mlstm": cells.mlstm(M, N, 2),
     "delta_net": cells.delta_net(M, N, 2),
     "gated_delta_net": cells.delta_net(M, N, 2, gated=True),
     "rwkv7": cells.rwkv7(M, N, 2),
 }
+CELLS = {**{name: make(M, N) for name, make in BUILT_IN.items()}, "custom": custom_cell()}
 
 
 def shared_model():

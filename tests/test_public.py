@@ -28,7 +28,8 @@ NAMES = {
     "adapters": "from_apply linen nnx equinox haiku torch_weights",
     "trajectories": "Trajectory unroll flatten_steps",
     "partials": "Partials step_partials vjp jvp jacobian",
-    "jacobians": "step_jacobians structured_jacobians StructuredJacobians product prefix_products",
+    "jacobians": "step_jacobians structured_jacobians StructuredJacobians BlockJacobians BorderedJacobians product"
+    " prefix_products",
     "spectra": "log_singular_values singular_decomposition lyapunov_exponents stream_exponents pool_exponents"
     " kaplan_yorke_dimension entropy_rate log_growth leading_singular_values LeadingSVD pair_norms bounds",
     "fixed_points": "find_fixed_points merge_points",

@@ -7,10 +7,10 @@ from jaxbptt.cells._leaky import LeakyParams, leaky
 from jaxbptt.cells._lru import LRUParams, LRUState, lru
 from jaxbptt.cells._lstm import LSTMParams, LSTMState, gates, lstm
 from jaxbptt.cells._minimal import MinGRUParams, MinLSTMParams, min_gru, min_lstm
-from jaxbptt.cells._rg_lru import RGLRUInput, RGLRUParams, rg_lru
-from jaxbptt.cells._selective_ssm import SelectiveSSMParams, selective_ssm
 from jaxbptt.cells._mlstm import MLSTMParams, MLSTMState, mlstm
+from jaxbptt.cells._rg_lru import RGLRUInput, RGLRUParams, rg_lru
 from jaxbptt.cells._rwkv7 import RWKV7Params, rwkv7
+from jaxbptt.cells._selective_ssm import SelectiveSSMParams, selective_ssm
 from jaxbptt.cells._slstm import SLSTMParams, SLSTMState, slstm
 from jaxbptt.cells._stack import stack
 from jaxbptt.cells.cell import Cell, from_step

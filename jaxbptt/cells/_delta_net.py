@@ -118,7 +118,9 @@ def delta_net(num_inputs: int, num_keys: int, num_values: int, *, gated: bool = 
         _validation.require_key(key)
         keys = jax.random.split(key, 7)
         sizes = num_keys, num_keys, num_values, 1, 1
-        w_q, w_k, w_v, w_beta, w_g = (draw_input_weights(k, n, num_inputs) for k, n in zip(keys[:5], sizes, strict=True))
+        w_q, w_k, w_v, w_beta, w_g = (
+            draw_input_weights(k, n, num_inputs) for k, n in zip(keys[:5], sizes, strict=True)
+        )
         plain = DeltaNetParams(w_q, w_k, w_v, w_beta[0], jnp.zeros((), w_q.dtype))
         return GatedDeltaNetParams(*plain, *_draw_decay(keys[5], keys[6], w_g[0])) if gated else plain
 

@@ -70,7 +70,8 @@ def join_pairs(tables: Tables, copies: int) -> Tables:
     largest = jnp.argmax(log_spectral, axis=0)[None]
     pick = lambda table: jnp.take_along_axis(table, largest, axis=0)[0]
     # Each block's error counts by its share of the whole.
-    share = jnp.exp(jnp.where(jnp.isfinite(joined), 2 * (log_frobenius - joined), -jnp.inf))
+    whole = jnp.where(jnp.isfinite(joined), joined, jnp.inf)[None]
+    share = jnp.exp(2 * (log_frobenius - whole))
     weighted = jnp.sum(copies * share * jnp.where(share > 0, error, 0), axis=0)
     return joined, pick(log_spectral), pick(residual), jnp.maximum(weighted, pick(error))
 

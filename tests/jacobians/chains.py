@@ -8,11 +8,12 @@ from jaxbptt import jacobians, trajectories
 from tests import cases
 
 KEY = jax.random.key(4)
+ALL = {**cases.CELLS, **cases.MODERN}
 
 
 @functools.cache
 def compiled(name, method):
-    cell = cases.CELLS[name]
+    cell = ALL[name]
 
     def call(params, inputs, initial):
         trajectory = trajectories.unroll(cell, params, inputs, initial=initial)
@@ -22,6 +23,6 @@ def compiled(name, method):
 
 
 def chain_of(name, gain, method="auto"):
-    cell = cases.CELLS[name]
+    cell = ALL[name]
     params, inputs, _, initial = cases.instance(cell, KEY, gain=gain)
     return cell, params, *compiled(name, method)(params, inputs, initial)

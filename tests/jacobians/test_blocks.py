@@ -16,9 +16,7 @@ from tests.mutation import mutate_package
 KEY = jax.random.key(5)
 CHAINS = chains(6)
 STRUCTURED = [
-    name
-    for name, cell in cases.MODERN.items()
-    if isinstance(step_partials(cell).parts, BlockParts | BorderedParts)
+    name for name, cell in cases.MODERN.items() if isinstance(step_partials(cell).parts, BlockParts | BorderedParts)
 ]
 
 

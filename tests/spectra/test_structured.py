@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 
 from jaxbptt import jacobians, spectra
-from jaxbptt.jacobians import BlockJacobians
-from tests import cases
 from tests.jacobians.chains import chain_of
 from tests.jacobians.structures import chains
 from tests.mutation import mutate_package
 
-KEY = jax.random.key(6)
 CHAINS = chains(20)
-TRUTH = 1e-12
 
 
 def values_of(chain, package=spectra, **options):
@@ -29,9 +25,10 @@ def test_singular_values_are_within_their_errors(name, dtype):
     exact = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float64)), chain.assemble())
     expected = values_of(exact, errors=True)
     assert found.log_sigma.shape == (3, chain.size)
-    known = np.isfinite(found.log_sigma)
-    off = np.abs((found.log_sigma.astype(float) + found.rest)[known] - expected.log_sigma[known])
-    assert np.all(off <= 3 * found.error[known] + 3 * expected.error[known])
+    log_sigma, rest, error = (np.asarray(field, np.float64) for field in (found.log_sigma, found.rest, found.error))
+    known = np.isfinite(log_sigma)
+    off = np.abs((log_sigma + rest)[known] - expected.log_sigma[known])
+    assert np.all(off <= 3 * error[known] + 3 * np.asarray(expected.error)[known])
     assert np.array_equal(found.log_sigma == -jnp.inf, expected.log_sigma == -jnp.inf)
     if dtype == jnp.float64:
         assert known.mean() > 0.5
@@ -62,21 +59,68 @@ def test_pair_norms_are_those_of_the_matrices(name):
     np.testing.assert_array_equal(without.log_frobenius, found.log_frobenius)
 
 
+@pytest.mark.filterwarnings("ignore:divide by zero")
 @pytest.mark.parametrize("name", CHAINS)
-def test_exponents_are_those_of_the_matrices(name):
+def test_exponents_are_those_of_the_blocks(name):
     chain = chains(200, seed=1)[name]
-    with pytest.warns(RuntimeWarning) if name == "border" else _nothing():
-        dense = spectra.lyapunov_exponents(chain.assemble(), interval=1)
     found = spectra.lyapunov_exponents(chain, interval=1)
     assert found.size == chain.size
-    finite = np.isfinite(dense.exponents)
-    allowed = 1e-12 + 2 * np.maximum(dense.warm_up_error, found.warm_up_error) + 40 / 200 * (name == "open border")
-    assert np.all(np.abs(found.exponents - dense.exponents)[finite] <= allowed[finite])
+    if hasattr(chain, "core"):
+        parts = [spectra.lyapunov_exponents(block, interval=1).exponents for block in _blocks(chain)]
+        values = np.concatenate(parts)
+    else:
+        counted = np.log(np.stack((chain.steps.scale, chain.steps.corner)))[:, 20:]
+        values = np.repeat(np.mean(counted, axis=1), (chain.size - 1, 1))
+    expected = np.sort(np.repeat(values, chain.size // len(values)))[::-1]
+    np.testing.assert_allclose(found.exponents, expected, atol=1e-13)
     few = spectra.lyapunov_exponents(chain, k=3, interval=1)
     np.testing.assert_array_equal(few.exponents, found.exponents[:3])
 
 
-def _nothing():
-    import contextlib
+def _blocks(chain):
+    matrices = chain.matrices()
+    return jnp.broadcast_to(matrices, (len(chain), *matrices.shape[1:])).swapaxes(0, 1)
 
-    return contextlib.nullcontext()
+
+@pytest.mark.parametrize("name", ["A x I", "I x A", "blocks"])
+def test_exponents_are_near_those_of_the_whole(name):
+    chain = chains(200, seed=1)[name]
+    found, whole = spectra.lyapunov_exponents(chain), spectra.lyapunov_exponents(chain.assemble())
+    assert np.all(np.abs(found.exponents - whole.exponents) < found.standard_error)
+
+
+def test_equal_steps_have_no_standard_error():
+    found = spectra.lyapunov_exponents(chains(200)["constant"])
+    assert np.all(found.standard_error == 0)
+    entries = chains(200)["constant"].diagonal()[0]
+    np.testing.assert_allclose(found.exponents, np.sort(np.repeat(np.log(np.abs(entries)), 2))[::-1], atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru", "leaky", "slstm"])
+def test_diagonals_and_blocks_are_formed_step_by_step(name):
+    cell, params, trajectory, chain = chain_of(name, 1.0)
+    structured = jacobians.structured_jacobians(cell, params, trajectory)
+    for function in (
+        lambda chain: spectra.log_singular_values(chain, every=2),
+        lambda chain: spectra.log_singular_values(chain, errors=True).log_sigma,
+        lambda chain: spectra.pair_norms(chain, spectral=False).log_frobenius,
+    ):
+        known = function(chain)
+        np.testing.assert_allclose(function(structured), known, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("constant", "entries[0] if entry is None else entry))\n        # Each", "entries[0]) ** 2)\n        # Each"),
+        ("border", "scale + corner, side) +", "scale + corner, 0 * side) +"),
+        ("open border", "many = jnp.broadcast_to(found.log_scale", "many = jnp.broadcast_to(found.log_first"),
+        ("open border", "log_corner + jnp.log(length)", "log_corner * 0"),
+        ("A x I", "chain.size // field.shape[1], axis=1) for", "chain.size // field.shape[1], axis=1) * 2 for"),
+    ],
+)
+def test_a_broken_line_is_seen(name, old, new):
+    mutant, chain = mutate_package(spectra, old, new), CHAINS[name]
+    with np.errstate(all="ignore"):
+        broken = mutant.log_singular_values(chain, every=7, start=1, errors=True).log_sigma
+    assert not np.allclose(broken, values_of(chain, errors=True).log_sigma, atol=1e-3)
