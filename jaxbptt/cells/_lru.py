@@ -43,10 +43,10 @@ def lru(
     """h_t = λ ⊙ h_{t−1} + γ ⊙ (B x_t), complex, with λ = exp(−e^ν + i e^θ), γ = e^gamma_log, B = b_re + i b_im.
 
     The published output Re(C h_t) + D x_t is, but for D, a linear readout of `LRUState.hidden`.
-    The hand derivation, with λ_h = p + i q for the cotangents (p, q) of (re, im): J_t = λ as a real map, the same at
-    every step; the cotangents are, with Re and Im of z̄ λ_h as real pairs, λ̄ λ_h (previous state), Re and Im of γ λ_h
-    times x_tᵀ (b_re, b_im), γ Re(conj(B x_t) λ_h) (gamma_log), −e^ν Re(conj(λ h_{t−1}) λ_h) (nu_log),
-    e^θ Im(conj(λ h_{t−1}) λ_h) (theta_log), and b_reᵀ γ p + b_imᵀ γ q (input).
+    The hand derivation, with λ̂ = p + i q for the cotangents (p, q) of (re, im) and * for the complex conjugate: J_t is
+    the product with λ, the same at every step. The cotangents are (Re, Im) λ* λ̂ (previous state), γ p x_tᵀ (b_re),
+    γ q x_tᵀ (b_im), γ Re((B x_t)* λ̂) (gamma_log), −e^ν Re((λ h_{t−1})* λ̂) (nu_log), e^θ Im((λ h_{t−1})* λ̂) (theta_log)
+    and b_reᵀ (γ p) + b_imᵀ (γ q) (input).
     Exact at every T: ln σ of dh_T/dh_0 is T ln|λ_i|, each twice; dh_t/dx_k = λ^{t−k} γ B.
 
     Args:

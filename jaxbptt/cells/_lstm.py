@@ -9,7 +9,7 @@ from jaxbptt import _validation
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
-from jaxbptt.cells.initializers import GateBias, Scheme, draw_gate_bias, draw_weights, gaussian
+from jaxbptt.cells.initializers import GateBias, Scheme, draw_gate_bias, draw_weights, gaussian, require_gate_bias
 from jaxbptt.cells.structure import JacobianParts
 
 
@@ -73,13 +73,14 @@ def lstm(
       Cell on `LSTMState(cell, hidden)` with `LSTMParams(w_hx [4H, M], w_hh [4H, H], b_h [4H])`, gate order i, f, g, o.
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is too small.
+      TypeError, ValueError: a size that is not an int or is too small; a forget_bias that is neither.
 
     Reference: Hochreiter & Schmidhuber (1997), Neural Computation 9; Gers, Schmidhuber & Cummins (2000), Neural
     Computation 12 (forget gate); S4.31 (J_t).
     """
     _validation.require_size("num_inputs", num_inputs, least=0)
     _validation.require_size("num_hidden", num_hidden)
+    require_gate_bias(forget_bias)
 
     def init(key):
         _validation.require_key(key)

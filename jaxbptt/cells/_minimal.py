@@ -9,7 +9,7 @@ from jaxbptt import _validation
 from jaxbptt.cells._diagonal import derive_diagonal
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.factored import FactoredPullback, outer
-from jaxbptt.cells.initializers import GateBias, draw_gate_bias, draw_input_weights
+from jaxbptt.cells.initializers import GateBias, draw_gate_bias, draw_input_weights, require_gate_bias
 
 
 class MinGRUParams(NamedTuple):
@@ -123,10 +123,12 @@ def min_lstm(num_inputs: int, num_hidden: int, *, forget_bias: float | GateBias 
       biases 0.
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is too small.
+      TypeError, ValueError: a size that is not an int or is too small; a forget_bias that is neither.
 
     Reference: Feng et al. (2024), arXiv:2410.01201.
     """
+
+    require_gate_bias(forget_bias)
 
     def draw(key):
         weights_key, bias_key = jax.random.split(key)

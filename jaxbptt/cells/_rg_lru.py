@@ -85,7 +85,8 @@ def rg_lru(num_hidden: int, *, resets: bool = False) -> Cell:
       softplus(Λ) = −ln a with a² uniform in [0.9², 0.999²].
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is too small, resets that is no bool.
+      TypeError, ValueError: a size that is not an int or is too small; resets that is no bool; when called, inputs not
+        as stated.
 
     Reference: De et al. (2024), arXiv:2402.19427.
     """
@@ -100,29 +101,38 @@ def rg_lru(num_hidden: int, *, resets: bool = False) -> Cell:
         lambda_ = jnp.log(jnp.expm1(-jnp.log(area) / 2))
         return RGLRUParams(w_a, jnp.zeros_like(lambda_), w_i, jnp.zeros_like(lambda_), lambda_)
 
-    pull_input = _pull_input
-    if resets:
-        pull_input = lambda params, delta: RGLRUInput(_pull_input(params, delta), np.zeros((), jax.dtypes.float0))
+    def split(x):
+        """(x_t, whether the step starts a sequence)."""
+        if not resets:
+            return x, False
+        _validation.require_type("inputs", x, RGLRUInput, "cells.RGLRUInput(x, reset)")
+        _validation.require_array("inputs.reset", x.reset, (), jnp.bool_)
+        return x
+
+    def pull_input(params, delta):
+        cotangent = delta.x + delta.a @ params.w_a + delta.i @ params.w_i
+        return RGLRUInput(cotangent, np.zeros((), jax.dtypes.float0)) if resets else cotangent
+
+    drive = lambda params, x: _gates(params, *split(x))
     pullback = FactoredPullback(
-        drive=_gates,
+        drive=drive,
         advance=lambda params, state, gates: (_update(gates, state), gates),
         expand=_expand,
         delta=_delta,
         state=lambda params, factors, cotangent, delta: factors.carry * cotangent,
-        params=_pull_params,
+        params=lambda params, state, x, delta: _pull_params(split(x)[0], delta),
         input=pull_input,
     )
     return Cell(
         init=init,
         initial_state=lambda params: jnp.zeros_like(params.lambda_),
-        step=lambda params, state, x: _update(_gates(params, x), state),
+        step=lambda params, state, x: _update(drive(params, x), state),
         derivation=derive_diagonal(pullback, num_hidden),
         num_inputs=None if resets else num_hidden,
     )
 
 
-def _gates(params, x):
-    x, reset = x if isinstance(x, RGLRUInput) else (x, False)
+def _gates(params, x, reset):
     a, i = x @ params.w_a.T + params.b_a, x @ params.w_i.T + params.b_i
     rate = -SHARPNESS * jax.nn.sigmoid(a)  # ln a = rate ⊙ softplus(Λ)
     log_a = rate * jax.nn.softplus(params.lambda_)
@@ -161,10 +171,5 @@ def _delta(factors, cotangent):
     return RGLRUDelta(*(factor * cotangent for factor in factors[1:]))
 
 
-def _pull_params(params, state, x, delta):
-    x = x.x if isinstance(x, RGLRUInput) else x
+def _pull_params(x, delta):
     return RGLRUParams(outer(delta.a, x), delta.a, outer(delta.i, x), delta.i, delta.lambda_)
-
-
-def _pull_input(params, delta):
-    return delta.x + delta.a @ params.w_a + delta.i @ params.w_i

@@ -57,14 +57,15 @@ class SelectiveDelta(NamedTuple):
 def selective_ssm(channels: int, states: int) -> Cell:
     """h_t = e^{ΔA} ⊙ h_{t−1} + ((e^{ΔA} − 1)/A) ⊙ x_t B_tᵀ [D, n],  y_t = h_t C_t + d ⊙ x_t [D].
 
-    Here Δ = softplus(W_Δ x_t + b_Δ) [D], B_t = W_B x_t [n], C_t = W_C x_t [n] and A = −e^a_log [D, n]; Δ multiplies the
-    rows of A. The input is held over the step (zero-order hold), as in the paper's equations; Mamba's code has Δ in
-    place of (e^{ΔA} − 1)/A. W_Δ is a full matrix; published models give it a rank of D/16 or so.
-    The hand derivation, with a = e^{ΔA} and β = expm1(ΔA)/A: J_t = diag(a). The partials of h_t are
-    a ⊙ (A h_{t−1} + x_t B_tᵀ) by Δ, ΔA a h_{t−1} + (Δ a − β) x_t B_tᵀ by a_log, and β x_t by B_t, β B_t by x_t. With λ
-    times them summed over the states (δ_Δ σ(·), the input's part) or the channels (δ_B) the cotangents are δ_Δ x_tᵀ
-    (w_delta), δ_Δ (b_delta), δ_B x_tᵀ (w_b), a ⊙ λ (previous state) and its own part + W_Δᵀ δ_Δ + W_Bᵀ δ_B (input).
-    w_c and d are not read by the step. Exact at every T: ln σ of dh_T/dh_0 is A_dn Σ_t Δ_td.
+    Here Δ = softplus(u), u = W_Δ x_t + b_Δ [D], B_t = W_B x_t [n], C_t = W_C x_t [n] and A = −e^a_log [D, n]; Δ
+    multiplies the rows of A. The input is held over the step (zero-order hold), as in the paper's equations; Mamba's
+    code has Δ in place of (e^{ΔA} − 1)/A. W_Δ is a full matrix; Mamba's has rank D/16.
+    The hand derivation, with a = e^{ΔA} and β = (a − 1)/A: J_t = diag(a). Entry by entry, h_t has the partials
+    σ(u) a (A h_{t−1} + x_t B_tᵀ) by u, ΔA a h_{t−1} + (Δ a − β) x_t B_tᵀ by a_log and β by x_t B_tᵀ. Summed over states
+    or channels they give δ_u = Σ_n ∂h/∂u ⊙ λ, δ_B = (β ⊙ λ)ᵀ x_t and δ_x = (β ⊙ λ) B_t. The cotangents are
+    ∂h/∂a_log ⊙ λ (a_log), δ_u x_tᵀ (w_delta), δ_u (b_delta), δ_B x_tᵀ (w_b), 0 (w_c and d, which the step does not
+    read), a ⊙ λ (previous state) and δ_x + W_Δᵀ δ_u + W_Bᵀ δ_B (input).
+    Exact at every T: ln σ of dh_T/dh_0 is A_dn Σ_t Δ_td.
 
     Args:
       channels: D ≥ 1, the number of inputs and of outputs.

@@ -117,6 +117,12 @@ def draw_input_weights(key: Key, num_rows: int, num_inputs: int) -> jax.Array:
     return weights * jnp.asarray(max(num_inputs, 1) ** -0.5, dtype)
 
 
+def require_gate_bias(forget_bias: Any) -> None:
+    """Raise unless it is a scheme or a number."""
+    if not callable(forget_bias) and (isinstance(forget_bias, str) or jnp.ndim(forget_bias)):
+        raise TypeError(f"forget_bias: got {type(forget_bias).__name__}, expected a number or a scheme such as chrono")
+
+
 def draw_gate_bias(key: Key, forget_bias: float | GateBias, num_hidden: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """(b_i [H], b_f [H]): drawn by the scheme, or 0 and the number."""
     if callable(forget_bias):

@@ -213,7 +213,7 @@ def test_the_check_of_derivations_finds_nothing(name):
         ("min_lstm", "_minimal", "(-slope * not_f, slope * not_i)", "(-slope, slope)"),
         ("min_lstm", "_minimal", "f @ params.w_f + i @ params.w_i", "i @ params.w_f + f @ params.w_i"),
         ("rg_lru", "_rg_lru", "gates.carry * state - gates.bend", "gates.carry * state"),
-        ("rg_lru", "_rg_lru", "return delta.x + delta.a", "return delta.a"),
+        ("rg_lru", "_rg_lru", "delta.x + delta.a", "delta.a"),
         ("selective_ssm", "_selective_ssm", "(delta * carry - write) * written", "delta * carry * written"),
         ("selective_ssm", "_selective_ssm", "carry * (a * state + written)", "a * carry * state"),
     ],
@@ -237,6 +237,14 @@ def test_a_broken_derivation_is_seen(name, module, old, new):
         (lambda: cells.lru(2, 3, max_phase=0.0), ValueError, "max_phase: got 0.0, expected a finite number above 0"),
         (lambda: cells.min_gru(-1, 3), ValueError, "num_inputs: got -1, expected at least 0"),
         (lambda: cells.min_lstm(2, 3).init(0), TypeError, "key: got int, expected a typed key"),
+        (lambda: cells.lstm(2, 3, forget_bias="x"), TypeError, "forget_bias: got str, expected a number or a scheme"),
+        (
+            lambda: cells.rg_lru(1, resets=True).step(
+                cells.rg_lru(1).init(jax.random.key(0)), jnp.ones(1), jnp.ones(1)
+            ),
+            TypeError,
+            r"inputs: got .*, expected cells.RGLRUInput\(x, reset\)",
+        ),
         (lambda: cells.rg_lru(3.0), TypeError, "num_hidden: got float, expected an int"),
         (lambda: cells.rg_lru(3, resets=None), ValueError, "resets: got None, expected one of False, True"),
         (lambda: cells.selective_ssm(3, 0), ValueError, "states: got 0, expected at least 1"),
