@@ -26,11 +26,10 @@ class LeakyParams(NamedTuple):
 
 
 class LeakyFactors(NamedTuple):
-    """The factors that multiply a cotangent at one step."""
+    """The factors that multiply a cotangent at one step, each [N]; 1 − α is read from the params."""
 
-    carry: jax.Array  # [] or [N] 1 − α
-    slope: jax.Array  # [N] α φ'(a) = ∂⁺h_t/∂⁺a_t
-    leak: jax.Array  # [N] φ(a) − h_{t-1} = ∂⁺h_t/∂⁺α
+    slope: jax.Array  # α φ'(a) = ∂⁺h_t/∂⁺a_t
+    leak: jax.Array  # φ(a) − h_{t-1} = ∂⁺h_t/∂⁺α
 
 
 class LeakyDelta(NamedTuple):
@@ -91,14 +90,14 @@ def leaky(
         a = drive + params.w_hh @ state
         value, slope = jax.jvp(activation, (a,), (jnp.ones_like(a),))
         new = (1 - params.leak) * state + params.leak * value
-        return new, LeakyFactors(1 - params.leak, params.leak * slope, value - state)
+        return new, LeakyFactors(params.leak * slope, value - state)
 
     pullback = FactoredPullback(
         drive=lambda params, x: x @ params.w_hx.T + params.b_h,
         advance=advance,
         expand=lambda state, new, factors: factors,
         delta=lambda factors, cotangent: LeakyDelta(factors.slope * cotangent, factors.leak * cotangent),
-        state=lambda params, factors, cotangent, delta: factors.carry * cotangent + delta.a @ params.w_hh,
+        state=lambda params, factors, cotangent, delta: (1 - params.leak) * cotangent + delta.a @ params.w_hh,
         params=_pull_params,
         input=lambda params, delta: delta.a @ params.w_hx,
     )
@@ -122,7 +121,7 @@ def _pull_params(params, state, x, delta):
 
 def _form_parts(params, factors):
     """(diagonal [N], row scales [N], W_hh)."""
-    return jnp.broadcast_to(factors.carry, factors.slope.shape), factors.slope, params.w_hh
+    return jnp.broadcast_to(1 - params.leak, factors.slope.shape), factors.slope, params.w_hh
 
 
 _PARTS = JacobianParts(

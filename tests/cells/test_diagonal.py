@@ -204,7 +204,7 @@ def test_the_check_of_derivations_finds_nothing(name):
     ("name", "module", "old", "new"),
     [
         ("leaky", "_leaky", "value - state", "value"),
-        ("leaky", "_leaky", "LeakyFactors(1 - params.leak, ", "LeakyFactors(params.leak, "),
+        ("leaky", "_leaky", "(1 - params.leak) * cotangent", "params.leak * cotangent"),
         ("lru", "_lru", "_times(_conjugate(_rotate(params)), cotangent)", "_times(_rotate(params), cotangent)"),
         ("lru", "_lru", "-jnp.exp(params.nu_log) * turned", "jnp.exp(params.nu_log) * turned"),
         ("lru", "_lru", "[[re, -im], [im, re]]", "[[re, im], [-im, re]]"),
