@@ -82,9 +82,10 @@ class MLSTMFactors(NamedTuple):
 def mlstm(num_inputs: int, num_keys: int, num_values: int) -> Cell:
     """C' = f' C + i' k vᵀ,  n' = f' n + i' k,  y' = σ(õ) ⊙ C'ᵀ q / max(|n'ᵀ q|, e^{−m'}),  all gates from x_t alone.
 
-    q = W_q x + b_q,  k = W_k x/√K + b_k,  v = W_v x + b_v,  õ = W_o x + b_o,  ĩ = w_i·x + b_i,  f̃ = w_f·x + b_f; m' =
-    max(ln σ(f̃) + m, ĩ), or ĩ where n = 0 (nothing is stored yet, as at the first step),  f' = e^{ln σ(f̃) + m − m'},
-    i' = e^{ĩ − m'}. A prime marks the new value; y is the cell's output, of its state and x.
+    q = W_q x + b_q,  k = W_k x/√K + b_k,  v = W_v x + b_v,  õ = W_o x + b_o,  ĩ = w_i·x + b_i,  f̃ = w_f·x + b_f;
+    f' = e^{ln σ(f̃) + m − m'},  i' = e^{ĩ − m'}; the stabiliser is m' = max(ln σ(f̃) + m, ĩ), or ĩ where n = 0: nothing
+    is stored yet, as at the first step (in float32 f' overflows there below ĩ = −88). A prime marks the new value; y is
+    the cell's output, of its state and x.
 
     The hand derivation, with s = ∂⁺m'/∂⁺m ∈ {0, 1} (½ at a tie, JAX's derivative of a maximum; 0 where n = 0) and
     cotangents Λ of C', λ_n of n', λ_m of m': γ = (1−s) f' (⟨C, Λ⟩ + n·λ_n) − s i' k·(Λ v + λ_n) is the part of the
@@ -93,9 +94,9 @@ def mlstm(num_inputs: int, num_keys: int, num_values: int) -> Cell:
     row, those of m.
 
     Over a span the (C, n) block of the chain is F I, F = e^{Σ ln f + m_0 − m_T}, so dh_T/dh_0 has the singular value F
-    K V + K − 1 times and the two of [[F, ‖U‖], [0, S]], U the last column, S ∈ {0, 1}. (C, n, m) → (C e^{−δ}, n e^{−δ},
-    m + δ) changes no y: for losses on y, ⟨C, Λ⟩ + n·λ_n = λ_m. That needs max(·, e^{−m'}): with the max(·, 1) of the
-    published equations, or with the 1e-6 that the published code adds to the denominator, y depends on m itself.
+    with multiplicity K V + K − 1, and the two of [[F, ‖U‖], [0, S]], U the last column, S ∈ {0, 1}. (C, n, m) → (C
+    e^{−δ}, n e^{−δ}, m + δ) changes no y: for losses on y, ⟨C, Λ⟩ + n·λ_n = λ_m. That needs max(·, e^{−m'}): with
+    max(·, 1), or with the 1e-6 that the published code adds to the denominator, y depends on m itself.
 
     Args:
       num_inputs: M ≥ 0.

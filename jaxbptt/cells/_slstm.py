@@ -57,10 +57,11 @@ class SLSTMFactors(NamedTuple):
 
 
 def slstm(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)) -> Cell:
-    """c' = f' c + i' z,  n' = f' n + i',  y' = σ(õ) c'/n',  with m' = max(ln σ(f̃) + m, ĩ), f' and i' as follows.
+    """c' = f' c + i' z,  n' = f' n + i',  y' = σ(õ) c'/n',  its exponential gates divided by e^{m'}.
 
-    (z̃, ĩ, f̃, õ) = W_hx x_t + W_hh y_{t−1} + b_h,  z = tanh z̃,  f' = e^{ln σ(f̃) + m − m'},  i' = e^{ĩ − m'}; where n
-    = 0 (nothing is stored yet, as at the first step) m' = ĩ. A prime marks the new value.
+    (z̃, ĩ, f̃, õ) = W_hx x_t + W_hh y_{t−1} + b_h,  z = tanh z̃,  f' = e^{ln σ(f̃) + m − m'},  i' = e^{ĩ − m'}; the
+    stabiliser is m' = max(ln σ(f̃) + m, ĩ), or ĩ where n = 0: nothing is stored yet, as at the first step (in float32
+    f' overflows there below ĩ = −88). A prime marks the new value.
 
     The hand derivation, with s = ∂⁺m'/∂⁺m ∈ {0, 1} (½ at a tie, JAX's derivative of a maximum; 0 where n = 0), is
     written with dc = λ_c + σ(õ)/n' λ_y, dn = λ_n − y'/n' λ_y, and γ = γ_c dc + γ_n dn, the part of the cotangent of m
