@@ -132,6 +132,20 @@ def test_no_inputs(name):
     assert matrix_cells.step_errors(cell, [(params, state, x)]).max() < 1e-13
 
 
+def test_initialisation_is_as_stated():
+    np.testing.assert_allclose(cells.slstm(2, 3).init(KEY).b_h, [*[0] * 6, 3, 4.5, 6, *[0] * 3])
+    mlstm, rwkv7 = cells.mlstm(100, 50, 50).init(KEY), cells.rwkv7(100, 3, 50).init(KEY)
+    assert not any(np.any(leaf) for leaf in (mlstm.w_i, mlstm.w_f, mlstm.b_q, mlstm.b_k, mlstm.b_v, mlstm.b_o))
+    assert (float(mlstm.b_f), 0 < abs(float(mlstm.b_i)) < 0.5) == (3, True)
+    np.testing.assert_allclose((rwkv7.b_w, rwkv7.b_a, rwkv7.xi), ([-5.5, -2.5, 0.5], [-0.19] * 3, [0.71] * 3))
+    for leaf in (mlstm.w_q, mlstm.w_k, mlstm.w_v, mlstm.w_o, rwkv7.w_v):
+        assert abs(np.std(leaf) - 0.1) < 0.01
+    gated = jax.vmap(cells.delta_net(2, 2, 2, gated=True).init)(jax.random.split(KEY, 200))
+    rate, first = np.exp(gated.a_log), np.log1p(np.exp(gated.b_g))
+    assert 0 < rate.min() < 1 < 15 < rate.max() <= 16
+    assert 0.001 <= first.min() < 0.0012 < 0.08 < first.max() <= 0.1
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
