@@ -53,7 +53,7 @@ class DiagonalLowRank(NamedTuple):
 Core: TypeAlias = jax.Array | DiagonalLowRank  # [..., n, n]
 
 
-def dtype_of(core: Core) -> Any:
+def dtype_of(core: Any) -> Any:
     """Of the blocks: complex where they act on real and imaginary parts."""
     return core.diagonal.dtype if isinstance(core, DiagonalLowRank) else core.dtype
 

@@ -27,6 +27,26 @@ class DiagonalChain(NamedTuple):
     copies: int | tuple[int, ...]  # how often every entry, or each of them, occurs
 
 
+def repeat_diagonal(entries: jax.Array, length: int, copies: int, options: Options) -> LyapunovExponents:
+    """The exponents ln|entry| of `length` equal steps."""
+    log, dtype = jnp.log(jnp.abs(entries)), jnp.finfo(entries.dtype).dtype
+    lengths = options.lengths(length)
+    steps = jnp.asarray(lengths, dtype)[:, None]
+    nothing = jnp.zeros_like(log)
+    sums = Sums(
+        local=steps * log[None, :],
+        series=steps * log[None, :],
+        sampled=jnp.broadcast_to(steps, (len(lengths), len(log))),
+        samples=jnp.full(len(log), len(lengths)),
+        rounding=jnp.finfo(dtype).eps * jnp.where(jnp.isfinite(log), jnp.abs(log), 0) * (length - options.warm_up),
+        turning=nothing,
+        interval_error=nothing,
+    )
+    usable = jnp.all(jnp.isfinite(entries))
+    found = summarise(sums, lengths, jnp.ones((), dtype), len(log) * copies, options.k, usable, copies)
+    return found._replace(standard_error=jnp.where(jnp.isnan(found.exponents), jnp.nan, 0))
+
+
 def scan_diagonal(chain: DiagonalChain, options: Options) -> LyapunovExponents:
     """The exponents, by one scan over the chain. Memory: 4,096 samples of every entry."""
     shape = jax.eval_shape(lambda: chain.advance(chain.state, jax.tree.map(lambda leaf: leaf[0], chain.steps))[1])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbptt.cells.structure import Border, dtype_of, entries_of, real_matrices
-from jaxbptt.spectra.diagonal_scan import DiagonalChain, scan_diagonal
+from jaxbptt.spectra.diagonal_scan import DiagonalChain, repeat_diagonal, scan_diagonal
 from jaxbptt.spectra.qr_scan import run_scan
 from jaxbptt.spectra.qr_step import Chain, Options
 from jaxbptt.spectra.statistics import LyapunovExponents
@@ -33,6 +33,9 @@ def scan_structured(
         return scan_diagonal(DiagonalChain(border, state, steps, length, (size - 1, 1)), options)
     entries = jax.eval_shape(entries_of, one)
     if entries is not None:
+        if steps is None:
+            fixed: Any = entries_of(advance(state, None)[1])
+            return repeat_diagonal(fixed, length, size // entries.size, options)
 
         def diagonal(state, step):
             state, core = advance(state, step)

@@ -1,6 +1,5 @@
 """Singular values, norms and exponents of structured chains, against those of the matrices that they stand for."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ def values_of(chain, package=spectra, **options):
 def test_singular_values_are_within_their_errors(name, dtype):
     chain = chains(20, dtype)[name]
     found = values_of(chain, errors=True)
-    exact = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float64)), chain.assemble())
+    exact = chain.assemble().astype(jnp.float64)
     expected = values_of(exact, errors=True)
     assert found.log_sigma.shape == (3, chain.size)
     log_sigma, rest, error = (np.asarray(field, np.float64) for field in (found.log_sigma, found.rest, found.error))
@@ -86,7 +85,7 @@ def _blocks(chain):
 def test_exponents_are_near_those_of_the_whole(name):
     chain = chains(200, seed=1)[name]
     found, whole = spectra.lyapunov_exponents(chain), spectra.lyapunov_exponents(chain.assemble())
-    assert np.all(np.abs(found.exponents - whole.exponents) < found.standard_error)
+    assert np.all(np.abs(found.exponents - whole.exponents) < 3 * found.standard_error)
 
 
 def test_equal_steps_have_no_standard_error():
@@ -112,7 +111,8 @@ def test_diagonals_and_blocks_are_formed_step_by_step(name):
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("constant", "entries[0] if entry is None else entry))\n        # Each", "entries[0]) ** 2)\n        # Each"),
+        ("diagonal", "sums = add_log(sums, jnp.abs(entry))", "sums = add_log(sums, jnp.abs(entry) ** 2)"),
+        ("constant", "log_sigma = taken * jnp.log(", "log_sigma = jnp.log("),
         ("border", "scale + corner, side) +", "scale + corner, 0 * side) +"),
         ("open border", "many = jnp.broadcast_to(found.log_scale", "many = jnp.broadcast_to(found.log_first"),
         ("open border", "log_corner + jnp.log(length)", "log_corner * 0"),

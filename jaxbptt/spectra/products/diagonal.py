@@ -41,23 +41,24 @@ def diagonal_values(entries: jax.Array, length: int, every: int) -> tuple[jax.Ar
 
     The modulus of a complex entry is rounded, alike at equal steps.
     """
-    is_complex = jnp.iscomplexobj(entries)
     size, count = entries.shape[1], -(-length // every)
+    taken = jnp.minimum(every * jnp.arange(1, count + 1), length).astype(jnp.finfo(entries.dtype).dtype)[:, None]
+    of_modulus = jnp.finfo(entries.dtype).eps * taken if jnp.iscomplexobj(entries) else jnp.zeros_like(taken)
+    if len(entries) < length:
+        log_sigma = taken * jnp.log(jnp.abs(entries))
+        error = of_modulus + 2 * jnp.finfo(entries.dtype).eps * jnp.abs(log_sigma)
+        return log_sigma, jnp.zeros_like(log_sigma), jnp.where(log_sigma > -jnp.inf, error, 0)
     start = empty_sums(size, jnp.finfo(entries.dtype).dtype)
     records = jax.tree.map(lambda leaf: jnp.zeros((count, size), leaf.dtype), start)
 
     def body(carry, step):
         sums, records = carry
         index, entry = step
-        sums = add_log(sums, jnp.abs(entries[0] if entry is None else entry))
+        sums = add_log(sums, jnp.abs(entry))
         # Each record is overwritten until its last step.
         put = lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, index // every, 0)
         return (sums, jax.tree.map(put, records, sums)), None
 
-    steps = jnp.arange(length), entries if len(entries) == length else None
-    (_, records), _ = jax.lax.scan(body, (start, records), steps)
+    (_, records), _ = jax.lax.scan(body, (start, records), (jnp.arange(length), entries))
     log_sigma, rest, error = finish_sums(records)
-    if is_complex:
-        taken = jnp.minimum(every * jnp.arange(1, count + 1), length).astype(error.dtype)
-        error = jnp.where(log_sigma > -jnp.inf, error + jnp.finfo(error.dtype).eps * taken[:, None], 0)
-    return log_sigma, rest, error
+    return log_sigma, rest, jnp.where(log_sigma > -jnp.inf, error + of_modulus, 0)
