@@ -81,6 +81,20 @@ class Steps(Protocol):
         ...
 
 
+class Unrolled(Steps, Protocol):
+    """What `trajectories.unroll` returns, by any method."""
+
+    @property
+    def initial(self) -> State:
+        """h_0."""
+        ...
+
+    @property
+    def states(self) -> States:
+        """h_1 … h_T, leaves [T, ...]."""
+        ...
+
+
 class Optimizer(Protocol):
     """An optax GradientTransformation, or an object like it."""
 

@@ -26,7 +26,7 @@ NAMES = {
     " step_losses read weighted Weighted resetting Resetting feedback Started teacher_forcing Forced penalised"
     " bidirectional BidirectionalModel BidirectionalParams Adapted trainable real_pairs RealPair precomputed",
     "adapters": "from_apply linen nnx equinox haiku torch_weights",
-    "trajectories": "Trajectory unroll flatten_steps",
+    "trajectories": "Trajectory NewtonTrajectory unroll flatten_steps",
     "partials": "Partials step_partials vjp jvp jacobian",
     "jacobians": "step_jacobians structured_jacobians StructuredJacobians BlockJacobians BorderedJacobians product"
     " prefix_products",
@@ -54,8 +54,8 @@ ORDER = [
     "cells",
     "models",
     "adapters",
-    "trajectories",
     "partials",
+    "trajectories",
     "jacobians",
     "gradients",
     "terms",

@@ -8,11 +8,11 @@ from jaxtyping import Array, Float
 from jaxbptt import _validation
 from jaxbptt.models.model import Model
 from jaxbptt.partials import jvp
-from jaxbptt.trajectories import Trajectory, take_trajectory
-from jaxbptt.types import Params
+from jaxbptt.trajectories import take_trajectory
+from jaxbptt.types import Params, Unrolled
 
 
-def batch_jacobians(model: Model, params: Params, trajectory: Trajectory) -> Float[Array, "time batch entries entries"]:
+def batch_jacobians(model: Model, params: Params, trajectory: Unrolled) -> Float[Array, "time batch entries entries"]:
     """J_t of every sequence of `batched(model, B)`, where `step_jacobians` has one matrix [BN, BN], zero between them.
 
     One tangent serves all sequences: N jvps of the batch, not BN. Singular values and exponents of a batch are those of

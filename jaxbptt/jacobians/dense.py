@@ -8,14 +8,14 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.partials import MISSING_RULE, step_partials
-from jaxbptt.trajectories import Trajectory, take_trajectory
-from jaxbptt.types import Params, Recurrence
+from jaxbptt.trajectories import take_trajectory
+from jaxbptt.types import Params, Recurrence, Unrolled
 
 JacobianMethod: TypeAlias = Literal["auto", "closed", "forward", "reverse"]
 
 
 def step_jacobians(
-    cell: Recurrence, params: Params, trajectory: Trajectory, *, method: JacobianMethod = "auto"
+    cell: Recurrence, params: Params, trajectory: Unrolled, *, method: JacobianMethod = "auto"
 ) -> Float[Array, "time state state"]:
     """J_t = dh_t/dh_{t-1} = ∂⁺f(h_{t-1}, x_t, θ)/∂⁺h_{t-1} at every step, on the flattened state (LSTM: C, then h).
 

@@ -14,8 +14,8 @@ from jaxbptt.cells.structure import BlockParts, BorderedParts, JacobianParts
 from jaxbptt.jacobians.blocks import BlockJacobians, BorderedJacobians
 from jaxbptt.jacobians.dense import step_jacobians
 from jaxbptt.partials import Partials, step_partials
-from jaxbptt.trajectories import Trajectory, take_trajectory
-from jaxbptt.types import Params, Recurrence
+from jaxbptt.trajectories import take_trajectory
+from jaxbptt.types import Params, Recurrence, Unrolled
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("params", "factors"), meta_fields=("parts",))
@@ -119,7 +119,7 @@ Structured: TypeAlias = StructuredJacobians | BlockJacobians | BorderedJacobians
 STRUCTURED = StructuredJacobians, BlockJacobians, BorderedJacobians
 
 
-def structured_jacobians(cell: Recurrence, params: Params, trajectory: Trajectory | int) -> Structured:
+def structured_jacobians(cell: Recurrence, params: Params, trajectory: Unrolled | int) -> Structured:
     """`step_jacobians` without zeros and copies, for a cell whose derivation knows its structure (the built-in ones).
 
     What comes depends on the cell. `product`, `prefix_products`, `log_singular_values`, `lyapunov_exponents`,
@@ -165,7 +165,7 @@ def structured_jacobians(cell: Recurrence, params: Params, trajectory: Trajector
     )
 
 
-def moving_jacobians(model: Recurrence, params: Params, trajectory: Trajectory) -> jax.Array | Structured:
+def moving_jacobians(model: Recurrence, params: Params, trajectory: Unrolled) -> jax.Array | Structured:
     """J_t as blocks or borders where the derivation knows them, else [T, N, N]: whichever moves rows faster."""
     parts = step_partials(model).parts
     if isinstance(parts, BlockParts | BorderedParts):
@@ -181,7 +181,7 @@ def row_mover(jacobians: jax.Array | Structured) -> tuple[Any, Callable[[jax.Arr
 
 
 def _constant(
-    cell: Recurrence, params: Params, trajectory: Trajectory | int, partials: Partials, parts: BlockParts
+    cell: Recurrence, params: Params, trajectory: Unrolled | int, partials: Partials, parts: BlockParts
 ) -> BlockJacobians:
     """One step, at h = 0 and x = 0, for all."""
     if isinstance(trajectory, int):

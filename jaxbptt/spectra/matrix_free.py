@@ -19,8 +19,8 @@ from jaxbptt.partials import jvp, vjp
 from jaxbptt.spectra.products import graded
 from jaxbptt.spectra.products.jacobi import graded_svd
 from jaxbptt.spectra.products.rounding import share_errors
-from jaxbptt.trajectories import Trajectory, take_trajectory
-from jaxbptt.types import Integer, Key, Params, Recurrence, Scalar
+from jaxbptt.trajectories import take_trajectory
+from jaxbptt.types import Integer, Key, Params, Recurrence, Scalar, Unrolled
 
 ORTHONORMAL = 100  # in eps: how far QQᵀ may differ from I
 FACTOR = 2.0  # of eps κ, as in `products.rounding`
@@ -42,7 +42,7 @@ class LeadingSVD(NamedTuple):
 def leading_singular_values(
     cell: Recurrence,
     params: Params,
-    trajectory: Trajectory,
+    trajectory: Unrolled,
     *,
     k: int,
     start: int = 0,

@@ -1,4 +1,4 @@
-"""The forward pass: one scan that keeps every state."""
+"""What a recurrence is unrolled from and into, and the scan that does it step by step."""
 
 from typing import Any, NamedTuple
 
@@ -8,9 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
-from jaxbptt.types import Inputs, Params, Recurrence, State, States
-
-__all__ = ["Trajectory", "flatten_steps", "unroll"]
+from jaxbptt.types import Inputs, Params, Recurrence, State, States, Unrolled
 
 
 class Trajectory(NamedTuple):
@@ -23,28 +21,12 @@ class Trajectory(NamedTuple):
     @property
     def previous(self) -> States:
         """h_0 … h_{T−1}, pytree [T, ...]: the state before each step."""
-        return jax.tree.map(lambda first, rest: jnp.concatenate((first[None], rest[:-1])), self.initial, self.states)
+        return states_before(self.initial, self.states)
 
 
-def unroll(cell: Recurrence, params: Params, inputs: Inputs, *, initial: State | None = None) -> Trajectory:
-    """h_t = f(h_{t−1}, x_t, θ) for t = 1 … T, by one `lax.scan`.
-
-    Args:
-      cell: Cell or Model.
-      params: θ, with the structure that `cell.init` draws; float leaves of one dtype.
-      inputs: x_1 … x_T, [T, M] of the dtype of params for a cell with known M; else any pytree with leading T.
-      initial: h_0, shaped like `cell.initial_state(params)`; None: that state.
-
-    Returns:
-      Trajectory(initial, inputs, states [T, ...]).
-
-    Raises:
-      TypeError, ValueError: params, inputs or initial of wrong structure, shape or dtype; T = 0; a step that changes
-        the structure, shapes or dtypes of the state; outside jit, NaN or inf in a state, with its first step (but
-        −inf is allowed where h_0 has it: log 0 in a recurrence in log space).
-    """
-    call = take_call(cell, params, inputs, initial)
-    return run_steps(cell, call.params, call.inputs, call.initial)
+def states_before(initial: State, states: States) -> States:
+    """h_0 … h_{T−1} from h_0 and h_1 … h_T."""
+    return jax.tree.map(lambda first, rest: jnp.concatenate((first[None], rest[:-1])), initial, states)
 
 
 def flatten_steps(states: States) -> Float[Array, "time state"]:
@@ -70,7 +52,7 @@ class Call(NamedTuple):
 
 def run_steps(cell: Recurrence, params: Params, inputs: Inputs, initial: State | None) -> Trajectory:
     """`unroll` of arguments that are checked already."""
-    initial = jax.tree.map(jnp.asarray, cell.initial_state(params) if initial is None else initial)
+    initial = start_of(cell, params, initial)
 
     def body(state, x):
         state = cell.step(params, state, x)
@@ -79,6 +61,11 @@ def run_steps(cell: Recurrence, params: Params, inputs: Inputs, initial: State |
     _, states = jax.lax.scan(body, initial, inputs)
     _validation.require_states(states, initial)
     return Trajectory(initial, inputs, states)
+
+
+def start_of(cell: Recurrence, params: Params, initial: State | None) -> State:
+    """h_0, the cell's own where none is given."""
+    return jax.tree.map(jnp.asarray, cell.initial_state(params) if initial is None else initial)
 
 
 def take_call(cell: Recurrence, params: Params, inputs: Inputs, initial: State | None = None) -> Call:
@@ -96,7 +83,7 @@ def take_call(cell: Recurrence, params: Params, inputs: Inputs, initial: State |
     return Call(params, inputs, initial, length)
 
 
-def take_trajectory(cell: Recurrence, params: Params, trajectory: Trajectory) -> tuple[Params, Trajectory, int]:
+def take_trajectory(cell: Recurrence, params: Params, trajectory: Unrolled) -> tuple[Params, Trajectory, int]:
     """(params, trajectory, T), as JAX's arrays; raise unless they fit the cell and each other."""
     _validation.require_functions("cell", cell, ("initial_state", "step"))
     if not all(hasattr(trajectory, field) for field in Trajectory._fields):
