@@ -41,7 +41,7 @@ MAKERS = {
     "online": {"kf_rtrl", "rflo", "rtrl", "snap", "uoro"},
     "truncation": {"draw_cuts", "renewal_cuts", "renewal_keep", "window_weights", "sliding_weights", "random_weights"}
     | {"one_link_weights", "choose_lag"},
-    "spectra": {"entropy_rate", "kaplan_yorke_dimension", "pool_exponents"},
+    "spectra": {"entropy_rate", "error_horizon", "kaplan_yorke_dimension", "newton_outlook", "pool_exponents"},
     "derivations": {"check_vjp"},
     "report": {"assert_verified", "load", "verify"},
 }
@@ -49,6 +49,10 @@ MAKERS = {
 
 def _unrolled(model, params, inputs, targets, initial):
     return trajectories.unroll(model, params, inputs, initial=initial)
+
+
+def _by_newton(model, params, inputs, targets, initial):
+    return trajectories.unroll(model, params, inputs, initial=initial, method="newton")
 
 
 def chain_of(model, *data):
@@ -206,6 +210,7 @@ TRACED = {
     "models.step_losses": _losses,
     "partials.step_partials": _partials,
     "trajectories.unroll": lambda *at: _unrolled(*at).states,
+    "trajectories.unroll newton": lambda *at: _by_newton(*at).states,
     "trajectories.flatten_steps": lambda *at: trajectories.flatten_steps(_unrolled(*at).states),
     "jacobians.step_jacobians": chain_of,
     "jacobians.structured_jacobians": _structured,
@@ -214,6 +219,8 @@ TRACED = {
     "gradients.forward_sensitivity": _of_route(gradients.forward_sensitivity),
     "gradients.double_sum": _of_route(gradients.double_sum),
     "gradients.adjoints": _of_route(gradients.adjoints),
+    "gradients.forward_adjoint": _of_route(gradients.forward_adjoint),
+    "gradients.propagate_errors": _of_route(gradients.propagate_errors),
     "terms.gradient_terms": _table,
     "terms.input_saliency": _saliency,
     "truncation.windowed": _of_route(truncation.windowed, window=2),

@@ -31,9 +31,11 @@ NAMES = {
     "jacobians": "step_jacobians structured_jacobians StructuredJacobians BlockJacobians BorderedJacobians product"
     " prefix_products",
     "spectra": "log_singular_values singular_decomposition lyapunov_exponents stream_exponents pool_exponents"
-    " kaplan_yorke_dimension entropy_rate log_growth leading_singular_values LeadingSVD pair_norms bounds",
+    " kaplan_yorke_dimension entropy_rate log_growth leading_singular_values LeadingSVD pair_norms bounds"
+    " newton_outlook NewtonOutlook error_horizon ErrorHorizon",
     "fixed_points": "find_fixed_points merge_points",
-    "gradients": "autodiff bptt forward_sensitivity double_sum adjoints",
+    "gradients": "autodiff bptt forward_sensitivity double_sum adjoints forward_adjoint propagate_errors"
+    " PropagatedErrors",
     "terms": "GradientTerms InputSaliency gradient_terms input_saliency",
     "truncation": "windowed sliding lag randomised adaptive weighted_gradient window_weights sliding_weights"
     " random_weights draw_cuts renewal_cuts lag_profile choose_lag",

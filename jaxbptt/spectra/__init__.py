@@ -14,6 +14,8 @@ dh_t/dh_k = J_t J_{t-1} ... J_{k+1}, the latest factor on the left.
 | Frobenius and spectral norms of dh_t/dh_k for all pairs | `pair_norms` |
 | what W alone, or the norms of single steps, say about vanishing, and what is true, in words | `bounds` |
 | an exponent as a training loss | `log_growth` |
+| does the forward pass in parallel over time pay | `newton_outlook` |
+| how far can the adjoint be carried forward in time | `error_horizon` |
 
 >>> import jax, jax.numpy as jnp
 >>> from jaxbptt import spectra
@@ -33,7 +35,9 @@ True
 from jaxbptt.spectra._bounds import Bounds, bounds
 from jaxbptt.spectra.exponents import lyapunov_exponents, stream_exponents
 from jaxbptt.spectra.growth import log_growth
+from jaxbptt.spectra.horizon import ErrorHorizon, error_horizon
 from jaxbptt.spectra.matrix_free import LeadingSVD, leading_singular_values
+from jaxbptt.spectra.newton import NewtonOutlook, newton_outlook
 from jaxbptt.spectra.norms import PairNorms, pair_norms
 from jaxbptt.spectra.singular_values import LogSVD, SingularValues, log_singular_values, singular_decomposition
 from jaxbptt.spectra.statistics import (
@@ -46,19 +50,23 @@ from jaxbptt.spectra.statistics import (
 
 __all__ = [
     "Bounds",
+    "ErrorHorizon",
     "LeadingSVD",
     "LogSVD",
     "LyapunovExponents",
+    "NewtonOutlook",
     "PairNorms",
     "PooledExponents",
     "SingularValues",
     "bounds",
     "entropy_rate",
+    "error_horizon",
     "kaplan_yorke_dimension",
     "leading_singular_values",
     "log_growth",
     "log_singular_values",
     "lyapunov_exponents",
+    "newton_outlook",
     "pair_norms",
     "pool_exponents",
     "singular_decomposition",
