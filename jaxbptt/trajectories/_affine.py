@@ -45,6 +45,12 @@ def solve_recursion(
     return jax.vmap(lambda row: scatter_copies(row, place))(states)
 
 
+def apply_steps(core: Core, place: ArrayLike, states: Float[Array, "time state"]) -> Float[Array, "time state"]:
+    """A_t h_t for each t by itself."""
+    copies = jax.vmap(lambda row: gather_copies(row, place, dtype_of(core)))(states)
+    return jax.vmap(lambda row: scatter_copies(row, place))(apply_core(core, copies))
+
+
 def solve_transposed(core: Core, place: ArrayLike, offsets: Float[Array, "time state"]) -> Float[Array, "time state"]:
     """λ_1 … λ_T, with λ_t = c_t + A_{t+1}ᵀ λ_{t+1} and λ_{T+1} = 0: the transpose of `solve_recursion` from h_0 = 0.
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool
 from jaxbptt import _validation
 from jaxbptt.cells.structure import BlockParts, Core
 from jaxbptt.partials import Partials, step_partials
-from jaxbptt.trajectories._affine import solve_recursion, solve_transposed
+from jaxbptt.trajectories._affine import apply_steps, solve_recursion, solve_transposed
 from jaxbptt.trajectories._calls import flatten_steps, states_before
 from jaxbptt.types import Inputs, Integer, Params, Recurrence, Scalar, State, States
 
@@ -51,7 +51,7 @@ def run_newton(
 ) -> NewtonTrajectory:
     """`unroll` by Newton's method, of arguments that are checked already."""
     length = jax.tree.leaves(inputs)[0].shape[0]
-    most = min(length + 2, MOST_ITERATIONS) if max_iterations is None else max_iterations
+    most = min(length, MOST_ITERATIONS) if max_iterations is None else max_iterations
     found = _differentiable(cell, most)(params, inputs, initial)
     converged = found.settled[-1]
 
@@ -136,7 +136,9 @@ def _iterate(cell, partials, params, inputs, initial, most):
         states, new, iterations = carry
         previous = jax.vmap(unravel)(jnp.concatenate((flat[None], states[:-1])))
         core, place = _linearise(partials, params, previous, inputs)
-        moved = states + solve_recursion(core, place, new - states, jnp.zeros_like(flat))
+        change = solve_recursion(core, place, new - states, jnp.zeros_like(flat))
+        # Not states + change: where nothing changes before step t, h_t is f(h_{t−1}, x_t) to the last bit.
+        moved = new + apply_steps(core, place, jnp.concatenate((jnp.zeros_like(flat)[None], change[:-1])))
         finite = jnp.all(jnp.isfinite(moved), axis=1, keepdims=True)
         states = jnp.where(finite, moved, new)
         return states, values(states)[1], iterations + 1

@@ -55,7 +55,7 @@ def unroll(
     "newton" is for any cell: h ← h + Δ with Δ_t = J_t Δ_{t−1} + f(h_{t−1}, x_t) − h_t, an iteration in depth O(log T),
     until |h_t − f(h_{t−1}, x_t)| is at most 16 eps of the largest entry of h_0 … h_t, for every t. Dense Jacobians cost
     T·N³ flops and T·N² numbers an iteration. The iterations do not grow with T where the largest Lyapunov exponent is
-    well below zero, and grow with T near and above it (`spectra.newton_outlook`); in exact arithmetic T always suffice.
+    well below zero, and grow with T near and above it (`spectra.newton_outlook`); T always suffice.
     Reverse-mode gradients are those of the solution, exactly: λ_t = ∂C/∂h_t|o_t + J_{t+1}ᵀ λ_{t+1}.
 
     Args:
@@ -64,7 +64,7 @@ def unroll(
       inputs: x_1 … x_T, [T, M] of the dtype of params for a cell with known M; else any pytree with leading T.
       initial: h_0, shaped like `cell.initial_state(params)`; None: that state.
       method: "sequential", "parallel" or "newton".
-      max_iterations: of "newton", static; None: T + 2, at most 100.
+      max_iterations: of "newton", static; None: T, at most 100.
 
     Returns:
       Trajectory(initial, inputs, states [T, ...]); of "newton" a NewtonTrajectory, which has `converged`, `iterations`

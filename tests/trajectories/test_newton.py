@@ -127,6 +127,23 @@ def test_overflow_on_the_way_ends_well_or_is_told(power):
     np.testing.assert_allclose(given[known], right[known], rtol=1e-10)
 
 
+def test_a_last_step_that_reads_no_state_does_not_settle_those_before():
+    cell = cells.from_step(lambda p, s, x: jnp.sin(p * s) * x, lambda p: 0.3 * jnp.ones(1))
+    inputs = jnp.ones((20, 1)).at[-1].set(0)
+    found = jax.jit(lambda p: newton(cell, p, inputs, max_iterations=3))(jnp.array(9.0))
+    assert not bool(found.converged)
+    assert np.isnan(found.states[-1]).all()
+
+
+def test_products_that_overflow_do_not_stop_it():
+    """J_t is of the order of 50: in float32 a product of 25 of them is infinite."""
+    cell = cells.from_step(lambda p, s, x: jnp.sin(p * s + x), lambda p: jnp.full(1, 0.3, p.dtype))
+    inputs = jnp.linspace(0, 1, 60, dtype=jnp.float32)[:, None]
+    found = newton(cell, jnp.array(50.0, jnp.float32), inputs)
+    assert bool(found.converged)
+    assert float(found.residual) < 1e-5
+
+
 def test_it_maps_over_sequences_and_keeps_the_dtype():
     cell, params, inputs = tanh_net(5, 0.9, 9)
     found = jax.jit(jax.vmap(lambda x: newton(cell, params, x)))(jnp.stack((inputs, 2 * inputs)))
