@@ -78,10 +78,10 @@ def test_a_constant_chain_needs_no_trajectory():
     [
         ("blocks", "(core, copies), self.place)", "(core, copies[::-1]), self.place)"),
         ("complex diagonal", "transpose_core(step), matrix, axis=0", "step, matrix, axis=0"),
-        ("I x A", "transpose_core(step), matrix, axis=0", "step, matrix, axis=0"),
+        ("blocks", "transpose_core(step), matrix, axis=0", "step, matrix, axis=0"),
         ("border", "step.column[:, None] * matrix[-1:]", "step.column[:, None] * matrix[:1]"),
-        ("border", "+ step.corner * matrix[:, -1]", "+ matrix[:, -1]"),
-        ("A x I", "apply_core, identity, jacobians.dense", "jnp.add, identity, jacobians.dense"),
+        ("border", "+ step.corner * matrix[:, -1]", "- step.corner * matrix[:, -1]"),
+        ("A x I", "apply_core, identity, jac", "lambda core, product: product, identity, jac"),
     ],
 )
 def test_a_broken_line_is_seen(name, old, new):
