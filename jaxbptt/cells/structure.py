@@ -131,3 +131,8 @@ class BorderedParts(NamedTuple):
     """J_t as a multiple of the identity with one more column: the last entry of the state acts on all the others."""
 
     form: FormParts  # -> Border
+
+
+def form_steps(parts: BlockParts | BorderedParts, params: Params, factors: Any, length: int) -> Any:
+    """The blocks or borders of J_1 … J_T from factors [T, ...], of which there may be none."""
+    return jax.vmap(lambda at: parts.form(params, at), axis_size=length)(factors)

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxbptt.cells.structure import BlockParts, form_steps
+from jaxbptt.trajectories import flatten_steps
+from jaxbptt.trajectories._affine import solve_transposed
 from jaxbptt.types import Params, Recurrence, State, States
 
 
@@ -81,6 +84,19 @@ def parallel_adjoint(
     first, before = sequential_adjoint(pull, rest, rest_local, before)
     result = jax.tree.map(lambda *parts: jnp.concatenate(parts), first, kept), before
     return jax.tree.map(lambda leaf: jnp.where(agrees, leaf, jnp.nan), result)
+
+
+def block_adjoint(
+    parts: BlockParts, params: Params, pull: Pull, residuals: Any, local: States, later: State
+) -> tuple[Any, State]:
+    """`sequential_adjoint` of a cell that knows the blocks of its J_t: all λ_t by one scan over them, N times cheaper
+    than `parallel_adjoint`. The residuals are the factors that the blocks are formed from.
+    """
+    flat, unravel = ravel_pytree(later)
+    offsets = flatten_steps(local).at[-1].add(flat)
+    core = form_steps(parts, params, residuals, len(offsets))
+    passed, kept = jax.vmap(pull)(residuals, jax.vmap(unravel)(solve_transposed(core, parts.place, offsets)))
+    return kept, jax.tree.map(lambda leaf: leaf[0], passed)
 
 
 def _agree(passed, said):

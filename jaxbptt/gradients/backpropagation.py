@@ -86,7 +86,8 @@ def bptt(
         blocks that fit in cache; they run again only where all steps would keep more than 256 MiB, or for a batch of
         a cell known by its step alone. K ≥ T: one block, nothing runs twice.
       adjoint: "sequential", λ by one scan; "parallel", all of √T blocks of √T steps at once, N times the work in 3√T
-        dependent steps (within each block of K steps, if there are several), NaN for a pullback that is not linear;
+        dependent steps (within each block of K steps, if there are several), NaN for a pullback that is not linear, or
+        for a cell that knows the blocks of its J_t by one associative scan over these;
         "auto", parallel except on a CPU for a factored, linear derivation, N ≤ 256 and T ≥ 1024 of a single sequence
         if `block` leaves one block, else sequential.
       return_state: whether h_T is returned as well: the `initial` of the next window, from the same forward pass.

@@ -7,7 +7,8 @@ import jax
 
 from jaxbptt._jaxprs.program import Unreadable
 from jaxbptt.cells.factored import FactoredPullback, sum_over_steps
-from jaxbptt.gradients.adjoint import Adjoint, parallel_adjoint, sequential_adjoint
+from jaxbptt.cells.structure import BlockParts
+from jaxbptt.gradients.adjoint import Adjoint, block_adjoint, parallel_adjoint, sequential_adjoint
 from jaxbptt.gradients.deferred import run_deferred
 from jaxbptt.models.model import Model
 from jaxbptt.partials import MISSING_RULE, Partials, step_partials
@@ -59,6 +60,8 @@ def make_runner(model: Model, params: Params, *, parallel: bool = False) -> Runn
     adjoint = functools.partial(parallel_adjoint, batch=model.batch) if parallel else sequential_adjoint
     partials = step_partials(model)
     if partials.factored is not None:
+        if parallel and isinstance(partials.parts, BlockParts):
+            adjoint = functools.partial(block_adjoint, partials.parts, params)
         return _factored(partials.factored, params, adjoint)
     plain = _plain(model.step, partials, params, adjoint)
     return plain if partials.source == "plain" or parallel else _deferred(model.step, params, plain)

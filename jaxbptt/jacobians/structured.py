@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
-from jaxbptt.cells.structure import BlockParts, BorderedParts, JacobianParts
+from jaxbptt.cells.structure import BlockParts, BorderedParts, JacobianParts, form_steps
 from jaxbptt.jacobians.blocks import BlockJacobians, BorderedJacobians
 from jaxbptt.jacobians.dense import step_jacobians
 from jaxbptt.partials import Partials, step_partials
@@ -159,7 +159,7 @@ def structured_jacobians(cell: Recurrence, params: Params, trajectory: Unrolled 
     _validation.require_finite_steps("factors", factors)
     if isinstance(parts, JacobianParts):
         return StructuredJacobians(params, factors, parts)
-    formed = jax.vmap(parts.form, in_axes=(None, 0))(params, factors)
+    formed = form_steps(parts, params, factors, length)
     return (
         BorderedJacobians(formed) if isinstance(parts, BorderedParts) else BlockJacobians(formed, parts.place, length)
     )

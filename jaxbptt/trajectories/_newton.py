@@ -1,6 +1,5 @@
 """The forward pass by Newton's method on all steps at once."""
 
-import functools
 import warnings
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool
 
 from jaxbptt import _validation
-from jaxbptt.cells.structure import BlockParts, Core
+from jaxbptt.cells.structure import BlockParts, Core, form_steps
 from jaxbptt.partials import Partials, step_partials
 from jaxbptt.trajectories._affine import apply_steps, solve_recursion, solve_transposed
 from jaxbptt.trajectories._calls import flatten_steps, states_before
@@ -153,6 +152,7 @@ def _linearise(partials: Partials, params: Params, previous: States, inputs: Inp
     """(the blocks of J_1 … J_T [T, B, ...], their place): one dense block where the cell does not know its own."""
     if isinstance(partials.parts, BlockParts):
         factors = jax.vmap(partials.residuals, in_axes=(None, 0, 0))(params, previous, inputs)
-        return jax.vmap(functools.partial(partials.parts.form, params))(factors), partials.parts.place
+        length = jax.tree.leaves(inputs)[0].shape[0]
+        return form_steps(partials.parts, params, factors, length), partials.parts.place
     jacobians: Any = jax.vmap(partials.jacobian, in_axes=(None, 0, 0))(params, previous, inputs)
     return jacobians[:, None], np.arange(jacobians.shape[1]).reshape(1, -1, 1)

@@ -8,11 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbptt import trajectories
+from jaxbptt import gradients, models, trajectories
+from jaxbptt.comparison import compare
 from tests import cases
 from tests.trajectories import affine_cells
 
 KEY = jax.random.key(7)
+
+
+def is_affine(cell):
+    return getattr(cell.derivation.parts, "affine", False)
 
 
 def data_of(cell, length):
@@ -62,6 +67,24 @@ def test_newton_of_an_affine_cell_takes_its_blocks_and_one_iteration(name):
     assert bool(found.converged)
     assert int(found.iterations) <= 2  # the second one for rounding
     assert_close(trajectories.unroll(cell, params, inputs, initial=initial).states, found.states, 1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name, cell in cases.MODERN.items() if is_affine(cell)])
+def test_the_affine_cells_are_unrolled_and_pulled_back_in_parallel(name):
+    model = models.sequence_model(cases.MODERN[name], 2)
+    params, inputs, targets, initial = cases.instance(model, KEY, length=19, num_outputs=2)
+
+    @jax.jit
+    def found(*data):
+        unroll = functools.partial(trajectories.unroll, model, *data[:2], initial=initial)
+        routes = [gradients.bptt(model, *data, initial=initial, adjoint=way)[1] for way in ("sequential", "parallel")]
+        return [unroll(method=method) for method in ("sequential", "parallel", "newton")], routes
+
+    (scan, parallel, newton), (expected, actual) = found(params, inputs, targets)
+    assert_close(scan.states, parallel.states, 1e-12)
+    assert_close(scan.states, newton.states, 1e-12)
+    assert int(newton.iterations) <= 2
+    assert compare(expected, actual).relative < 1e-12
 
 
 def test_float32_stays_float32_under_jit_and_vmap():
