@@ -19,7 +19,7 @@ from jaxbptt.gradients.adjoint import add_initial
 from jaxbptt.gradients.backpropagation import bptt
 from jaxbptt.gradients.diagnosis import require_finite_result
 from jaxbptt.gradients.forward import Problem, add_penalty, read_out, take_problem
-from jaxbptt.jacobians.dense import step_jacobians
+from jaxbptt.jacobians.structured import moving_jacobians
 from jaxbptt.models._batched import single_of
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
@@ -130,7 +130,7 @@ def monitor(
     if clip is not None:
         numbers["clipped_share"] = jnp.maximum(1 - clip / jnp.maximum(whole, clip), 0)
     if spectrum:
-        log_sigma = log_singular_values(step_jacobians(one, problem.params, flow.trajectory))[-1]
+        log_sigma = log_singular_values(moving_jacobians(one, problem.params, flow.trajectory))[-1]
         numbers |= {"log_sigma_min": log_sigma[-1], "log_condition": log_sigma[0] - log_sigma[-1]}
     return numbers
 

@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxbptt import cells, spectra
+from jaxbptt.cells.structure import BlockParts, BorderedParts
 from jaxbptt.derivations.compiled import map_rows
-from jaxbptt.jacobians.dense import step_jacobians
+from jaxbptt.jacobians.structured import STRUCTURED, moving_jacobians
+from jaxbptt.partials import step_partials
 from jaxbptt.report._problem import Subject, longest_stretch
 from jaxbptt.trajectories import Trajectory, unroll
 
@@ -33,8 +35,19 @@ class Spectra(NamedTuple):
     missing: dict[str, str]  # field of an XRay -> why it is None
 
 
+def cubes_of(subject: Subject) -> int:
+    """Σ n³ over the blocks of J_t that are decomposed: N³ where its structure is not known."""
+    parts = step_partials(subject.model).parts
+    if isinstance(parts, BlockParts):
+        blocks, entries = parts.place.shape[:2]
+        return blocks * entries**3
+    return subject.size if isinstance(parts, BorderedParts) else subject.size**3
+
+
 def is_large(subject: Subject) -> bool:
     """Whether the Jacobians are too many or too large to be formed."""
+    if cubes_of(subject) < subject.size**3:
+        return cubes_of(subject) > MOST_STATE**3
     return subject.size > MOST_STATE or subject.problem.length * subject.size**2 > MOST_ENTRIES
 
 
@@ -55,13 +68,14 @@ def _recorded(count, every):
 
 def _all(subject, stretch, steps):
     (start, stop), every = stretch, int(steps[0])
-    work = len(steps) * (stop - start) * subject.size**3 * len(subject.chosen)
+    work = len(steps) * (stop - start) * cubes_of(subject) * len(subject.chosen)
     with_errors = work <= MOST_ERROR_WORK
 
     def jacobians(problem):
         params, inputs, _, initial, _ = problem
         trajectory = unroll(subject.model, params, inputs, initial=initial)
-        return step_jacobians(subject.model, params, trajectory)[start:stop]
+        chain = moving_jacobians(subject.model, params, trajectory)
+        return chain.span(start, stop) if isinstance(chain, STRUCTURED) else chain[start:stop]
 
     def decompose(_, chain):
         if with_errors:
