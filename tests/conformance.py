@@ -189,7 +189,8 @@ def _monitored(model, *data):
 
 
 def _losses(model, *data):
-    return models.step_losses(model, data[0], _unrolled(model, *data).states, data[2])
+    run = _unrolled(model, *data)
+    return models.step_losses(model, data[0], run.states, data[2], inputs=data[1], previous=run.previous)
 
 
 def _bounded(chain):

@@ -83,6 +83,21 @@ def test_every_function_takes_every_cell(function, name):
     assert_numbers(conformance.run(function, model, data_of(model)))
 
 
+# One cell of each structure that CELLS do not have. An mLSTM's J_t is singular where ĩ sets m'.
+STRUCTURED = ["lru", "delta_net", "mlstm"]
+NEEDS_INVERSE = {"gradients.forward_adjoint", "gradients.propagate_errors"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRUCTURED)
+@pytest.mark.parametrize("function", sorted({*conformance.TRACED, *conformance.EAGER} - conformance.LONG))
+def test_every_function_takes_cells_that_know_their_blocks(function, name):
+    model = models.sequence_model(cases.MODERN[name], cases.O)
+    found = conformance.run(function, model, cases.instance(model, KEY))
+    if name != "mlstm" or function not in NEEDS_INVERSE:
+        assert_numbers(found)
+
+
 @pytest.mark.parametrize("name", ["elman", "lstm", "custom"])
 @pytest.mark.parametrize("function", MAPPED.split())
 def test_jit_vmap_one_trace_and_dtype(function, name):

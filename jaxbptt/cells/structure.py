@@ -118,6 +118,18 @@ class BlockParts(NamedTuple):
     affine: bool = False  # J_t does not depend on h_{t−1}: h_t = J_t h_{t−1} + f(0, x_t)
     constant: bool = False  # J_t depends on params alone
 
+    # A cell may be a static argument: it is hashed, and NumPy's arrays are not.
+    def __hash__(self) -> int:
+        return hash((self.form, self.place.tobytes(), self.affine, self.constant))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BlockParts) or (self.form, *self[2:]) != (other.form, *other[2:]):
+            return False
+        return np.array_equal(self.place, other.place)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
 
 class Border(NamedTuple):
     """[[scale · I, column], [0, corner]]."""

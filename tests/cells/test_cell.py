@@ -35,6 +35,15 @@ def test_cells_compute_their_equations():
     np.testing.assert_allclose(step("gru", params, h), (1 - z) * n + z * h, rtol=1e-13)
 
 
+@pytest.mark.parametrize("name", cases.MODERN)
+def test_a_cell_may_be_a_static_argument(name):
+    cell = cases.MODERN[name]
+    parts = cell.derivation.parts
+    assert hash(cell) == hash(cell._replace())
+    assert cell == cell._replace()
+    assert parts != parts._replace(form=lambda params, factors: factors)
+
+
 def test_a_cell_may_be_made_under_jit():
     params = cells.ElmanParams(*map(jnp.zeros, ((3, 0), (3, 3), 3)))
     new = jax.jit(lambda h: cells.elman(0, 3).step(params, h, h[:0]))(jnp.ones(3))
