@@ -229,7 +229,8 @@ def take_jacobians(jacobians: Any) -> Any:
     """`jacobians` as a JAX array; raise unless they are floats [T, N, N] with T, N ≥ 1 and finite."""
     shape = getattr(jacobians, "shape", None)
     if shape is None:
-        raise TypeError(f"jacobians: got {type(jacobians).__name__}, expected an array [T, N, N]")
+        way = " (its .assemble() gives one)" if hasattr(jacobians, "assemble") else ""
+        raise TypeError(f"jacobians: got {type(jacobians).__name__}, expected an array [T, N, N]{way}")
     if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
         raise ValueError(f"jacobians: got shape {list(shape)}, expected [T, N, N] with T, N ≥ 1")
     require_float("jacobians", jacobians)

@@ -90,6 +90,12 @@ def test_exponents_are_near_those_of_the_whole(name):
     assert np.all(np.abs(found.exponents - whole.exponents) < 3 * found.standard_error)
 
 
+def test_what_wants_matrices_says_how_to_get_them():
+    for function in (spectra.bounds, spectra.log_growth):
+        with pytest.raises(TypeError, match=r"jacobians: got BlockJacobians, expected an array .*assemble"):
+            function(CHAINS["blocks"])
+
+
 def test_equal_steps_have_no_standard_error():
     found = spectra.lyapunov_exponents(chains(200)["constant"])
     assert np.all(found.standard_error == 0)
