@@ -16,6 +16,9 @@ NAMES = (
     "truncation",
     "benchmark",
     "online",
+    "memory",
+    "delta",
+    "gates",
 )
 MAIN_JOB = "xray"
 
