@@ -3,13 +3,14 @@
 Hypothesis: at h = 0 with zero inputs and no bias but the LSTM's b_f, the eigenvalues of the Jacobian are ½ + ¼ g eig(G)
 for a GRU, and H zeros and σ(b_f) + ¼ g eig(G) for an LSTM, g G the recurrent weights of the candidate. With G Gaussian,
 eig(G) fills the unit disc as H → ∞, so that the rest state is unstable above g = 4 (1 − σ(b_f)), a GRU's being that of
-b_f = 0: 2, 2, 1.07577, 0.47681 at b_f = 0, 1, 2. A larger forget bias, which helps the memory, brings instability nearer.
+b_f = 0: 2; and 2, 1.07577, 0.47681 at b_f = 0, 1, 2. A larger forget bias, good for memory, brings instability nearer.
 
 Reference: Ginibre (1965), J. Math. Phys. 6 (the disc); Can, Krishnamurthy & Schwab (2020), arXiv:2007.14823 (gates and
 the spectrum).
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ FORGET_BIASES = {"gru": None, "lstm, b_f = 0": 0.0, "lstm, b_f = 1": 1.0, "lstm,
 MULTIPLES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.4, 2.0, 3.0, 4.5)  # gains, of the critical one
 INNER = (2.5, 97.5)  # per cent: the interval over keys
 CHECKED = 2  # keys whose Jacobians' eigenvalues are held against the formula, at the least and the largest gain
+STABLE = -0.02  # nats per step: ln of a spectral radius below which a net is at rest when it is measured
 SAME = 1e-12
 COLOURS = {"gru": "#c77d0a", "lstm, b_f = 0": "#542788", "lstm, b_f = 1": "#8073ac", "lstm, b_f = 2": "#2166ac"}
 
@@ -35,7 +37,7 @@ COLOURS = {"gru": "#c77d0a", "lstm, b_f = 0": "#542788", "lstm, b_f = 1": "#8073
 @dataclass(frozen=True)
 class Config:
     hidden: int = field(default=256, metadata={"help": "units H of the largest nets (and H/2 and H/4)"})
-    keys: int = field(default=40, metadata={"help": "matrices G drawn at each H"})
+    keys: int = field(default=32, metadata={"help": "matrices G drawn at each H"})
     nets: int = field(default=4, metadata={"help": "nets of H/4 units run at each gain"})
     length: int = field(default=1000, metadata={"help": "steps T of each"})
     transient: int = field(default=500, metadata={"help": "steps before them"})
@@ -51,6 +53,7 @@ class Stability(NamedTuple):
     critical: np.ndarray  # [S, B] the gain at which the spectral radius of each net is 1
     radius_error: np.ndarray  # [] |spectral radius of J at that gain − 1|, largest over S and CHECKED keys
     eigenvalue_error: np.ndarray  # [] of J's eigenvalues against the formula, largest
+    scaled_error: np.ndarray  # [] the same, an LSTM's times the least distance of the others from its zeros, at most 1
     gains: np.ndarray  # [G]
     radii: np.ndarray  # [S, G, B] spectral radius of J at the origin
     exponents: np.ndarray  # [G, n] λ_1 of the trajectory of each of n nets of the least H, nats per step
@@ -80,10 +83,10 @@ def carry_of(name: str) -> float:
     return float(1 / (1 + np.exp(-(FORGET_BIASES[name] or 0.0))))
 
 
-def candidate_block(name: str, w_hh: np.ndarray) -> np.ndarray:
-    """[H, H] the recurrent weights of a GRU's n, of an LSTM's g: rows 2H … 3H of both."""
-    hidden = w_hh.shape[1]
-    return w_hh[2 * hidden : 3 * hidden]
+def candidate_block(w_hh: np.ndarray) -> np.ndarray:
+    """[..., H, H] the recurrent weights of a GRU's n, of an LSTM's g: rows 2H … 3H of both."""
+    hidden = w_hh.shape[-1]
+    return w_hh[..., 2 * hidden : 3 * hidden, :]
 
 
 def expected_eigenvalues(name: str, of_weights: np.ndarray) -> np.ndarray:
@@ -105,11 +108,9 @@ def critical_gain(name: str, of_weights: np.ndarray) -> float:
     return float(gains.min())
 
 
-def jacobian_eigenvalues(name: str, params: Any, hidden: int) -> np.ndarray:
-    """Of J at the origin, from the toolkit: [H] of a GRU, [2H] of an LSTM."""
-    cell = make_cell(name, hidden)
-    rest = unroll(cell, params, jnp.zeros((1, 0)))
-    return np.linalg.eigvals(np.asarray(step_jacobians(cell, params, rest)[0]))
+def rest_jacobian(cell: cells.Cell, params: Any) -> jax.Array:
+    """J at the origin, [H, H] of a GRU, [2H, 2H] of an LSTM: h_0 = 0, and zero inputs leave it there."""
+    return step_jacobians(cell, params, unroll(cell, params, jnp.zeros((1, 0))))[0]
 
 
 def match_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -123,28 +124,37 @@ def match_error(found: np.ndarray, expected: np.ndarray) -> float:
 def _measure(name, sizes, keys, config, progress):
     limit = 4 * (1 - carry_of(name))
     gains = limit * np.array(MULTIPLES)
-    critical, radii, radius_error, eigenvalue_error = [], [], 0.0, 0.0
+    critical, radii, radius_error, errors = [], [], 0.0, []
     for hidden in sizes:
         progress(f"{name}, H = {hidden}")
         cell = make_cell(name, hidden)
-        drawn = [cell.init(key) for key in keys]
-        spectra_of_weights = [np.linalg.eigvals(candidate_block(name, np.asarray(params.w_hh))) for params in drawn]
+        jacobian = jax.jit(partial(rest_jacobian, cell))
+        drawn = jax.jit(jax.vmap(cell.init))(keys)
+        spectra_of_weights = np.linalg.eigvals(candidate_block(np.asarray(drawn.w_hh)))
         critical.append([critical_gain(name, values) for values in spectra_of_weights])
         radius = lambda gain, values: np.abs(expected_eigenvalues(name, gain * values)).max()
         radii.append([[radius(gain, values) for values in spectra_of_weights] for gain in gains])
-        for params, values, at in list(zip(drawn, spectra_of_weights, critical[-1], strict=True))[:CHECKED]:
+        for net in range(CHECKED):
+            params, values, at = _take(drawn, net), spectra_of_weights[net], critical[-1][net]
             for gain in (gains[0], at, gains[-1]):
-                found = jacobian_eigenvalues(name, params._replace(w_hh=gain * params.w_hh), hidden)
-                error = match_error(found, expected_eigenvalues(name, gain * values))
-                eigenvalue_error = max(eigenvalue_error, error)
+                found = np.linalg.eigvals(np.asarray(jacobian(params._replace(w_hh=gain * params.w_hh))))
+                expected = expected_eigenvalues(name, gain * values)
+                error = match_error(found, expected)
+                # An eigenvalue that meets the LSTM's zeros is ill-conditioned, and so are they: as 1/its distance.
+                distance = 1.0 if len(found) == len(expected) else min(1.0, np.abs(expected).min())
+                errors.append((error, distance * error))
                 if gain == at:
                     radius_error = max(radius_error, abs(np.abs(found).max() - 1))
     progress(f"{name}, trajectories")
     return Stability(
-        np.array(limit), np.array(sizes), np.array(critical), np.array(radius_error), np.array(eigenvalue_error), gains,
+        np.array(limit), np.array(sizes), np.array(critical), np.array(radius_error), *np.max(errors, axis=0), gains,
         np.array(radii), measure_exponents(make_cell(name, sizes[0]), gains, keys[: config.nets], config),
         expected_eigenvalues(name, limit * spectra_of_weights[0]),
     )  # fmt: skip
+
+
+def _take(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def measure_exponents(cell: cells.Cell, gains: np.ndarray, keys: jax.Array, config: Config) -> np.ndarray:
@@ -174,28 +184,39 @@ def summarise(results: dict[str, Stability], config: Config) -> harness.Summary:
             for size, mean, (low, high) in zip(entry["sizes"], entry["critical"], entry["interval"], strict=True)
         )
         lines.append(f"  {name:14} {said}; H → ∞ {entry['limit']:.5f}")
-    lines.append(f"λ_1 of the net's own trajectory, H = {config.hidden // 4}, mean over nets, over gain/limit")
+    lines.append(f"nets run, H = {config.hidden // 4}: λ_1 less ln of the spectral radius where that is stable;")
+    lines.append("  the gain over the critical one (H → ∞) from which λ_1 is above 0 in the mean over nets")
     for name, entry in judged.items():
-        said = ", ".join(f"{m:g}: {value:+.3f}" for m, value in zip(MULTIPLES, entry["exponent"], strict=True))
-        lines.append(f"  {name:14} {said}")
-    worst = {key: max(entry[key] for entry in judged.values()) for key in ("eigenvalue_error", "radius_error")}
+        start = "at none" if entry["chaotic_from"] is None else f"from {entry['chaotic_from']:g}"
+        lines.append(f"  {name:14} at most {entry['stable_difference']:.4f}; {start}")
+    names = ("eigenvalue_error", "scaled_error", "radius_error")
+    worst = {key: max(entry[key] for entry in judged.values()) for key in names}
     lines.append(
         f"eigenvalues of J against the formula: {worst['eigenvalue_error']:.0e};"
         f" spectral radius at each net's critical gain against 1: {worst['radius_error']:.0e}"
     )
-    return harness.Summary(lines, {**judged, **worst}, int(not max(worst.values()) <= SAME))
+    failed = not max(worst["scaled_error"], worst["radius_error"]) <= SAME
+    return harness.Summary(lines, {**judged, **worst}, int(failed))
 
 
 def judge(result: Stability) -> dict[str, Any]:
     """Critical gains over keys, λ_1 over nets, errors."""
+    count = result.exponents.shape[1]
+    of_origin = np.log(result.radii[0][:, :count])  # [G, n] of the nets that are run
+    stable = of_origin < STABLE
+    mean = result.exponents.mean(axis=1)
+    chaotic = mean > (2 * result.exponents.std(axis=1, ddof=1) / count**0.5 if count > 1 else 0)
     return {
         "limit": float(result.limit),
         "sizes": result.sizes.tolist(),
         "critical": result.critical.mean(axis=1).tolist(),
         "interval": np.percentile(result.critical, INNER, axis=1).T.tolist(),
         "gains": result.gains.tolist(),
-        "exponent": result.exponents.mean(axis=1).tolist(),
+        "exponent": mean.tolist(),
+        "stable_difference": float(np.max(np.abs(result.exponents - of_origin)[stable], initial=0.0)),
+        "chaotic_from": float(MULTIPLES[np.argmax(chaotic)]) if chaotic.any() else None,
         "eigenvalue_error": float(result.eigenvalue_error),
+        "scaled_error": float(result.scaled_error),
         "radius_error": float(result.radius_error),
     }
 
@@ -204,60 +225,68 @@ def plot(results: dict[str, Stability], path: Path) -> None:
     """A column a cell: spectral radius over gain, λ_1 over gain, and the eigenvalues where the limit is critical."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4 * len(results), 10.5), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(results), 11), layout="constrained")
     figure.suptitle("Gated nets at rest: from which gain on the origin is unstable, and what follows", fontsize=17)
-    axes = figure.subplots(3, len(results), sharey="row", squeeze=False, height_ratios=(1, 1, 1.15))
+    axes = figure.subplots(3, len(results), sharex="row", sharey="row", squeeze=False, height_ratios=(1, 1, 1.2))
     for (top, middle, bottom), (name, result) in zip(axes.T, results.items(), strict=True):
-        colour, limit = COLOURS[name], float(result.limit)
-        _plot_radii(top, result, colour)
-        _plot_exponents(middle, result, colour)
-        for ax in (top, middle):
-            ax.axvline(limit, color="0.1", linewidth=1.2, linestyle="--", label=f"critical, H → ∞: {limit:.4g}")
-            ax.set(xlabel="gain of the recurrent weights", xlim=(0, result.gains[-1] * 1.03))
-        _plot_disc(bottom, result, colour)
         title = name.upper() if name == "gru" else name.replace("lstm, b_f", "LSTM, $b_f$")
-        top.set_title(title, fontweight="bold")
-    axes[0, 0].set_ylabel("spectral radius of J at the origin")
-    axes[1, 0].set_ylabel(r"$\lambda_1$ of the trajectory (nats per step)")
-    axes[2, 0].set_ylabel("Im of eigenvalues at that gain")
+        top.set_title(f"{title}: critical gain {result.limit:.4g}", fontweight="bold")
+        _plot_radii(top, result, COLOURS[name])
+        _plot_exponents(middle, result, COLOURS[name])
+        for ax in (top, middle):
+            ax.axvline(1, color="0.1", linewidth=1, linestyle="--", zorder=0)
+            ax.set_xlabel(r"gain / critical gain ($H\to\infty$)")
+        _plot_disc(bottom, result, COLOURS[name])
+    axes[0, 0].set(ylabel="spectral radius of J at the origin", xlim=(0.45, 1.45), ylim=(0.5, 1.3))
+    axes[1, 0].set(ylabel=r"$\lambda_1$ of the trajectory (nats per step)", xlim=(0, None))
+    axes[2, 0].set(ylabel="Im", xlim=(-0.1, 1.15), ylim=(-0.6, 0.6))
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
-    for ax in axes[:2].flat:
-        ax.legend(frameon=False, fontsize="small", loc="upper left")
+    axes[0, 0].legend(frameon=False, loc="upper left")
+    axes[1, 0].legend(frameon=False, loc="lower right")
+    handles, labels = axes[2, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=3, fontsize="large")
     files.write_figure(path, figure, dpi=110)
 
 
 def _plot_radii(ax, result, colour):
-    for size, radii, line in zip(result.sizes, result.radii, (":", "--", "-"), strict=True):
-        if size == result.sizes[0]:
-            low, high = np.percentile(radii, INNER, axis=1)
-            ax.fill_between(result.gains, low, high, color=colour, alpha=0.2, linewidth=0, label=f"H = {size}, 95 % of keys")
-        ax.plot(result.gains, radii.mean(axis=1), color=colour, linestyle=line, linewidth=1.8, label=f"H = {size}")
-    ax.axhline(1, color="0.5", linewidth=0.9)
+    """Means over keys; the bars below say where the radius of 95 % of the nets crosses 1."""
+    limit = float(result.limit)
+    heights, lines = 0.66 - 0.05 * np.arange(len(result.sizes)), (":", "--", "-")
+    for size, radii, critical, height, line in zip(
+        result.sizes, result.radii, result.critical / limit, heights, lines, strict=True
+    ):
+        ax.plot(
+            result.gains / limit, radii.mean(axis=1), color=colour, linestyle=line, linewidth=2, label=f"H = {size}"
+        )
+        low, high = np.percentile(critical, INNER)
+        ax.plot([low, high], [height, height], color=colour, linestyle=line, linewidth=2)
+        ax.plot(critical.mean(), height, "o", color=colour, markersize=6)
+    low, high = np.percentile(result.radii[0], INNER, axis=1)
+    label = f"H = {result.sizes[0]}, 95 % of nets"
+    ax.fill_between(result.gains / limit, low, high, color=colour, alpha=0.15, linewidth=0, label=label)
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    ax.text(1, 0.7, "where 95 % of nets cross 1", color=colour, ha="center", bbox=white)
+    ax.axhline(1, color="0.5", linewidth=0.9, zorder=0)
 
 
 def _plot_exponents(ax, result, colour):
-    with np.errstate(divide="ignore"):
-        rest = np.log(result.radii[0].mean(axis=1))
-    ax.plot(result.gains, rest, color="0.5", linewidth=1.4, label="ln of the spectral radius at the origin")
-    ax.plot(result.gains, result.exponents.mean(axis=1), color=colour, linewidth=1.8)
-    gains = np.repeat(result.gains, result.exponents.shape[1])
-    label = f"nets of H = {result.sizes[0]}"
-    ax.plot(gains, result.exponents.ravel(), "o", color=colour, markersize=4, alpha=0.7, label=label)
-    ax.axhline(0, color="0.5", linewidth=0.9)
+    of_origin, multiples = np.log(result.radii[0].mean(axis=1)), result.gains / result.limit
+    ax.plot(multiples, of_origin, color="0.5", linewidth=1.5, label="ln spectral radius at the origin")
+    ax.plot(multiples, result.exponents.mean(axis=1), color=colour, linewidth=2, label=f"mean, H = {result.sizes[0]}")
+    single = np.repeat(multiples, result.exponents.shape[1])
+    ax.plot(single, result.exponents.ravel(), "o", color=colour, markersize=4.5, alpha=0.6, label="single nets")
+    ax.axhline(0, color="0.5", linewidth=0.9, zorder=0)
 
 
 def _plot_disc(ax, result, colour):
     circle, limit = np.exp(1j * np.linspace(0, 2 * np.pi, 300)), float(result.limit)
-    carry = 1 - limit / 4
-    edge = carry + limit / 4 * circle
-    ax.plot(circle.real, circle.imag, color="0.1", linewidth=1.2, label="unit circle")
-    ax.plot(edge.real, edge.imag, color="0.5", linewidth=1.2, linestyle="--", label="disc for H → ∞")
-    label = f"eigenvalues, H = {result.sizes[-1]}"
-    ax.plot(result.disc.real, result.disc.imag, "o", color=colour, markersize=3, alpha=0.8, label=label)
-    ax.set(xlabel="Re", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1))
-    ax.set_aspect("equal")
-    ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, -0.02))
+    edge = 1 + limit / 4 * (circle - 1)
+    label = f"eigenvalues of J at the critical gain, H = {result.sizes[-1]}"
+    ax.plot(result.disc.real, result.disc.imag, "o", color=colour, markersize=3.5, alpha=0.8, label=label)
+    ax.plot(edge.real, edge.imag, color="0.4", linewidth=1.3, linestyle="--", label=r"their disc for $H\to\infty$")
+    ax.plot(circle.real, circle.imag, color="0.1", linewidth=1.5, label="unit circle")
+    ax.set(xlabel="Re", aspect="equal")
 
 
 EXPERIMENT = harness.Experiment(

@@ -10,34 +10,32 @@ Reference: Zucchet & Orvieto (2024), arXiv:2405.21064; the parametrisations: Orv
 
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import harness, options
 from jaxbptt import cells, gradients, models, spectra
 from jaxbptt.jacobians import structured_jacobians
 from jaxbptt.trajectories import unroll
 
-from . import files, harness, options
+from .figure import plot
+from .parametrisations import CORRELATIONS, NAMES, PARAMETRISATIONS, Parametrisation, exact_moments
 
 FORGETTING = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # 1 − λ
 DECADES = slice(1, None, 2)  # of them: 0.1, 0.01, 0.001
-CORRELATIONS = (0.0, 0.9)  # ρ of x
 MEMORIES = 20  # of 1/(1 − λ) steps: what is left of h_0 = 0 in a mean square is e^(−2·20) of it or so
 FARTHEST = 4.0  # standard errors between what is measured and what is exact
 SAME = 1e-12
 BATCH = 8  # sequences simulated side by side
-PHASE = -800.0  # theta_log of a phase e^−800 = 0
-STYLES = {"γ = 1, in λ": "#b2182b", "γ = √(1−λ²) fixed, in ν": "#e08214", "γ = √(1−λ²) tied, in ν": "#2166ac"}
 
 
 @dataclass(frozen=True)
 class Config:
-    keys: int = field(default=64, metadata={"help": "simulated sequences"})
-    memories: int = field(default=60, metadata={"help": "length of each, in longest memories 1/(1 − λ), after the start"})
+    keys: int = field(default=128, metadata={"help": "simulated sequences"})
+    memories: int = field(default=60, metadata={"help": "length of each after the start, in longest 1/(1 − λ)"})
     seed: int = field(default=0, metadata={"help": "seed of the sequences"})
     out: str = field(default="results/memory", metadata={"help": "folder of the results"})
 
@@ -64,71 +62,6 @@ class Growth(NamedTuple):
     exponents: np.ndarray  # [n] nats per step
 
 
-class Parametrisation(NamedTuple):
-    """θ ↔ λ, one number each."""
-
-    of_lambda: Any  # λ -> θ
-    params: Any  # θ [n] -> LRUParams
-
-
-def _lru_params(nu_log, gamma_log):
-    zeros = jnp.zeros_like(nu_log)
-    return cells.LRUParams(nu_log, zeros + PHASE, gamma_log, zeros[:, None] + 1, zeros[:, None])
-
-
-def _log_gamma(nu_log):
-    """½ ln(1 − λ²)."""
-    return jnp.log(-jnp.expm1(-2 * jnp.exp(nu_log))) / 2
-
-
-def _to_nu(decay):
-    return jnp.log(-jnp.log(decay))
-
-
-def _plain(decay):
-    return _lru_params(_to_nu(decay), jnp.zeros_like(decay))
-
-
-def _fixed(nu_log):
-    return _lru_params(nu_log, jax.lax.stop_gradient(_log_gamma(nu_log)))
-
-
-def _tied(nu_log):
-    return _lru_params(nu_log, _log_gamma(nu_log))
-
-
-PARAMETRISATIONS = dict(
-    zip(
-        STYLES,
-        (Parametrisation(lambda decay: decay, _plain), *(Parametrisation(_to_nu, p) for p in (_fixed, _tied))),
-        strict=True,
-    )
-)
-
-
-class Exact(NamedTuple):
-    """Mean squares of the stationary process, [n]."""
-
-    state: np.ndarray  # E h², γ = 1
-    sensitivities: dict[str, np.ndarray]  # E (dh/dθ)² of each parametrisation
-
-
-def exact_moments(decay: np.ndarray, correlation: float) -> Exact:
-    """E h² = (1 + ρλ)/((1 − ρλ)(1 − λ²)),  E (dh/dλ)² = [(1 + λ²)(1 − λ²ρ²) + 2(1 − λ²)λρ]/[(1 − λ²)³ (1 − λρ)²].
-
-    Both at γ = 1. E h dh/dλ = ½ dE h²/dλ gives the third: dh/dν = λ ln λ (γ dh/dλ + h dγ/dλ), dγ/dλ = −λ/γ or 0.
-    """
-    product, one = correlation * decay, (1 - decay) * (1 + decay)
-    state = (1 + product) / ((1 - product) * one)
-    numerator = (1 + decay**2) * (1 - product**2) + 2 * one * product
-    plain = numerator / (one**3 * (1 - product) ** 2)
-    cross = state * (correlation / (1 + product) + correlation / (1 - product) + 2 * decay / one) / 2
-    slope = (decay * np.log(decay)) ** 2
-    fixed = slope * one * plain
-    tied = fixed + slope * (decay**2 / one * state - 2 * decay * cross)
-    return Exact(state, dict(zip(STYLES, (plain, fixed, tied), strict=True)))
-
-
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Sensitivity | Growth]:
     """Every parametrisation under every ρ, and the chain's growth, in float64 (the caller enables x64)."""
     options.require_size("keys", config.keys, least=2)
@@ -138,48 +71,50 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Sensi
     start = round(MEMORIES / forgetting.min())
     length = start + round(config.memories / forgetting.min())
     results: dict[str, Sensitivity | Growth] = {}
-    for correlation in CORRELATIONS:
-        exact = exact_moments(decay, correlation)
-        for name, parametrisation in PARAMETRISATIONS.items():
+    exact = {correlation: exact_moments(decay, correlation) for correlation in CORRELATIONS}
+    for index, (name, parametrisation) in enumerate(PARAMETRISATIONS.items()):
+        key = jax.random.fold_in(jax.random.key(config.seed), index)
+        wrong = np.array(check_derivative(cell, parametrisation, decay, key))
+        measure = jax.jit(partial(_measure, cell, parametrisation, decay, start, length))
+        for correlation, key_here in zip(CORRELATIONS, jax.random.split(key, len(CORRELATIONS)), strict=True):
             progress(f"{name}, ρ = {correlation:g}")
-            measure = jax.jit(partial(_measure, cell, parametrisation, decay, correlation, start, length))
-            keys = jax.random.split(jax.random.key(config.seed), config.keys)
-            squares = np.asarray(jax.lax.map(measure, keys, batch_size=BATCH))
+            keys = jax.random.split(key_here, config.keys)
+            squares = np.asarray(measure(jnp.asarray(correlation), keys))
             mean, error = squares.mean(axis=0), squares.std(axis=0, ddof=1) / config.keys**0.5
-            gain = 1 if name == next(iter(STYLES)) else (1 - decay) * (1 + decay)
-            results[f"{name}, ρ = {correlation:g}"] = Sensitivity(
-                forgetting, exact.sensitivities[name], mean[1], error[1], gain * exact.state, mean[0], error[0],
-                np.array(check_derivative(cell, parametrisation, decay, correlation, config.seed)),
-            )  # fmt: skip
+            exact_state = exact[correlation].state * (1 if name == NAMES[0] else (1 - decay) * (1 + decay))
+            found = exact[correlation].sensitivities[name], mean[1], error[1], exact_state, mean[0], error[0], wrong
+            results[f"{name}, ρ = {correlation:g}"] = Sensitivity(forgetting, *found)
     progress("growth")
     return results | {"growth": measure_growth(cell, decay, length)}
 
 
-def draw_inputs(key: jax.Array, correlation: float, length: int) -> jax.Array:
+def draw_inputs(key: jax.Array, correlation: Any, length: int) -> jax.Array:
     """[T, 1] a stationary Gaussian AR(1) of unit variance: x' = ρ x + √(1 − ρ²) ξ."""
     noise = jax.random.normal(key, (length + 1,))
     new = lambda x, xi: (carried := correlation * x + (1 - correlation**2) ** 0.5 * xi, carried)
     return jax.lax.scan(new, noise[0], noise[1:])[1][:, None]
 
 
-def _measure(cell, parametrisation, decay, correlation, start, length, key):
-    """[2, n] means over time of h² and (dh/dθ)² of one sequence."""
-    x = draw_inputs(key, correlation, length)
-    states = lambda theta: unroll(cell, parametrisation.params(theta), x).states.re[start:]
+def _measure(cell, parametrisation, decay, start, length, correlation, keys):
+    """[B, 2, n] means over time of h² and (dh/dθ)² of each sequence."""
     theta = parametrisation.of_lambda(jnp.asarray(decay))
-    # The entries are on their own, so that one tangent of ones gives every dh_i/dθ_i.
-    state, sensitivity = jax.jvp(states, (theta,), (jnp.ones_like(theta),))
-    return jnp.stack([jnp.mean(values**2, axis=0) for values in (state, sensitivity)])
+
+    def measure(key):
+        x = draw_inputs(key, correlation, length)
+        states = lambda theta: unroll(cell, parametrisation.params(theta), x).states.re[start:]
+        # The entries are on their own, so that one tangent of ones gives every dh_i/dθ_i.
+        state, sensitivity = jax.jvp(states, (theta,), (jnp.ones_like(theta),))
+        return jnp.stack([jnp.mean(values**2, axis=0) for values in (state, sensitivity)])
+
+    return jax.lax.map(measure, keys, batch_size=BATCH)
 
 
-def check_derivative(
-    cell: cells.Cell, parametrisation: Parametrisation, decay: np.ndarray, correlation: float, seed: int
-) -> float:
+def check_derivative(cell: cells.Cell, parametrisation: Parametrisation, decay: np.ndarray, key: jax.Array) -> float:
     """Largest relative difference of dh_T/dθ, T = 50, between `_measure`'s way and `gradients.forward_sensitivity`.
 
     The latter differentiates C = Σ_i h_T,i on the cell's own params; the chain rule leads from them to θ.
     """
-    x = draw_inputs(jax.random.key(seed), correlation, 50)
+    x = draw_inputs(key, CORRELATIONS[-1], 50)
     theta = parametrisation.of_lambda(jnp.asarray(decay))
     last = lambda theta: unroll(cell, parametrisation.params(theta), x).states.re[-1]
     _, tangent = jax.jvp(last, (theta,), (jnp.ones_like(theta),))
@@ -197,13 +132,13 @@ def check_derivative(
 
 def measure_growth(cell: cells.Cell, decay: np.ndarray, length: int) -> Growth:
     """ln ‖dh_t/dh_0‖ and the exponents of every λ, from the cell's structured chain."""
-    every = max(1, length // 4000)
+    every = max(1, length // 8000)
 
     def measure(params):
         chain = structured_jacobians(cell, params, length)
         return spectra.log_singular_values(chain, every=every), spectra.lyapunov_exponents(chain).exponents
 
-    log_values, exponents = jax.jit(measure)(_plain(jnp.asarray(decay)))
+    log_values, exponents = jax.jit(measure)(PARAMETRISATIONS[NAMES[0]].params(jnp.asarray(decay)))
     order = np.argsort(-decay)  # both are descending, and hold each λ twice
     steps = np.minimum(every * np.arange(1, len(log_values) + 1), length)
     of_lambda = lambda values: np.asarray(values)[..., ::2][..., np.argsort(order)]
@@ -249,50 +184,6 @@ def judge(result: Sensitivity) -> dict[str, Any]:
         "slopes": (np.diff(np.log(result.exact[DECADES])) / np.diff(np.log(result.forgetting[DECADES]))).tolist(),
         "farthest": float(np.max(np.abs(distances))),
     }
-
-
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Sensitivities over 1 − λ; beside them what the singular values do."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 7), layout="constrained")
-    figure.suptitle(r"The curse of memory: $h' = \lambda h + \gamma x$, sensitive though nothing explodes", fontsize=17)
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.35, 1))
-    sensitive, norms, rates = (figure.add_subplot(place) for place in (grid[:, 0], grid[0, 1], grid[1, 1]))
-    growth = results["growth"]
-    fine = np.geomspace(growth.forgetting.min() / 1.3, growth.forgetting.max() * 1.3, 200)
-    for name, colour in STYLES.items():
-        for correlation, line, face in zip(CORRELATIONS, ("-", "--"), (colour, "white"), strict=True):
-            result = results[f"{name}, ρ = {correlation:g}"]
-            exact = exact_moments(1 - fine, correlation).sensitivities[name]
-            sensitive.plot(fine, exact, color=colour, linestyle=line, linewidth=1.6)
-            style = {"color": colour, "markerfacecolor": face, "markersize": 7, "capsize": 3, "elinewidth": 1.6}
-            sensitive.errorbar(result.forgetting, result.measured, 2 * result.standard_error, fmt="o", **style)
-        sensitive.plot([], [], "o-", color=colour, label=name.replace(", in ", ", derivative in "))
-    for correlation, line, face in zip(CORRELATIONS, ("-", "--"), ("0.3", "white"), strict=True):
-        label = rf"$\rho$ = {correlation:g}"
-        sensitive.plot([], [], "o", linestyle=line, color="0.3", markerfacecolor=face, label=label)
-    corner = np.array([2e-3, 2e-2])
-    sensitive.plot(corner, 2e9 * (corner / corner[0]) ** -3.0, color="0.3", linewidth=1)
-    sensitive.text(7e-3, 1.2e8, r"slope $-3$", color="0.3", fontsize="large")
-    sensitive.set(xscale="log", yscale="log", xlabel=r"$1-\lambda$", ylabel=r"$\mathrm{E}\,(dh/d\theta)^2$")
-    sensitive.set_title("sensitivity: lines exact, points measured, two standard errors", fontweight="bold")
-    sensitive.legend(frameon=False, loc="upper right")
-    shades = [str(level) for level in np.linspace(0.65, 0.0, len(growth.forgetting))]
-    for forgetting, values, shade in zip(growth.forgetting, growth.log_norms.T, shades, strict=True):
-        norms.plot(growth.steps, values / np.log(10), color=shade, linewidth=2, label=f"{1 - forgetting:g}")
-    norms.axhline(0, color="0.5", linewidth=0.9, linestyle=":")
-    norms.set(xscale="log", ylim=(-10, 0.8), xlim=(10, None), xlabel="step t", ylabel=r"$\log_{10}\,\|dh_t/dh_0\|$")
-    norms.set_title("singular values only shrink", fontweight="bold")
-    norms.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title=r"$\lambda$")
-    rates.plot(fine, -np.log1p(-fine), color="0.3", linewidth=1.6, label=r"$-\ln\lambda$, exact")
-    rates.plot(growth.forgetting, -growth.exponents, "o", color="#1b7837", markersize=8, label="from the Jacobians")
-    rates.set(xscale="log", yscale="log", xlabel=r"$1-\lambda$", ylabel="minus the exponent (nats per step)")
-    rates.set_title("Lyapunov exponents stay negative", fontweight="bold")
-    rates.legend(frameon=False, loc="lower right")
-    for ax in (sensitive, norms, rates):
-        ax.spines[["top", "right"]].set_visible(False)
-    files.write_figure(path, figure, dpi=120)
 
 
 EXPERIMENT = harness.Experiment(

@@ -1,0 +1,173 @@
+"""How fast a delta rule forgets: its exponents for random keys, which are known exactly, and for clustered ones.
+
+Hypothesis: S' = (I − β k kᵀ) S + β k vᵀ, k uniform on the sphere, β fixed, has the exponents Λ_p − Λ_{p−1} with
+Λ_p = ½ E ln(1 − c B), c = β(2 − β), B ~ Beta(p/2, (K − p)/2), Λ_K = ln|1 − β|. Keys that lie in a few directions, as
+trained ones do, cannot change the sum ln|1 − β|: they forget these directions faster and all others slower. Keys
+within a subspace of r dimensions leave K − r exponents at 0, and the others are those of K = r.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import harness, options
+from jaxbptt import spectra
+
+from .chains import (
+    BETAS,
+    COPIES,
+    KEYS_SIZE,
+    KINDS,
+    SHOWN_BETA,
+    SHOWN_SIZE,
+    SIZES,
+    cell_chain,
+    draw_keys,
+    exact_exponents,
+    exact_of_kind,
+    make_chain,
+)
+from .figure import plot
+
+FARTHEST, RESOLVED, SAME = 4.0, 2.0, 1e-12  # the first two in standard errors
+
+
+@dataclass(frozen=True)
+class Config:
+    size: int = field(default=32, metadata={"help": "largest K of 2, 4, 8, 16, 32"})
+    length: int = field(default=10_000, metadata={"help": "steps T of each chain"})
+    seed: int = field(default=0, metadata={"help": "seed of the keys"})
+    out: str = field(default="results/delta", metadata={"help": "folder of the results"})
+
+
+class Chains(NamedTuple):
+    """Uniform keys at one K, one chain for each of b values of β. Rates: nats per step."""
+
+    betas: np.ndarray  # [b]
+    exponents: np.ndarray  # [b, K] descending; at β = 1 the last, −∞, is NaN: rounding hides it
+    standard_error: np.ndarray  # [b, K] of each chain's own, over time
+    exact: np.ndarray  # [b, K]
+    copies_error: np.ndarray  # [b] largest difference between the copies of one exponent
+    sum_error: np.ndarray  # [b] |Σ exponents − ln|1 − β||; NaN at β = 1
+
+
+class Keys(NamedTuple):
+    """One kind of keys, K = KEYS_SIZE, β = SHOWN_BETA."""
+
+    exponents: np.ndarray  # [K] descending
+    standard_error: np.ndarray  # [K]
+    finite: np.ndarray  # [K] (1/T) ln σ_i(dS_T/dS_0)
+    exact: np.ndarray  # [K] NaN where no law is known
+    sum_error: np.ndarray  # [2] |sum − ln|1 − β||, of the exponents and of (1/T) ln σ_i
+    cell_error: np.ndarray  # [] of the chain against that of `cells.delta_net` fed with these keys, largest entry
+
+
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, Chains | Keys]:
+    """Uniform keys at every K and β, then every kind of keys, in float64 (the caller enables x64)."""
+    options.require_size("size", config.size, least=SHOWN_SIZE)
+    options.require_size("length", config.length, least=200)
+    key, betas = jax.random.key(config.seed), np.array(BETAS)
+    results: dict[str, Chains | Keys] = {}
+    for size in (size for size in SIZES if size <= config.size):
+        progress(f"K = {size}")
+        keys = jax.random.split(jax.random.fold_in(key, size), len(betas))
+        one = lambda given, size=size: _exponents(make_chain(draw_keys(given[0], config.length, size), given[1]))
+        found = jax.jit(partial(jax.lax.map, one))((keys, jnp.asarray(betas)))
+        exponents, standard_error, copies_error = map(np.asarray, found)
+        with np.errstate(divide="ignore"):
+            sums = np.log(abs(1 - betas))
+        exact = np.stack([exact_exponents(size, beta) for beta in betas])
+        sum_error = np.where(np.isfinite(sums), np.abs(exponents.sum(axis=1) - sums), np.nan)
+        results[f"K = {size}"] = Chains(betas, exponents, standard_error, exact, copies_error, sum_error)
+    measure = jax.jit(_measure_keys)
+    for index, kind in enumerate(KINDS):
+        progress(f"keys {KINDS[kind]}")
+        keys = draw_keys(jax.random.fold_in(key, index), config.length, KEYS_SIZE, kind)
+        exponents, standard_error, finite, cell_error = map(np.asarray, measure(keys))
+        sum_error = np.abs(np.array([exponents.sum(), finite.sum()]) - np.log(1 - SHOWN_BETA))
+        results[kind] = Keys(exponents, standard_error, finite, exact_of_kind(kind), sum_error, cell_error)
+    return results
+
+
+def _exponents(chain):
+    """(exponents [K], standard errors [K], largest difference between copies): QR at every step, for the last digit."""
+    found = spectra.lyapunov_exponents(chain, interval=1)
+    copies = found.exponents.reshape(-1, COPIES)
+    known = jnp.where(jnp.isnan(copies), 0, copies)
+    return copies[:, 0], found.standard_error[::COPIES], jnp.max(jnp.ptp(known, axis=1))
+
+
+def _measure_keys(keys):
+    chain = make_chain(keys, SHOWN_BETA)
+    exponents, standard_error, _ = _exponents(chain)
+    finite = spectra.log_singular_values(chain)[0, ::COPIES] / len(keys)
+    own = cell_chain(keys, SHOWN_BETA)
+    cell_error = jnp.max(jnp.abs(chain.matrices() - own.matrices()))
+    return exponents, standard_error, finite, cell_error
+
+
+def measure_distances(result: Chains | Keys) -> np.ndarray:
+    """(exponent − exact)/standard error; where that error is none, 0 if they are the same, else inf.
+
+    NaN where no law is known, and where a neighbour is nearer than RESOLVED standard errors: exponents come sorted, and
+    the order of such two may be an accident.
+    """
+    off, error = result.exponents - result.exact, result.standard_error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gaps = np.abs(np.diff(result.exact, axis=-1))
+        edge = np.full((*gaps.shape[:-1], 1), np.inf)
+        nearest = np.minimum(np.concatenate((edge, gaps), axis=-1), np.concatenate((gaps, edge), axis=-1))
+        distances = np.where(nearest > RESOLVED * error, off / error, np.nan)
+        return np.where(error > SAME, distances, np.where(np.abs(off) < SAME, 0, off / 0))
+
+
+def summarise(results: dict[str, Any], config: Config) -> harness.Summary:
+    """How far exponents lie from the law in standard errors, the sums, and what clusters change."""
+    chains = {name: result for name, result in results.items() if isinstance(result, Chains)}
+    kinds = {name: result for name, result in results.items() if name in KINDS}
+    distances = {name: measure_distances(result) for name, result in results.items()}
+    lines = ["uniform keys, λ_1 and λ_K at β = 0.5, exact and measured; all β: distance in standard errors"]
+    for name, result in chains.items():
+        at = list(result.betas).index(SHOWN_BETA)
+        said = [f"{result.exact[at, i]:+.6f} {result.exponents[at, i]:+.6f}" for i in (0, -1)]
+        moved = result.standard_error > SAME  # not at β = 2, where all is exact
+        size, square = np.nanmax(abs(distances[name])), np.nanmean(distances[name][moved] ** 2) ** 0.5
+        lines.append(f"  {name:7} {', '.join(said)}; at most {size:.1f}, r.m.s. {square:.2f}")
+    lines.append(f"K = {KEYS_SIZE}, β = {SHOWN_BETA:g}: λ_1, median, λ_K")
+    for name, result in kinds.items():
+        low, middle, high = result.exponents[-1], np.median(result.exponents), result.exponents[0]
+        lines.append(f"  keys {KINDS[name]:22} {high:+.4f} {middle:+.4f} {low:+.4f}; sum {result.exponents.sum():+.6f}")
+    judged = [np.isfinite(distances[name]) for name in distances]
+    farthest = float(max(np.nanmax(abs(d)) for d in distances.values() if not np.isnan(d).all()))
+    errors = {
+        "sum_error": float(max(np.nanmax(result.sum_error) for result in results.values())),
+        "copies_error": float(max(result.copies_error.max() for result in chains.values())),
+        "cell_error": float(max(result.cell_error for result in kinds.values())),
+    }
+    lines += [
+        f"farthest from the law: {farthest:.1f} standard errors (expected at most {FARTHEST:g}), of"
+        f" {sum(map(np.sum, judged))} exponents that have one and can be told from their neighbours",
+        f"sums against ln|1 − β|: {errors['sum_error']:.0e}; copies of an exponent: {errors['copies_error']:.0e};"
+        f" chain against the cell's: {errors['cell_error']:.0e}",
+    ]
+    numbers = {
+        name: {"exact": result.exact.tolist(), "exponents": result.exponents.tolist()}
+        for name, result in results.items()
+    }
+    failed = not (farthest <= FARTHEST and max(errors.values()) <= SAME)
+    return harness.Summary(lines, {**numbers, "farthest": farthest, **errors}, int(failed))
+
+
+EXPERIMENT = harness.Experiment(
+    name="delta",
+    purpose="exponents of the delta rule against their exact law, and for keys in a few directions",
+    description=__doc__,
+    config=Config,
+    run=run,
+    summarise=summarise,
+    plot=plot,
+)
