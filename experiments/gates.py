@@ -10,7 +10,6 @@ the spectrum).
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,13 +68,45 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Stabi
     options.require_size("transient", config.transient, least=0)
     keys = jax.random.split(jax.random.key(config.seed), config.keys)
     sizes = (config.hidden // 4, config.hidden // 2, config.hidden)
-    return {name: _measure(name, sizes, keys, config, progress) for name in FORGET_BIASES}
+    programs = {(kind, hidden): compile_programs(kind, hidden, config) for kind in ("gru", "lstm") for hidden in sizes}
+    measured = {}
+    for name in FORGET_BIASES:
+        of_size = {hidden: programs[name.split(",")[0], hidden] for hidden in sizes}
+        measured[name] = _measure(name, of_size, keys, config.nets, progress)
+    return measured
 
 
-def make_cell(name: str, hidden: int) -> cells.Cell:
-    """No inputs; all biases 0 but b_f, as they are drawn."""
-    bias = FORGET_BIASES[name]
-    return cells.gru(0, hidden) if bias is None else cells.lstm(0, hidden, forget_bias=bias)
+class Programs(NamedTuple):
+    """Of a kind of cell without inputs and a size: compiled once for all gains and forget biases."""
+
+    draw: Any  # (keys [B]) -> params, leading B, all biases 0
+    jacobian: Any  # (params) -> J at the origin: [H, H] of a GRU, [2H, 2H] of an LSTM
+    exponents: Any  # (params, leading n, keys [n]) -> λ_1 [n] of each net's own trajectory from a random state
+
+
+def compile_programs(kind: str, hidden: int, config: Config) -> Programs:
+    """Of a GRU or an LSTM."""
+    cell = cells.gru(0, hidden) if kind == "gru" else cells.lstm(0, hidden, forget_bias=0.0)
+    inputs = jnp.zeros((config.transient + config.length, 0))
+
+    def jacobian(params):
+        return step_jacobians(cell, params, unroll(cell, params, inputs[:1]))[0]  # zero inputs leave h_0 = 0 there
+
+    def exponent(params_and_key):
+        params, key = params_and_key
+        state = cell.initial_state(params)
+        start = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape, leaf.dtype), state)
+        found = spectra.stream_exponents(cell, params, inputs, initial=start, transient=config.transient, k=1)
+        return found.exponents[0]
+
+    exponents = jax.jit(lambda params, keys: jax.lax.map(exponent, (params, keys)))
+    return Programs(jax.jit(jax.vmap(cell.init)), jax.jit(jacobian), exponents)
+
+
+def set_forget_bias(name: str, params: Any) -> Any:
+    """The params with b_f of every unit; a GRU's as they are."""
+    bias, hidden = FORGET_BIASES[name], params.w_hh.shape[-1]
+    return params if bias is None else params._replace(b_h=params.b_h.at[..., hidden : 2 * hidden].set(bias))
 
 
 def carry_of(name: str) -> float:
@@ -102,15 +133,10 @@ def critical_gain(name: str, of_weights: np.ndarray) -> float:
     carry = carry_of(name)
     a, b, c = np.abs(of_weights) ** 2 / 16, carry * of_weights.real / 2, (1 - carry) * (1 + carry)
     root = np.sqrt(b * b + 4 * a * c)
-    # Each form cancels on one side of b = 0; the other is taken there.
+    # Each form cancels on one side of b = 0; the other is taken there. μ = 0 never moves: inf.
     with np.errstate(divide="ignore", invalid="ignore"):
-        gains = np.where(b > 0, 2 * c / (b + root), (root - b) / (2 * a))
+        gains = np.where(b >= 0, 2 * c / (b + root), (root - b) / (2 * a))
     return float(gains.min())
-
-
-def rest_jacobian(cell: cells.Cell, params: Any) -> jax.Array:
-    """J at the origin, [H, H] of a GRU, [2H, 2H] of an LSTM: h_0 = 0, and zero inputs leave it there."""
-    return step_jacobians(cell, params, unroll(cell, params, jnp.zeros((1, 0))))[0]
 
 
 def match_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -121,35 +147,34 @@ def match_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(distances[rows, columns].max())
 
 
-def _measure(name, sizes, keys, config, progress):
+def _measure(name, of_size, keys, nets, progress):
     limit = 4 * (1 - carry_of(name))
     gains = limit * np.array(MULTIPLES)
-    critical, radii, radius_error, errors = [], [], 0.0, []
-    for hidden in sizes:
+    critical, radii, radius_error, errors, exponents, disc = [], [], 0.0, [], [], None
+    for hidden, programs in of_size.items():
         progress(f"{name}, H = {hidden}")
-        cell = make_cell(name, hidden)
-        jacobian = jax.jit(partial(rest_jacobian, cell))
-        drawn = jax.jit(jax.vmap(cell.init))(keys)
-        spectra_of_weights = np.linalg.eigvals(candidate_block(np.asarray(drawn.w_hh)))
-        critical.append([critical_gain(name, values) for values in spectra_of_weights])
-        radius = lambda gain, values: np.abs(expected_eigenvalues(name, gain * values)).max()
-        radii.append([[radius(gain, values) for values in spectra_of_weights] for gain in gains])
+        drawn = set_forget_bias(name, programs.draw(keys))
+        of_weights = np.linalg.eigvals(candidate_block(np.asarray(drawn.w_hh)))
+        critical.append([critical_gain(name, values) for values in of_weights])
+        radii.append([np.abs(expected_eigenvalues(name, gain * of_weights)).max(axis=1) for gain in gains])
         for net in range(CHECKED):
-            params, values, at = _take(drawn, net), spectra_of_weights[net], critical[-1][net]
+            params, at = _take(drawn, net), critical[-1][net]
             for gain in (gains[0], at, gains[-1]):
-                found = np.linalg.eigvals(np.asarray(jacobian(params._replace(w_hh=gain * params.w_hh))))
-                expected = expected_eigenvalues(name, gain * values)
+                found = np.linalg.eigvals(np.asarray(programs.jacobian(_scale(params, gain))))
+                expected = expected_eigenvalues(name, gain * of_weights[net])
                 error = match_error(found, expected)
                 # An eigenvalue that meets the LSTM's zeros is ill-conditioned, and so are they: as 1/its distance.
                 distance = 1.0 if len(found) == len(expected) else min(1.0, np.abs(expected).min())
                 errors.append((error, distance * error))
                 if gain == at:
                     radius_error = max(radius_error, abs(np.abs(found).max() - 1))
-    progress(f"{name}, trajectories")
+        if not exponents:  # of the least H
+            params, starts = _take(drawn, slice(nets)), jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys[:nets])
+            exponents = [np.asarray(programs.exponents(_scale(params, gain), starts)) for gain in gains]
+        disc = expected_eigenvalues(name, limit * of_weights[0])
     return Stability(
-        np.array(limit), np.array(sizes), np.array(critical), np.array(radius_error), *np.max(errors, axis=0), gains,
-        np.array(radii), measure_exponents(make_cell(name, sizes[0]), gains, keys[: config.nets], config),
-        expected_eigenvalues(name, limit * spectra_of_weights[0]),
+        np.array(limit), np.array(list(of_size)), np.array(critical), np.array(radius_error), *np.max(errors, axis=0),
+        gains, np.array(radii), np.array(exponents), disc,
     )  # fmt: skip
 
 
@@ -157,21 +182,8 @@ def _take(tree, index):
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def measure_exponents(cell: cells.Cell, gains: np.ndarray, keys: jax.Array, config: Config) -> np.ndarray:
-    """[G, n] λ_1 of the undriven net's own trajectory, started in general position."""
-    inputs = jnp.zeros((config.transient + config.length, 0))
-
-    def measure(arguments):
-        gain, key = arguments
-        params = cell.init(key)
-        params = params._replace(w_hh=gain * params.w_hh)
-        state, noise = cell.initial_state(params), jax.random.fold_in(key, 1)
-        start = jax.tree.map(lambda leaf: jax.random.normal(noise, leaf.shape, leaf.dtype), state)
-        found = spectra.stream_exponents(cell, params, inputs, initial=start, transient=config.transient, k=1)
-        return found.exponents[0]
-
-    of_gain = jax.jit(lambda gain: jax.lax.map(lambda key: measure((gain, key)), keys))
-    return np.stack([np.asarray(of_gain(jnp.asarray(gain))) for gain in gains])
+def _scale(params, gain):
+    return params._replace(w_hh=gain * params.w_hh)
 
 
 def summarise(results: dict[str, Stability], config: Config) -> harness.Summary:

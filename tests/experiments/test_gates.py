@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from experiments import gates
+from jaxbptt import cells
 
 from .runs import WITH_SUMMARY, run_tiny
 
@@ -56,12 +57,15 @@ def test_pairing():
 
 
 def test_a_wrong_formula_is_found():
-    cell = gates.make_cell("lstm, b_f = 1", 5)
-    params = cell.init(jax.random.key(0))
-    found = np.linalg.eigvals(np.asarray(gates.rest_jacobian(cell, params)))
-    of_weights = np.linalg.eigvals(gates.candidate_block(np.asarray(params.w_hh)))
-    assert gates.match_error(found, gates.expected_eigenvalues("lstm, b_f = 1", of_weights)) < 1e-13
-    assert gates.match_error(found, gates.expected_eigenvalues("lstm, b_f = 1", 1.001 * of_weights)) > 1e-5
+    name, cell = "lstm, b_f = 1", cells.lstm(0, 5)
+    params = gates.set_forget_bias(name, cell.init(jax.random.key(0)))
+    block = gates.candidate_block(np.asarray(params.w_hh))
+    f = gates.carry_of(name)
+    found = np.linalg.eigvals(np.block([[f * np.eye(5), block / 2], [f / 2 * np.eye(5), block / 4]]))
+    of_weights = np.linalg.eigvals(block)
+    assert gates.match_error(found, gates.expected_eigenvalues(name, of_weights)) < 1e-13
+    assert gates.match_error(found, gates.expected_eigenvalues(name, 1.001 * of_weights)) > 1e-5
+    np.testing.assert_array_equal(params.b_h, np.repeat([0.0, 1.0, 0.0, 0.0], 5))
 
 
 def fake_stability(**changes):
