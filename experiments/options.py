@@ -23,6 +23,11 @@ def parse(config_type: type, arguments: Sequence[str], prog: str, description: s
     return config_type(**vars(parser.parse_args(arguments)))
 
 
+def integers(text: str) -> tuple[int, ...]:
+    """ "1,32" as numbers: the type of an option."""
+    return tuple(int(part) for part in text.split(","))
+
+
 def require_size(name: str, value: Any, *, least: int = 1, most: int | None = None) -> None:
     """Raise unless `value` is an int of at least `least`, at most `most`."""
     if isinstance(value, bool) or not isinstance(value, int):

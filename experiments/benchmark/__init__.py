@@ -20,11 +20,6 @@ class _Flag(argparse.Action):
         setattr(namespace, self.dest, True)
 
 
-def integers(text: str) -> tuple[int, ...]:
-    """ "1,32" as numbers."""
-    return tuple(int(part) for part in text.split(","))
-
-
 def names(text: str) -> tuple[str, ...]:
     """ "tanh,lstm" as names."""
     return tuple(text.split(","))
@@ -37,12 +32,12 @@ class Config:
         default=("tanh", "lstm", "gru"), metadata={"type": names, "shown": "tanh,lstm,gru", "help": "cells"}
     )
     lengths: tuple = field(
-        default=(128, 1024, 8192), metadata={"type": integers, "shown": "128,1024,8192", "help": "steps T"}
+        default=(128, 1024, 8192), metadata={"type": options.integers, "shown": "128,1024,8192", "help": "steps T"}
     )
     sizes: tuple = field(
-        default=(32, 64, 128, 256), metadata={"type": integers, "shown": "32,64,128,256", "help": "units N"}
+        default=(32, 64, 128, 256), metadata={"type": options.integers, "shown": "32,64,128,256", "help": "units N"}
     )
-    batches: tuple = field(default=(1, 32), metadata={"type": integers, "shown": "1,32", "help": "sequences B"})
+    batches: tuple = field(default=(1, 32), metadata={"type": options.integers, "shown": "1,32", "help": "sequences B"})
     seconds: float = field(default=2.0, metadata={"help": "time for a case's rounds, of which there are 5 at least"})
     quick: bool = field(
         default=False, metadata={"action": _Flag, "nargs": 0, "help": "T 256, N 32 and 128, 0.2 s a case"}

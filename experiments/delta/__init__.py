@@ -7,7 +7,6 @@ within a subspace of r dimensions leave K − r exponents at 0, and the others a
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +19,6 @@ from jaxbptt import spectra
 from .chains import (
     BETAS,
     COPIES,
-    KEYS_SIZE,
     KINDS,
     SHOWN_BETA,
     SHOWN_SIZE,
@@ -38,7 +36,10 @@ FARTHEST, RESOLVED, SAME = 4.0, 2.0, 1e-12  # the first two in standard errors
 
 @dataclass(frozen=True)
 class Config:
-    size: int = field(default=32, metadata={"help": "largest K of 2, 4, 8, 16, 32"})
+    sizes: tuple = field(
+        default=SIZES,
+        metadata={"type": options.integers, "shown": "2,4,8,16,32", "help": f"K, also {SHOWN_SIZE}"},
+    )
     length: int = field(default=10_000, metadata={"help": "steps T of each chain"})
     seed: int = field(default=0, metadata={"help": "seed of the keys"})
     out: str = field(default="results/delta", metadata={"help": "folder of the results"})
@@ -56,7 +57,7 @@ class Chains(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """One kind of keys, K = KEYS_SIZE, β = SHOWN_BETA."""
+    """One kind of keys, K = SHOWN_SIZE, β = SHOWN_BETA."""
 
     exponents: np.ndarray  # [K] descending
     standard_error: np.ndarray  # [K]
@@ -68,46 +69,53 @@ class Keys(NamedTuple):
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Chains | Keys]:
     """Uniform keys at every K and β, then every kind of keys, in float64 (the caller enables x64)."""
-    options.require_size("size", config.size, least=SHOWN_SIZE)
+    for size in config.sizes:
+        options.require_size("sizes", size, least=2)
+    if SHOWN_SIZE not in config.sizes:
+        raise ValueError(f"sizes: got {','.join(map(str, config.sizes))}, expected {SHOWN_SIZE} among them")
     options.require_size("length", config.length, least=200)
-    key, betas = jax.random.key(config.seed), np.array(BETAS)
-    results: dict[str, Chains | Keys] = {}
-    for size in (size for size in SIZES if size <= config.size):
+    key, results = jax.random.key(config.seed), {}
+    programs = {size: jax.jit(_measure_exponents) for size in config.sizes}
+    for size, program in programs.items():
         progress(f"K = {size}")
-        keys = jax.random.split(jax.random.fold_in(key, size), len(betas))
-        one = lambda given, size=size: _exponents(make_chain(draw_keys(given[0], config.length, size), given[1]))
-        found = jax.jit(partial(jax.lax.map, one))((keys, jnp.asarray(betas)))
-        exponents, standard_error, copies_error = map(np.asarray, found)
-        with np.errstate(divide="ignore"):
-            sums = np.log(abs(1 - betas))
-        exact = np.stack([exact_exponents(size, beta) for beta in betas])
-        sum_error = np.where(np.isfinite(sums), np.abs(exponents.sum(axis=1) - sums), np.nan)
-        results[f"K = {size}"] = Chains(betas, exponents, standard_error, exact, copies_error, sum_error)
-    measure = jax.jit(_measure_keys)
+        results[f"K = {size}"] = _measure_uniform(program, jax.random.fold_in(key, size), config.length, size)
+    measure_others = jax.jit(_measure_others)
     for index, kind in enumerate(KINDS):
         progress(f"keys {KINDS[kind]}")
-        keys = draw_keys(jax.random.fold_in(key, index), config.length, KEYS_SIZE, kind)
-        exponents, standard_error, finite, cell_error = map(np.asarray, measure(keys))
+        keys = draw_keys(jax.random.fold_in(key, index), config.length, SHOWN_SIZE, kind)
+        exponents, standard_error, _ = map(np.asarray, programs[SHOWN_SIZE](keys, jnp.asarray(SHOWN_BETA)))
+        finite, cell_error = map(np.asarray, measure_others(keys))
         sum_error = np.abs(np.array([exponents.sum(), finite.sum()]) - np.log(1 - SHOWN_BETA))
         results[kind] = Keys(exponents, standard_error, finite, exact_of_kind(kind), sum_error, cell_error)
     return results
 
 
-def _exponents(chain):
+def _measure_uniform(program, key, length, size):
+    """One chain of its own for every β."""
+    betas = np.array(BETAS)
+    chains = zip(jax.random.split(key, len(betas)), betas, strict=True)
+    rows = [program(draw_keys(own, length, size), jnp.asarray(beta)) for own, beta in chains]
+    exponents, standard_error, copies_error = (np.stack(column) for column in zip(*rows, strict=True))
+    exact = np.stack([exact_exponents(size, beta) for beta in betas])
+    with np.errstate(divide="ignore"):
+        sums = np.log(np.abs(1 - betas))
+    sum_error = np.where(np.isfinite(sums), np.abs(exponents.sum(axis=1) - sums), np.nan)
+    return Chains(betas, exponents, standard_error, exact, copies_error, sum_error)
+
+
+def _measure_exponents(keys, beta):
     """(exponents [K], standard errors [K], largest difference between copies): QR at every step, for the last digit."""
-    found = spectra.lyapunov_exponents(chain, interval=1)
+    found = spectra.lyapunov_exponents(make_chain(keys, beta), interval=1)
     copies = found.exponents.reshape(-1, COPIES)
     known = jnp.where(jnp.isnan(copies), 0, copies)
     return copies[:, 0], found.standard_error[::COPIES], jnp.max(jnp.ptp(known, axis=1))
 
 
-def _measure_keys(keys):
+def _measure_others(keys):
+    """((1/T) ln σ_i(dS_T/dS_0) [K], largest difference of the chain from the cell's own)."""
     chain = make_chain(keys, SHOWN_BETA)
-    exponents, standard_error, _ = _exponents(chain)
     finite = spectra.log_singular_values(chain)[0, ::COPIES] / len(keys)
-    own = cell_chain(keys, SHOWN_BETA)
-    cell_error = jnp.max(jnp.abs(chain.matrices() - own.matrices()))
-    return exponents, standard_error, finite, cell_error
+    return finite, jnp.max(jnp.abs(chain.matrices() - cell_chain(keys, SHOWN_BETA).matrices()))
 
 
 def measure_distances(result: Chains | Keys) -> np.ndarray:
@@ -137,7 +145,7 @@ def summarise(results: dict[str, Any], config: Config) -> harness.Summary:
         moved = result.standard_error > SAME  # not at β = 2, where all is exact
         size, square = np.nanmax(abs(distances[name])), np.nanmean(distances[name][moved] ** 2) ** 0.5
         lines.append(f"  {name:7} {', '.join(said)}; at most {size:.1f}, r.m.s. {square:.2f}")
-    lines.append(f"K = {KEYS_SIZE}, β = {SHOWN_BETA:g}: λ_1, median, λ_K")
+    lines.append(f"K = {SHOWN_SIZE}, β = {SHOWN_BETA:g}: λ_1, median, λ_K")
     for name, result in kinds.items():
         low, middle, high = result.exponents[-1], np.median(result.exponents), result.exponents[0]
         lines.append(f"  keys {KINDS[name]:22} {high:+.4f} {middle:+.4f} {low:+.4f}; sum {result.exponents.sum():+.6f}")

@@ -13,8 +13,8 @@ from jaxbptt.trajectories import unroll
 SIZES = (2, 4, 8, 16, 32)  # K
 BETAS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 1.9, 2.0)
 COPIES = 2  # V: how often each exponent is there
-SHOWN_BETA, SHOWN_SIZE = 0.5, 8  # of the figure's first and second panel
-KEYS_SIZE, DIRECTIONS, NOISE = 16, 4, 0.3  # K, r and s of the clustered keys; their β is SHOWN_BETA
+SHOWN_SIZE, SHOWN_BETA = 8, 0.5  # K and β of what is drawn over the other, and of the clustered keys,
+DIRECTIONS, NOISE = 3, 0.3  # which lie in r directions but for noise of size s
 KINDS = {
     "uniform": "uniform on the sphere",
     "subspace": f"within {DIRECTIONS} dimensions",
@@ -50,12 +50,12 @@ def exact_exponents(size: int, beta: float) -> np.ndarray:
 
 
 def exact_of_kind(kind: str) -> np.ndarray:
-    """[K] exponents of KINDS at K = KEYS_SIZE, β = SHOWN_BETA; NaN where no law is known."""
+    """[K] exponents of KINDS at K = SHOWN_SIZE, β = SHOWN_BETA; NaN where no law is known."""
     if kind == "uniform":
-        return exact_exponents(KEYS_SIZE, SHOWN_BETA)
+        return exact_exponents(SHOWN_SIZE, SHOWN_BETA)
     if kind == "subspace":
-        return np.concatenate((np.zeros(KEYS_SIZE - DIRECTIONS), exact_exponents(DIRECTIONS, SHOWN_BETA)))
-    return np.full(KEYS_SIZE, np.nan)
+        return np.concatenate((np.zeros(SHOWN_SIZE - DIRECTIONS), exact_exponents(DIRECTIONS, SHOWN_BETA)))
+    return np.full(SHOWN_SIZE, np.nan)
 
 
 def draw_keys(key: jax.Array, length: int, size: int, kind: str = "uniform") -> jax.Array:

@@ -1,5 +1,6 @@
 """The figure of the delta experiment: the law over p and K, over β, and clustered keys."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from experiments import files
 
-from .chains import KEYS_SIZE, KINDS, SHOWN_BETA, SHOWN_SIZE, SIZES, exact_exponents
+from .chains import KINDS, SHOWN_BETA, SHOWN_SIZE, exact_exponents
 
 SIZE_COLOURS = ("#d9b300", "#7ab648", "#22a884", "#2a788e", "#440154")
 KIND_STYLES = (("#555555", "o"), ("#2166ac", "s"), ("#67a9cf", "D"), ("#d6604d", "^"))
@@ -33,9 +34,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 
 def _plot_shapes(ax, results):
-    shown = {size: f"K = {size}" for size in SIZES if f"K = {size}" in results}
-    for (size, name), colour in zip(shown.items(), SIZE_COLOURS, strict=False):
-        result = results[name]
+    shown = [result for name, result in results.items() if name.startswith("K = ")]
+    for result, colour in zip(shown, itertools.cycle(SIZE_COLOURS), strict=False):
+        size = result.exact.shape[1]
         at, places = list(result.betas).index(SHOWN_BETA), (np.arange(size) + 0.5) / size
         ax.plot(places, size * result.exact[at], color=colour, linewidth=1.3)
         _plot_points(
@@ -65,13 +66,13 @@ def _plot_betas(ax, result):
 
 
 def _plot_kinds(ax, results):
-    places = np.arange(1, KEYS_SIZE + 1)
+    places = np.arange(1, SHOWN_SIZE + 1)
     for kind, (colour, marker) in zip(KINDS, KIND_STYLES, strict=True):
         result = results[kind]
         _plot_points(ax, places, result.exponents, result.standard_error, colour, marker, KINDS[kind])
         ax.plot(places, result.exact, "_", color="0.1", markersize=13, markeredgewidth=1.4)
     ax.plot([], [], "_", color="0.1", markersize=13, label="exact")
-    ax.set(title=rf"K = {KEYS_SIZE}, $\beta$ = {SHOWN_BETA:g}: all sums are $\ln(1-\beta)$", xlabel="p")
+    ax.set(title=rf"K = {SHOWN_SIZE}, $\beta$ = {SHOWN_BETA:g}: all sums are $\ln(1-\beta)$", xlabel="p")
     ax.set(ylabel=r"$\lambda_p$ (nats per step)")
     ax.legend(frameon=False, loc="lower left", title="keys", alignment="left")
 

@@ -52,6 +52,22 @@ BAD = {
         ("--lengths 0", "lengths: got 0, expected at least 1"),
         ("--batches 1,0", "batches: got 0, expected at least 1"),
     ],
+    "memory": [
+        ("--keys 1", "keys: got 1, expected at least 2"),
+        ("--memories 0", "memories: got 0, expected at least 1"),
+    ],
+    "delta": [
+        ("--sizes 1,8", "sizes: got 1, expected at least 2"),
+        ("--sizes 2,4", "sizes: got 2,4, expected 8 among them"),
+        ("--length 10", "length: got 10, expected at least 200"),
+    ],
+    "gates": [
+        ("--sizes 64,1", "sizes: got 1, expected at least 2"),
+        ("--keys 1", "keys: got 1, expected at least 2"),
+        ("--nets 33", "nets: got 33, expected at most 32"),
+        ("--length 1", "length: got 1, expected at least 2"),
+        ("--transient -1", "transient: got -1, expected at least 0"),
+    ],
     "nosuch": [("", "unknown experiment 'nosuch', expected one of xray, identities")],
 }
 

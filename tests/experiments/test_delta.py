@@ -41,12 +41,12 @@ def test_the_law_in_closed_form(size, beta):
 
 @pytest.mark.parametrize("kind", chains.KINDS)
 def test_keys_are_as_said(kind):
-    keys = np.asarray(chains.draw_keys(jax.random.key(0), 4000, chains.KEYS_SIZE, kind))
+    keys = np.asarray(chains.draw_keys(jax.random.key(0), 4000, chains.SHOWN_SIZE, kind))
     np.testing.assert_allclose(np.linalg.norm(keys, axis=1), 1, rtol=1e-14)
     shares = np.linalg.eigvalsh(keys.T @ keys / len(keys))[::-1]
     inside = shares[: chains.DIRECTIONS].sum()
     near = 1 / (1 + chains.NOISE**2)
-    low, high = {"uniform": (0.25, 0.35), "subspace": (1 - 1e-12, 1 + 1e-12)}.get(kind, (near - 0.02, near + 0.04))
+    low, high = {"uniform": (0.35, 0.45), "subspace": (1 - 1e-12, 1 + 1e-12)}.get(kind, (near - 0.02, near + 0.04))
     assert low < inside < high
 
 
@@ -59,7 +59,7 @@ def test_the_chain_is_that_of_the_step():
 
 
 def test_a_small_run_meets_the_law(tmp_path):
-    run = run_tiny("delta", "--size 8 --length 400", tmp_path)
+    run = run_tiny("delta", "--sizes 2,8 --length 400", tmp_path)
     assert run.code == 0
     assert run.files == WITH_SUMMARY
     assert run.summary["farthest"] < 4
@@ -67,9 +67,9 @@ def test_a_small_run_meets_the_law(tmp_path):
     assert run.summary["copies_error"] == 0
     assert run.summary["cell_error"] < 1e-15
     assert run.arrays["K = 8.exponents"].shape == (len(chains.BETAS), 8)
-    assert "K = 16.exponents" not in run.arrays
+    assert "K = 4.exponents" not in run.arrays
     np.testing.assert_allclose(run.arrays["K = 8.exponents"][-1], 0, atol=1e-14)  # β = 2
-    np.testing.assert_allclose(run.arrays["subspace.exponents"][: chains.KEYS_SIZE - chains.DIRECTIONS], 0, atol=1e-14)
+    np.testing.assert_allclose(run.arrays["subspace.exponents"][: chains.SHOWN_SIZE - chains.DIRECTIONS], 0, atol=1e-3)
     np.testing.assert_allclose(run.arrays["clusters.finite"], run.arrays["clusters.exponents"], atol=0.05)
 
 

@@ -10,7 +10,6 @@ the spectrum).
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,26 +17,27 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from experiments import harness, options
 from jaxbptt import cells, spectra
 from jaxbptt.jacobians import step_jacobians
 from jaxbptt.trajectories import unroll
 
-from . import files, harness, options
+from .figure import INNER, plot
 
 FORGET_BIASES = {"gru": None, "lstm, b_f = 0": 0.0, "lstm, b_f = 1": 1.0, "lstm, b_f = 2": 2.0}
 MULTIPLES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.4, 2.0, 3.0, 4.5)  # gains, of the critical one
-INNER = (2.5, 97.5)  # per cent: the interval over keys
 CHECKED = 2  # keys whose Jacobians' eigenvalues are held against the formula, at the least and the largest gain
 STABLE = -0.02  # nats per step: ln of a spectral radius below which a net is at rest when it is measured
 SAME = 1e-12
-COLOURS = {"gru": "#c77d0a", "lstm, b_f = 0": "#542788", "lstm, b_f = 1": "#8073ac", "lstm, b_f = 2": "#2166ac"}
 
 
 @dataclass(frozen=True)
 class Config:
-    hidden: int = field(default=256, metadata={"help": "units H of the largest nets (and H/2 and H/4)"})
+    sizes: tuple = field(
+        default=(64, 128, 256), metadata={"type": options.integers, "shown": "64,128,256", "help": "units H"}
+    )
     keys: int = field(default=32, metadata={"help": "matrices G drawn at each H"})
-    nets: int = field(default=4, metadata={"help": "nets of H/4 units run at each gain"})
+    nets: int = field(default=4, metadata={"help": "nets of the first H run at each gain"})
     length: int = field(default=1000, metadata={"help": "steps T of each"})
     transient: int = field(default=500, metadata={"help": "steps before them"})
     seed: int = field(default=0, metadata={"help": "seed of the weights"})
@@ -55,25 +55,22 @@ class Stability(NamedTuple):
     scaled_error: np.ndarray  # [] the same, an LSTM's times the least distance of the others from its zeros, at most 1
     gains: np.ndarray  # [G]
     radii: np.ndarray  # [S, G, B] spectral radius of J at the origin
-    exponents: np.ndarray  # [G, n] λ_1 of the trajectory of each of n nets of the least H, nats per step
-    disc: np.ndarray  # [H] eigenvalues of J of the largest net, key 0, at `limit`, without the LSTM's zeros
+    exponents: np.ndarray  # [G, n] λ_1 of the trajectory of each of n nets of the first H, nats per step
+    disc: np.ndarray  # [H] eigenvalues of J of the last H's net of key 0, at `limit`, without the LSTM's zeros
 
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Stability]:
     """A GRU, and an LSTM of three forget biases, in float64 (the caller enables x64)."""
-    options.require_size("hidden", config.hidden, least=8)
+    for size in config.sizes:
+        options.require_size("sizes", size, least=2)
     options.require_size("keys", config.keys, least=CHECKED)
     options.require_size("nets", config.nets, most=config.keys)
     options.require_size("length", config.length, least=2)
     options.require_size("transient", config.transient, least=0)
     keys = jax.random.split(jax.random.key(config.seed), config.keys)
-    sizes = (config.hidden // 4, config.hidden // 2, config.hidden)
-    programs = {(kind, hidden): compile_programs(kind, hidden, config) for kind in ("gru", "lstm") for hidden in sizes}
-    measured = {}
-    for name in FORGET_BIASES:
-        of_size = {hidden: programs[name.split(",")[0], hidden] for hidden in sizes}
-        measured[name] = _measure(name, of_size, keys, config.nets, progress)
-    return measured
+    of_kind = {kind: {size: make_programs(kind, size, config) for size in config.sizes} for kind in ("gru", "lstm")}
+    measure = lambda name: _measure(name, of_kind[name.split(",")[0]], keys, config.nets, progress)
+    return {name: measure(name) for name in FORGET_BIASES}
 
 
 class Programs(NamedTuple):
@@ -84,7 +81,7 @@ class Programs(NamedTuple):
     exponents: Any  # (params, leading n, keys [n]) -> λ_1 [n] of each net's own trajectory from a random state
 
 
-def compile_programs(kind: str, hidden: int, config: Config) -> Programs:
+def make_programs(kind: str, hidden: int, config: Config) -> Programs:
     """Of a GRU or an LSTM."""
     cell = cells.gru(0, hidden) if kind == "gru" else cells.lstm(0, hidden, forget_bias=0.0)
     inputs = jnp.zeros((config.transient + config.length, 0))
@@ -168,7 +165,7 @@ def _measure(name, of_size, keys, nets, progress):
                 errors.append((error, distance * error))
                 if gain == at:
                     radius_error = max(radius_error, abs(np.abs(found).max() - 1))
-        if not exponents:  # of the least H
+        if not exponents:  # of the first H
             params, starts = _take(drawn, slice(nets)), jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys[:nets])
             exponents = [np.asarray(programs.exponents(_scale(params, gain), starts)) for gain in gains]
         disc = expected_eigenvalues(name, limit * of_weights[0])
@@ -196,7 +193,7 @@ def summarise(results: dict[str, Stability], config: Config) -> harness.Summary:
             for size, mean, (low, high) in zip(entry["sizes"], entry["critical"], entry["interval"], strict=True)
         )
         lines.append(f"  {name:14} {said}; H → ∞ {entry['limit']:.5f}")
-    lines.append(f"nets run, H = {config.hidden // 4}: λ_1 less ln of the spectral radius where that is stable;")
+    lines.append(f"nets run, H = {config.sizes[0]}: λ_1 less ln of the spectral radius where that is stable;")
     lines.append("  the gain over the critical one (H → ∞) from which λ_1 is above 0 in the mean over nets")
     for name, entry in judged.items():
         start = "at none" if entry["chaotic_from"] is None else f"from {entry['chaotic_from']:g}"
@@ -231,74 +228,6 @@ def judge(result: Stability) -> dict[str, Any]:
         "scaled_error": float(result.scaled_error),
         "radius_error": float(result.radius_error),
     }
-
-
-def plot(results: dict[str, Stability], path: Path) -> None:
-    """A column a cell: spectral radius over gain, λ_1 over gain, and the eigenvalues where the limit is critical."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(results), 11), layout="constrained")
-    figure.suptitle("Gated nets at rest: from which gain on the origin is unstable, and what follows", fontsize=17)
-    axes = figure.subplots(3, len(results), sharex="row", sharey="row", squeeze=False, height_ratios=(1, 1, 1.2))
-    for (top, middle, bottom), (name, result) in zip(axes.T, results.items(), strict=True):
-        title = name.upper() if name == "gru" else name.replace("lstm, b_f", "LSTM, $b_f$")
-        top.set_title(f"{title}: critical gain {result.limit:.4g}", fontweight="bold")
-        _plot_radii(top, result, COLOURS[name])
-        _plot_exponents(middle, result, COLOURS[name])
-        for ax in (top, middle):
-            ax.axvline(1, color="0.1", linewidth=1, linestyle="--", zorder=0)
-            ax.set_xlabel(r"gain / critical gain ($H\to\infty$)")
-        _plot_disc(bottom, result, COLOURS[name])
-    axes[0, 0].set(ylabel="spectral radius of J at the origin", xlim=(0.45, 1.45), ylim=(0.5, 1.3))
-    axes[1, 0].set(ylabel=r"$\lambda_1$ of the trajectory (nats per step)", xlim=(0, None))
-    axes[2, 0].set(ylabel="Im", xlim=(-0.1, 1.15), ylim=(-0.6, 0.6))
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(frameon=False, loc="upper left")
-    axes[1, 0].legend(frameon=False, loc="lower right")
-    handles, labels = axes[2, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=3, fontsize="large")
-    files.write_figure(path, figure, dpi=110)
-
-
-def _plot_radii(ax, result, colour):
-    """Means over keys; the bars below say where the radius of 95 % of the nets crosses 1."""
-    limit = float(result.limit)
-    heights, lines = 0.66 - 0.05 * np.arange(len(result.sizes)), (":", "--", "-")
-    for size, radii, critical, height, line in zip(
-        result.sizes, result.radii, result.critical / limit, heights, lines, strict=True
-    ):
-        ax.plot(
-            result.gains / limit, radii.mean(axis=1), color=colour, linestyle=line, linewidth=2, label=f"H = {size}"
-        )
-        low, high = np.percentile(critical, INNER)
-        ax.plot([low, high], [height, height], color=colour, linestyle=line, linewidth=2)
-        ax.plot(critical.mean(), height, "o", color=colour, markersize=6)
-    low, high = np.percentile(result.radii[0], INNER, axis=1)
-    label = f"H = {result.sizes[0]}, 95 % of nets"
-    ax.fill_between(result.gains / limit, low, high, color=colour, alpha=0.15, linewidth=0, label=label)
-    white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    ax.text(1, 0.7, "where 95 % of nets cross 1", color=colour, ha="center", bbox=white)
-    ax.axhline(1, color="0.5", linewidth=0.9, zorder=0)
-
-
-def _plot_exponents(ax, result, colour):
-    of_origin, multiples = np.log(result.radii[0].mean(axis=1)), result.gains / result.limit
-    ax.plot(multiples, of_origin, color="0.5", linewidth=1.5, label="ln spectral radius at the origin")
-    ax.plot(multiples, result.exponents.mean(axis=1), color=colour, linewidth=2, label=f"mean, H = {result.sizes[0]}")
-    single = np.repeat(multiples, result.exponents.shape[1])
-    ax.plot(single, result.exponents.ravel(), "o", color=colour, markersize=4.5, alpha=0.6, label="single nets")
-    ax.axhline(0, color="0.5", linewidth=0.9, zorder=0)
-
-
-def _plot_disc(ax, result, colour):
-    circle, limit = np.exp(1j * np.linspace(0, 2 * np.pi, 300)), float(result.limit)
-    edge = 1 + limit / 4 * (circle - 1)
-    label = f"eigenvalues of J at the critical gain, H = {result.sizes[-1]}"
-    ax.plot(result.disc.real, result.disc.imag, "o", color=colour, markersize=3.5, alpha=0.8, label=label)
-    ax.plot(edge.real, edge.imag, color="0.4", linewidth=1.3, linestyle="--", label=r"their disc for $H\to\infty$")
-    ax.plot(circle.real, circle.imag, color="0.1", linewidth=1.5, label="unit circle")
-    ax.set(xlabel="Re", aspect="equal")
 
 
 EXPERIMENT = harness.Experiment(
