@@ -2,8 +2,8 @@
 
 Hypothesis: at h = 0 with zero inputs and no bias but the LSTM's b_f, the eigenvalues of the Jacobian are ½ + ¼ g eig(G)
 for a GRU, and H zeros and σ(b_f) + ¼ g eig(G) for an LSTM, g G the recurrent weights of the candidate. With G Gaussian,
-eig(G) fills the unit disc as H → ∞: a GRU's rest state is unstable above g = 2, an LSTM's above g = 4 (1 − σ(b_f)), that
-is 2, 1.07577, 0.47681 at b_f = 0, 1, 2. A larger forget bias, good for memory, brings instability nearer. Below the
+eig(G) fills the unit disc as H → ∞: a GRU's rest state is unstable above g = 2, an LSTM's above g = 4 (1 − σ(b_f)):
+2, 1.07577, 0.47681 at b_f = 0, 1, 2. A larger forget bias, good for memory, brings instability nearer. Below the
 critical gain the net comes to rest and λ_1 is the logarithm of the spectral radius there; above it is less.
 
 Reference: Ginibre (1965), J. Math. Phys. 6 (the disc); Krishnamurthy, Can & Schwab (2022), PRX 12, 011011 (gates).
