@@ -3,8 +3,8 @@
 Hypothesis: at h = 0 with zero inputs and no bias but the LSTM's b_f, the eigenvalues of the Jacobian are ½ + ¼ g eig(G)
 for a GRU, and H zeros and σ(b_f) + ¼ g eig(G) for an LSTM, g G the recurrent weights of the candidate. With G Gaussian,
 eig(G) fills the unit disc as H → ∞: a GRU's rest state is unstable above g = 2, an LSTM's above g = 4 (1 − σ(b_f)):
-2, 1.07577, 0.47681 at b_f = 0, 1, 2. A larger forget bias, good for memory, brings instability nearer. Below the
-critical gain the net comes to rest and λ_1 is the logarithm of the spectral radius there; above it is less.
+2, 1.07577, 0.47681 at b_f = 0, 1, 2. A larger forget bias, good for memory, brings instability nearer. Well below
+the critical gain the net comes to rest and λ_1 is the logarithm of the spectral radius there; above it is less.
 
 Reference: Ginibre (1965), J. Math. Phys. 6 (the disc); Krishnamurthy, Can & Schwab (2022), PRX 12, 011011 (gates).
 """
@@ -27,7 +27,7 @@ from .figure import INNER, plot
 FORGET_BIASES = {"gru": None, "lstm, b_f = 0": 0.0, "lstm, b_f = 1": 1.0, "lstm, b_f = 2": 2.0}
 MULTIPLES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.4, 2.0, 3.0, 4.5)  # gains, of the critical one
 CHECKED = 2  # keys whose Jacobians' eigenvalues are held against the formula, at the least and the largest gain
-STABLE = -0.02  # nats per step: ln of a spectral radius below which a net is at rest when it is measured
+STABLE = -0.02  # nats per step: with ln of its spectral radius below this a net that comes to rest has done so
 SAME = 1e-12
 
 
