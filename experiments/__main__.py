@@ -19,6 +19,7 @@ NAMES = (
     "memory",
     "delta",
     "gates",
+    "parallel",
 )
 MAIN_JOB = "xray"
 
