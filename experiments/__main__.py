@@ -20,6 +20,7 @@ NAMES = (
     "delta",
     "gates",
     "parallel",
+    "mistakes",
 )
 MAIN_JOB = "xray"
 

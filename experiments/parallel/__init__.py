@@ -1,10 +1,11 @@
-"""Gradients and states without a backward or a sequential pass: Newton's iterations in parallel, and how far the adjoint
-can be carried forward in time, both beside what the exponents say before the run.
+"""Newton's method for the forward pass in parallel, and the adjoint carried forward in time: how many iterations, and
+how far, beside what the exponents say before the run.
 
 Hypotheses. Newton's method on all T steps at once takes a number of iterations that does not depend on T where
-`newton_outlook` says that it pays, and never more than T. The adjoint carried forward, δ_{t+1} = J_{t+1}⁻ᵀ (δ_t − ∂l_t),
-is lost near t = ln(u/√(1−λ²))/ln λ in a scalar recurrence, near ln u/λ_N in a net, near ln u/(2λ_N − λ_1) if δ_1 comes
-from a warm-up pass, and never where the loss stands at T alone; no horizon that the toolkit reports is too late.
+`newton_outlook` says that it pays, and never more than T. The adjoint carried forward, δ_{t+1} = J_{t+1}⁻ᵀ (δ_t −
+∂l_t), is lost near t = ln(u/√(1−λ²))/ln λ in a scalar recurrence, near ln u/λ_N in a net, near ln u/(2λ_N − λ_1) if
+δ_1 comes from a warm-up pass, and never where the loss stands at T alone. No horizon that the toolkit reports is too
+late.
 """
 
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
 
 
 def summarise(results: dict[str, Any], config: Config) -> harness.Summary:
-    """Iterations beside the published ones; horizons beside the predicted ones; 1 where what is certain did not come."""
+    """Iterations beside the published ones, horizons beside the predicted ones; 1 where a law is not met."""
     of_newton = newton.judge_iterations(results["newton"])
     lines, judged = newton.in_words(results["newton"]), {"newton": of_newton}
     good = [newton.holds(of_newton)]

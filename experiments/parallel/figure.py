@@ -11,6 +11,7 @@ from .horizon import Scalar
 from .newton import VERDICTS
 
 LENGTH_COLOURS = ("#0072b2", "#d55e00", "#111111")
+SIZES = (13, 9.5, 6)
 VERDICT_MARKERS = ("o", "D", "X")
 VERDICT_SHADES = (0.95, 0.4, 0.0)  # opacity of the strips
 LINEAR = 0.01  # nats per step: λ_1 is drawn linearly within, by its logarithm beyond
@@ -35,29 +36,30 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 
 def _plot_iterations(ax, result):
-    for j, (length, colour) in enumerate(zip(result.lengths, LENGTH_COLOURS, strict=False)):
+    """Long sequences in small marks on top of short ones in large ones: where T does not matter they coincide."""
+    for j, (length, colour, size) in enumerate(zip(result.lengths, LENGTH_COLOURS, SIZES, strict=False)):
         if length <= result.most:
             ax.axhline(length, color=colour, linewidth=1.3, linestyle="--")
-        ax.plot(result.exponent, result.iterations[:, j], color=colour, linewidth=1.6, label=f"T = {length}")
+            ax.text(-0.95, 1.04 * length, f"T = {length}", color=colour, va="bottom")
         for i, verdict in enumerate(result.verdict[:, j]):
             marker = VERDICT_MARKERS[verdict] if result.converged[i, j] else "^"
             face = colour if verdict == 0 else "white"
-            style = {"markersize": 9, "markeredgecolor": colour, "markerfacecolor": face, "markeredgewidth": 1.6}
+            style = {"markersize": size, "markeredgecolor": colour, "markerfacecolor": face, "markeredgewidth": 1.6}
             ax.plot(result.exponent[i], result.iterations[i, j], marker, **style)
+        ax.plot([], [], "s", color=colour, markersize=size - 1, label=f"T = {length}")
     for verdict, marker in zip(VERDICTS, VERDICT_MARKERS, strict=True):
         face = "0.3" if verdict == "pays" else "white"
         ax.plot([], [], marker, color="0.3", markerfacecolor=face, markersize=8, label=f"outlook: {verdict}")
-    ax.plot([], [], color="0.3", linestyle="--", linewidth=1.3, label="T itself")
     if not result.converged.all():
         ax.plot([], [], "^", color="0.3", markerfacecolor="white", markersize=8, label=f"stopped at {result.most}")
-    ax.set(xscale="linear", yscale="log", ylim=(3, 1.6 * result.most), ylabel="Newton's iterations")
+    ax.set(yscale="log", ylim=(3, 1.6 * result.most), ylabel="Newton's iterations")
     ax.set_xscale("symlog", linthresh=LINEAR)
     ax.set_yticks((4, 10, 30, 100), ("4", "10", "30", "100"))
     ax.minorticks_off()
-    ax.axvline(0, color="0.6", linewidth=0.8)
+    ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     ax.tick_params(labelbottom=False)
     ax.set_title(f"the forward pass in parallel: tanh nets, N = {result.size}", fontweight="bold")
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.92))
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.84))
 
 
 def _plot_regions(ax, result):

@@ -4,7 +4,7 @@ Here the recursion is written plainly, so that what it computes is seen beyond t
 the toolkit gives, and what the spectrum predicts.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,15 +122,13 @@ def measure_nets(seed: int) -> dict[str, Nets]:
         return data, exponents, step_jacobians(model, params, trajectory), local
 
     keys = jax.random.split(jax.random.key(seed), NETS)
-    data, exponents, jacobians, local = jax.jit(lambda keys: jax.lax.map(prepare, keys))(keys)
+    each = lambda function, rows: jax.jit(lambda rows: jax.lax.map(function, rows))(rows)
+    data, exponents, jacobians, local = each(prepare, keys)
     cast = lambda tree, dtype: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
     results = {}
     for dtype in FLOATS:
-        propagate = lambda data: gradients.propagate_errors(model, *data).horizon
-        horizon = jax.jit(lambda data: jax.lax.map(propagate, data))(cast(data, dtype))
-        lost = jax.jit(lambda chains: jax.lax.map(lambda chain: _losses(*chain), chains))(
-            cast((jacobians, local), dtype)
-        )
+        horizon = each(lambda data: gradients.propagate_errors(model, *data).horizon, cast(data, dtype))
+        lost = each(lambda chain: _losses(*chain), cast((jacobians, local), dtype))
         for start, when in zip(("backward", "warm-up"), lost, strict=True):
             predicted = [
                 spectra.error_horizon(jax.tree.map(lambda leaf, b=b: leaf[b], exponents), dtype, start=start).steps

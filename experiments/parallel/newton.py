@@ -9,7 +9,7 @@ import numpy as np
 from experiments import systems
 from jaxbptt import spectra, trajectories
 
-GAINS = (0.5, 0.7, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
+GAINS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 LENGTHS = (10, 100, 1000)
 TRIAL = 1000  # steps from which the outlook takes λ_1
 VERDICTS = ("pays", "cannot tell", "does not pay")
