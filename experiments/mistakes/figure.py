@@ -40,7 +40,12 @@ def plot(results: dict[str, Any], path: Path) -> None:
     if any(row.on_purpose for row in results.values()):
         ax.barh(0, 0, color="0.6", hatch="///", edgecolor="white", label="on purpose")
     ax.set_yticks(range(len(results)), list(results))
-    ax.set(xscale="log", xlim=(LEAST, 1e7), ylim=(len(results) - 0.4, -0.6), xlabel="relative error")
+    ax.set(
+        xscale="log",
+        xlim=(LEAST, 1e7),
+        ylim=(len(results) - 0.4, -0.6),
+        xlabel="relative error (of a gradient: its worst leaf)",
+    )
     ax.set_xticks([10.0**power for power in (-15, -12, -9, -6, -3, 0, 3)])
     ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
     ax.set_title("Mistakes of published recurrent code, and what catches each", fontweight="bold", loc="left")

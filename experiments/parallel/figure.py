@@ -29,7 +29,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     regions = figure.add_subplot(grid[1, 0], sharex=iterations)
     _plot_iterations(iterations, results["newton"])
     _plot_regions(regions, results["newton"])
-    _plot_errors(figure.add_subplot(grid[:, 1]), [found for found in results.values() if isinstance(found, Scalar)])
+    _plot_errors(figure.add_subplot(grid[:, 1]), results)
     for ax in figure.axes:
         ax.spines[["top", "right"]].set_visible(False)
     files.write_figure(path, figure, dpi=130)
@@ -77,18 +77,20 @@ def _plot_regions(ax, result):
     ax.text(0.012, (len(result.lengths) - 1) / 2, "dark: pays\nlight: cannot tell", va="center", fontsize="small")
 
 
-def _plot_errors(ax, scalars):
-    for found in scalars:
-        dtype = "float64" if _is_float64(found) else "float32"
+def _plot_errors(ax, results):
+    for name, found in results.items():
+        if not isinstance(found, Scalar):
+            continue
+        dtype = name.rpartition(", ")[2]
         colour = DECAY_COLOURS[float(found.decay)]
-        name = f"λ = {found.decay:g}, {dtype}"
+        label = f"λ = {found.decay:g}, {dtype}"
         ax.plot(
             found.steps,
             np.maximum(found.error, 1e-18),
             color=colour,
             linestyle=FLOAT_LINES[dtype],
             linewidth=2,
-            label=name,
+            label=label,
         )
         ax.plot(found.predicted, 1, "v", color=colour, markersize=11, markeredgecolor="white")
         ax.plot(np.median(found.horizon), 1, "|", color=colour, markersize=16, markeredgewidth=2.2)
@@ -99,9 +101,3 @@ def _plot_errors(ax, scalars):
     ax.set_ylabel(r"error of $\delta_t$ over the size of $\delta$, median of seeds")
     ax.set_title("the adjoint carried forward: $h_t = λ h_{t-1}$", fontweight="bold")
     ax.legend(frameon=False, loc="upper left", fontsize="small", bbox_to_anchor=(0, 0.84))
-
-
-def _is_float64(found):
-    """Which float it was, from its predicted horizon."""
-    float32 = np.log(2.0**-24 / np.sqrt(1 - found.decay**2)) / np.log(found.decay)
-    return found.predicted > 1.5 * float32

@@ -144,27 +144,27 @@ def _losses(jacobians, local):
 
     A sequence that ends at T < LONG: J_t = I and ∂l_t = 0 from then on, so that all T share one program.
     """
-    exact = lambda jacobians, local: _pull_back(*(part.astype(jnp.float64) for part in (jacobians, local)))
-    off = lambda found, right: jnp.linalg.norm(found - right, axis=1) / jnp.sqrt(jnp.mean(jnp.sum(right**2, axis=1)))
-    right = exact(jacobians, local)
+    wide = lambda array: array.astype(jnp.float64)
     identity = jnp.eye(SIZE, dtype=jacobians.dtype)
-    from_exact = off(_carry(jacobians, local, right[0].astype(local.dtype)), right) >= 1
 
-    def warmed(length):
+    def is_right(jacobians, local, first, right, length):
+        """Whether the error of each δ_t is below the root mean square of ‖δ‖, [T]."""
+        error = jnp.linalg.norm(wide(_carry(jacobians, local, first)) - right, axis=1)
+        return error < jnp.sqrt(jnp.sum(right**2) / length)
+
+    def warm_up(length):
         inside = jnp.arange(LONG) < length
         chain = jnp.where(inside[:, None, None], jacobians, identity[None])
-        losses = jnp.where(inside[:, None], local, 0)
-        right = exact(chain, losses)
+        losses = jnp.where(inside[:, None], local, jnp.zeros_like(local))
         end = _carry(chain, losses, jnp.zeros_like(losses[0]))[-1] - losses[-1]  # 0, had δ_1 been right
         product = jax.lax.scan(lambda done, jacobian: (jacobian @ done, None), identity, chain[1:])[0]
-        first = product.T @ -end
-        size = jnp.sqrt(jnp.sum(right**2) / length)
-        wrong = jnp.linalg.norm(_carry(chain, losses, first) - right, axis=1) / size
-        return ~(jnp.max(jnp.where(inside, wrong, 0)) < 1)
+        right = is_right(chain, losses, product.T @ -end, _pull_back(wide(chain), wide(losses)), wide(length))
+        return jnp.all(right | ~inside)
 
-    lengths = jnp.arange(1, LONG + 1)
-    first = lambda reached: jnp.where(jnp.any(reached), jnp.argmax(reached), LONG) + 1
-    return first(from_exact), first(jax.lax.map(warmed, lengths))
+    first_wrong = lambda right: jnp.where(jnp.all(right), LONG, jnp.argmin(right)) + 1
+    truth = _pull_back(wide(jacobians), wide(local))
+    backward = is_right(jacobians, local, truth[0].astype(local.dtype), truth, float(LONG))
+    return first_wrong(backward), first_wrong(jax.lax.map(warm_up, jnp.arange(1, LONG + 1)))
 
 
 def _pull_back(jacobians, local):

@@ -68,6 +68,11 @@ BAD = {
         ("--length 1", "length: got 1, expected at least 2"),
         ("--transient -1", "transient: got -1, expected at least 0"),
     ],
+    "parallel": [
+        ("--size 1", "size: got 1, expected at least 2"),
+        ("--iterations 99", "iterations: got 99, expected at least 100"),
+    ],
+    "mistakes": [("--only nosuch", "only: got 'nosuch', expected a part of a row's name: delta rule")],
     "nosuch": [("", "unknown experiment 'nosuch', expected one of xray, identities")],
 }
 
