@@ -13,7 +13,8 @@ GAINS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 LENGTHS = (10, 100, 1000)
 TRIAL = 1000  # steps from which the outlook takes λ_1
 VERDICTS = ("pays", "cannot tell", "does not pay")
-REFERENCE_SIZE = 100  # tanh, no input, N = 100; None: more than 60, or overflow
+REFERENCE_SIZE, MANY = 100, 60
+# Gonzalez et al. (2025), tanh, no input, N = 100; None: more than 60, or overflow
 REFERENCE = {0.5: (4, 4, 4), 0.9: (6, 6, 6), 1.1: (7, 11, None), 1.5: (8, 28, None), 2.0: (9, 57, None)}
 SAME = 1e-10  # of states, whose entries are at most 1: the scan and Newton's method agree
 
@@ -79,20 +80,23 @@ def judge_iterations(result: Iterations) -> dict[str, Any]:
     change = np.abs(np.diff(result.iterations, axis=1))[both]
     # In exact arithmetic T iterations end it, and they do in floats.
     in_time = result.converged[:, result.lengths <= result.most]
+    deviation, fewer = _compare_reference(result) if result.size == REFERENCE_SIZE else (None, None)
     return {
         "never_more_than_T": bool(in_time.all()),
         "converged_where_it_pays": bool(result.converged[pays].all()),
         "largest_change_with_T_where_it_pays": int(change.max(initial=0)),
         "largest_difference_where_it_pays": float(result.difference[pays].max(initial=0)),
-        "largest_deviation_from_reference": _deviation(result) if result.size == REFERENCE_SIZE else None,
+        "largest_deviation_from_reference": deviation,
+        "fewer_than_the_reference": fewer,
     }
 
 
-def _deviation(result):
-    """From the reference, in iterations, at worst."""
+def _compare_reference(result):
+    """(the largest deviation in iterations, how many took few where the reference has more than `MANY`)."""
     counts = {float(gain): row for gain, row in zip(result.gains, result.iterations, strict=True)}
-    pairs = (pair for gain, row in REFERENCE.items() for pair in zip(counts[gain], row, strict=True))
-    return max(abs(int(count) - expected) for count, expected in pairs if expected is not None)
+    pairs = [pair for gain, row in REFERENCE.items() for pair in zip(counts[gain], row, strict=True)]
+    deviations = [abs(int(count) - expected) for count, expected in pairs if expected is not None]
+    return max(deviations), sum(bool(count <= MANY) for count, expected in pairs if expected is None)
 
 
 def holds(judged: dict[str, Any]) -> bool:
@@ -119,7 +123,7 @@ def in_words(result: Iterations) -> list[str]:
             entry = f"{count:>5} {VERDICTS[verdict]}"
             if gain in REFERENCE:
                 published = REFERENCE[gain][j]
-                entry += f" ({'> 60' if published is None else published})"
+                entry += f" ({f'> {MANY}' if published is None else published})"
             entries.append(f"{entry:26}")
         lines.append(f"  {gain:<5g} {result.exponent[i]:+8.4f}   " + "".join(entries).rstrip())
     return lines

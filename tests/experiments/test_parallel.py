@@ -67,7 +67,10 @@ def test_the_deviation_from_the_reference():
         converged=np.ones((5, 3), bool),
         difference=np.zeros((5, 3)),
     )
-    assert newton.judge_iterations(fake)["largest_deviation_from_reference"] == 5
+    judged = newton.judge_iterations(fake)
+    assert (judged["largest_deviation_from_reference"], judged["fewer_than_the_reference"]) == (5, 0)
+    counts[2, 2] = 17
+    assert newton.judge_iterations(fake)["fewer_than_the_reference"] == 1
 
 
 def test_a_scalar_loses_its_adjoint_where_it_is_predicted(scalar):
