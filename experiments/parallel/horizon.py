@@ -67,12 +67,17 @@ def measure_scalar(decay: float, dtype: str, seed: int) -> Scalar:
     rounded, inputs = jnp.asarray(own(decay)), jnp.zeros((length, 0), dtype)
     right = _backward_sums(own(decay), targets)
 
-    def body(adjoint, target):
-        adjoint = (adjoint - target) / rounded
-        return adjoint, adjoint
+    @jax.jit
+    def carry(decay, first, targets):
+        """δ_2 … δ_T; λ is an argument, for XLA multiplies by a rounded 1/λ in place of dividing by a constant."""
 
-    carry = jax.jit(lambda first, targets: jax.lax.scan(body, first, targets)[1])
-    computed = np.concatenate((right[:1].astype(own), carry(right[0].astype(own), targets.T[:-1])))
+        def body(adjoint, target):
+            adjoint = (adjoint - target) / decay
+            return adjoint, adjoint
+
+        return jax.lax.scan(body, first, targets)[1]
+
+    computed = np.concatenate((right[:1].astype(own), carry(rounded, right[0].astype(own), targets.T[:-1])))
     error = np.abs(computed.astype(right.dtype) - right) * np.sqrt(1 - np.longdouble(decay) ** 2)
     propagate = jax.jit(jax.vmap(lambda target: gradients.propagate_errors(SCALAR, rounded, inputs, target)))
     found, at_end = propagate(jnp.asarray(targets)), propagate(jnp.asarray(last))
