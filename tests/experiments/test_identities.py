@@ -60,7 +60,7 @@ MUTANTS = [
         ["S0.10", "S1.20", "S2.28", "S4.9"],
     ),
     (jacobians, "product", "(multiply(step, total), None)", "(multiply(total, step), None)", ["S0.17", "S4.7", "S4.9"]),
-    (jacobians, "product", "leaf[start:stop]", "leaf[start + 1 : stop]", ["S0.17", "S4.7"]),
+    (jacobians, "product", "leaf[start:stop], steps)", "leaf[start + 1 : stop], steps)", ["S0.17", "S4.7"]),
     (
         jacobians,
         "step_jacobians",
