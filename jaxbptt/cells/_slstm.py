@@ -115,19 +115,19 @@ def _advance(params, state, drive):
     z, o = jnp.tanh(z), jax.nn.sigmoid(o)
     gates = stabilise(jax.nn.log_sigmoid(f), i, m, is_stored(n))
     new_c, new_n = gates.forget * c + gates.write * z, gates.forget * n + gates.write
-    return SLSTMState(new_c, new_n, gates.m, o * (new_c / new_n)), (z, f, o, gates)
+    return SLSTMState(new_c, new_n, gates.m, o * (new_c / new_n)), (z, f, o, *gates[1:])
 
 
 def _expand(state, new, kept):
-    z, f, o, gates = kept
-    carried, written = (1 - gates.carried) * gates.forget, gates.carried * gates.write
+    z, f, o, forget, write, set_by_m = kept
+    carried, written = (1 - set_by_m) * forget, set_by_m * write
     return SLSTMFactors(
-        forget=gates.forget,
-        carried=gates.carried,
+        forget=forget,
+        carried=set_by_m,
         cell=carried * state.cell - written * z,
         normaliser=carried * state.normaliser - written,
         hidden=(o / new.normaliser, -new.hidden / new.normaliser),
-        z=gates.write * (1 - z) * (1 + z),
+        z=write * (1 - z) * (1 + z),
         log_forget=jax.nn.sigmoid(-f),
         output=(1 - o) * new.hidden,
     )
