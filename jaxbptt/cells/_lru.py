@@ -77,12 +77,12 @@ def lru(
         _validation.require_key(key)
         radius_key, phase_key, re_key, im_key = jax.random.split(key, 4)
         dtype = jnp.result_type(float)
-        least = float(jnp.finfo(dtype).tiny)  # neither |λ| nor its phase is zero: their logs are finite
+        least = float(jnp.finfo(dtype).eps)  # neither |λ|, nor 1 − |λ|, nor the phase is zero: their logs are finite
         uniform = lambda key: jax.random.uniform(key, (num_hidden,), dtype, minval=least)
-        area = uniform(radius_key) * (r_max**2 - r_min**2) + r_min**2
-        nu_log = jnp.log(-jnp.log(area) / 2)
+        gap = uniform(radius_key) * (r_max**2 - r_min**2) + (1 - r_max**2)  # 1 − |λ|²
+        nu_log = jnp.log(-jnp.log1p(-gap) / 2)
         theta_log = jnp.log(uniform(phase_key) * max_phase)
-        gamma_log = jnp.log(-jnp.expm1(-2 * jnp.exp(nu_log))) / 2
+        gamma_log = jnp.log(gap) / 2
         scale = jnp.asarray(max(2 * num_inputs, 1) ** -0.5, dtype)
         b_re, b_im = (scale * jax.random.normal(key, (num_hidden, num_inputs), dtype) for key in (re_key, im_key))
         return LRUParams(nu_log, theta_log, gamma_log, b_re, b_im)

@@ -56,6 +56,16 @@ class MLSTMDrive(NamedTuple):
     f: jax.Array  # [] f̃
 
 
+class MLSTMDelta(NamedTuple):
+    """Cotangents of what x_t alone says, and of m."""
+
+    k: jax.Array  # [K]
+    v: jax.Array  # [V]
+    i: jax.Array  # []
+    f: jax.Array  # []
+    m: jax.Array  # [] γ + s λ_m
+
+
 class MLSTMFactors(NamedTuple):
     """What multiplies a cotangent at one step; γ = ∂⁺(C', n')/∂⁺m = kept (C, n) − written (k vᵀ, k)."""
 
@@ -176,18 +186,19 @@ def _delta(factors, cotangent):
     of_cell, of_normaliser, of_m = cotangent
     of_k = of_cell @ factors.v + of_normaliser
     carried = jnp.vdot(factors.cell, of_cell) + jnp.vdot(factors.normaliser, of_normaliser)
-    m = factors.kept * carried - factors.written * jnp.sum(factors.k * of_k) + factors.carried * of_m
-    return MLSTMDrive(
+    gamma = factors.kept * carried - factors.written * jnp.sum(factors.k * of_k)
+    return MLSTMDelta(
         k=factors.write * of_k,
         v=factors.write * (factors.k @ of_cell),
-        i=of_m - m,
-        f=factors.log_forget * m,
+        i=(1 - factors.carried) * of_m - gamma,
+        f=factors.log_forget * (gamma + factors.carried * of_m),
+        m=gamma + factors.carried * of_m,
     )
 
 
 def _pull_state(params, factors, cotangent, delta):
-    of_cell, of_normaliser, of_m = cotangent
-    return MLSTMState(factors.forget * of_cell, factors.forget * of_normaliser, of_m - delta.i)
+    of_cell, of_normaliser, _ = cotangent
+    return MLSTMState(factors.forget * of_cell, factors.forget * of_normaliser, delta.m)
 
 
 def _pull_params(params, state, x, delta):

@@ -91,7 +91,7 @@ def rg_lru(num_hidden: int, *, resets: bool = False) -> Cell:
     Reference: De et al. (2024), arXiv:2402.19427.
     """
     _validation.require_size("num_hidden", num_hidden)
-    _validation.require_choice("resets", resets, (False, True))
+    _validation.require_type("resets", resets, bool, "a bool")
 
     def init(key):
         _validation.require_key(key)
@@ -136,8 +136,9 @@ def _gates(params, x, reset):
     a, i = x @ params.w_a.T + params.b_a, x @ params.w_i.T + params.b_i
     rate = -SHARPNESS * jax.nn.sigmoid(a)  # ln a = rate ⊙ softplus(Λ)
     log_a = rate * jax.nn.softplus(params.lambda_)
-    multiplier = jnp.sqrt(-jnp.expm1(2 * log_a))
-    bend = jnp.exp(2 * log_a) / multiplier
+    below = log_a < 0  # a gate that is shut in floats has a = 1: it writes nothing, with derivative 0, the limit
+    multiplier = jnp.where(below, jnp.sqrt(-jnp.expm1(2 * jnp.where(below, log_a, -1))), 0)
+    bend = jnp.where(below, jnp.exp(2 * log_a) / jnp.where(below, multiplier, 1), 0)
     unless_reset = lambda value, at_reset: jnp.where(reset, jnp.full_like(value, at_reset), value)
     gate = jax.nn.sigmoid(i)
     write = unless_reset(multiplier, 1) * gate

@@ -134,21 +134,21 @@ def _expand(state, new, kept):
 
 
 def _cotangents(factors, cotangent):
-    """dc, dn and γ + s λ_m."""
+    """dc, dn, γ and γ + s λ_m."""
     c = cotangent.cell + factors.hidden[0] * cotangent.hidden
     n = cotangent.normaliser + factors.hidden[1] * cotangent.hidden
-    return c, n, factors.cell * c + factors.normaliser * n + factors.carried * cotangent.stabiliser
+    gamma = factors.cell * c + factors.normaliser * n
+    return c, n, gamma, gamma + factors.carried * cotangent.stabiliser
 
 
 def _delta(factors, cotangent):
-    c, _, m = _cotangents(factors, cotangent)
-    return jnp.concatenate(
-        (factors.z * c, cotangent.stabiliser - m, factors.log_forget * m, factors.output * cotangent.hidden)
-    )
+    c, _, gamma, m = _cotangents(factors, cotangent)
+    i = (1 - factors.carried) * cotangent.stabiliser - gamma
+    return jnp.concatenate((factors.z * c, i, factors.log_forget * m, factors.output * cotangent.hidden))
 
 
 def _pull_state(params, factors, cotangent, delta):
-    c, n, m = _cotangents(factors, cotangent)
+    c, n, _, m = _cotangents(factors, cotangent)
     return SLSTMState(factors.forget * c, factors.forget * n, m, delta @ params.w_hh)
 
 

@@ -165,6 +165,8 @@ def _derive(cells, hidden):
                 own = jnp.concatenate((jax.vmap(push, in_axes=-1, out_axes=-1)(below), own), axis=1)
             width = sum(sizes[: layer + 1])
             rows.append(jnp.pad(own, ((0, 0), (0, sum(sizes) - width))))
+            if layer + 1 == len(cells):
+                break
             flat, unravel = ravel_pytree(after)
             up = lambda column, unravel=unravel, flat=flat: jax.jvp(lambda h: hidden(unravel(h)), (flat,), (column,))[1]
             below, seen = jax.vmap(up, in_axes=-1, out_axes=-1)(own), hidden(after)

@@ -121,11 +121,18 @@ def require_gate_bias(forget_bias: Any) -> None:
     """Raise unless it is a scheme or a number."""
     if not callable(forget_bias) and (isinstance(forget_bias, str) or jnp.ndim(forget_bias)):
         raise TypeError(f"forget_bias: got {type(forget_bias).__name__}, expected a number or a scheme such as chrono")
+    if not callable(forget_bias) and _validation.is_concrete(forget_bias) and not jnp.isfinite(forget_bias):
+        raise ValueError(f"forget_bias: got {forget_bias}, expected a finite number")
 
 
 def draw_gate_bias(key: Key, forget_bias: float | GateBias, num_hidden: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """(b_i [H], b_f [H]): drawn by the scheme, or 0 and the number."""
     if callable(forget_bias):
-        return forget_bias(key, num_hidden, dtype)
+        try:
+            of_input, of_forget = forget_bias(key, num_hidden, dtype)
+        except (TypeError, ValueError) as error:
+            expected = "a scheme (key, num_hidden, dtype) -> (b_i, b_f), such as chrono(T_max)"
+            raise TypeError(f"forget_bias: got one that fails ({error}), expected {expected}") from error
+        return of_input, of_forget
     zeros = jnp.zeros(num_hidden, dtype)
     return zeros, jnp.full_like(zeros, forget_bias)

@@ -33,6 +33,7 @@ from jaxbptt.trajectories import flatten_steps
 from jaxbptt.types import Inputs, Integer, LossAndGrads, Params, State, Targets
 
 Start: TypeAlias = Literal["backward", "warm-up"]
+ALIKE = 0.03  # of a unit roundoff: what the roundings of a refined solution at equal steps have in common
 
 
 class PropagatedErrors(NamedTuple):
@@ -191,7 +192,7 @@ def _pass_on(later: Later, probed: Probed, step: Any) -> tuple[Probed, jax.Array
     left = probed._replace(value=probed.value - local)
     left = add_rounding(one, left, jnp.abs(probed.value) + jnp.abs(local))
     probed, singular = solve_transposed(other, later.jacobian(at), left)
-    return add_repeated(later.key, probed, 0.5), singular
+    return add_repeated(later.key, probed, ALIKE), singular
 
 
 def _by_backward_pass(later: Later, key: jax.Array, last: jax.Array) -> Probed:

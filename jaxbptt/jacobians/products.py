@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxbptt import _validation
 from jaxbptt.cells.structure import apply_core, dtype_of
 from jaxbptt.jacobians.blocks import BlockJacobians
-from jaxbptt.jacobians.structured import STRUCTURED, Structured
+from jaxbptt.jacobians.structured import STRUCTURED, Structured, require_one_chain
 from jaxbptt.types import ArrayLike
 
 Jacobians: TypeAlias = Float[ArrayLike, "time state state"] | Structured
@@ -67,6 +67,7 @@ class _Multiplication(NamedTuple):
 
 
 def _multiplication(jacobians: Jacobians) -> _Multiplication:
+    require_one_chain(jacobians)
     if isinstance(jacobians, BlockJacobians):  # the product of the blocks alone
         core = jacobians.steps
         size = jax.tree.leaves(core)[0].shape[2]

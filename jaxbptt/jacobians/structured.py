@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
@@ -152,7 +153,7 @@ def structured_jacobians(cell: Recurrence, params: Params, trajectory: Unrolled 
         raise ValueError("cell: got one without parts of its Jacobian, expected a derivation with them")
     if isinstance(parts, BlockParts) and parts.constant:
         return _constant(cell, params, trajectory, partials, parts)
-    if isinstance(trajectory, int):
+    if isinstance(trajectory, int | np.integer):
         raise TypeError("trajectory: got an int, expected a Trajectory: this cell's J_t depends on it")
     params, trajectory, length = take_trajectory(cell, params, trajectory)
     factors = jax.vmap(partials.residuals, in_axes=(None, 0, 0))(params, trajectory.previous, trajectory.inputs)
@@ -163,6 +164,16 @@ def structured_jacobians(cell: Recurrence, params: Params, trajectory: Unrolled 
     return (
         BorderedJacobians(formed) if isinstance(parts, BorderedParts) else BlockJacobians(formed, parts.place, length)
     )
+
+
+def require_one_chain(jacobians: Any) -> None:
+    """Raise if a structured chain is many, stacked: their leaves have one more axis."""
+    stacked = (isinstance(jacobians, BlockJacobians) and np.ndim(jacobians.place) != 3) or (
+        isinstance(jacobians, BorderedJacobians) and np.ndim(jacobians.steps.scale) != 1
+    )
+    if stacked:
+        got = f"a stack of {type(jacobians).__name__}"
+        raise ValueError(f"jacobians: got {got}, expected one chain (jax.vmap or jax.lax.map the call)")
 
 
 def moving_jacobians(model: Recurrence, params: Params, trajectory: Unrolled) -> jax.Array | Structured:
@@ -184,7 +195,8 @@ def _constant(
     cell: Recurrence, params: Params, trajectory: Unrolled | int, partials: Partials, parts: BlockParts
 ) -> BlockJacobians:
     """One step, at h = 0 and x = 0, for all."""
-    if isinstance(trajectory, int):
+    if isinstance(trajectory, int | np.integer):
+        trajectory = trajectory if isinstance(trajectory, bool) else int(trajectory)
         _validation.require_size("trajectory", trajectory)
         params = _validation.as_arrays("params", params)
         dtype = _validation.require_params(params)

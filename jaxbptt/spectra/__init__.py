@@ -1,7 +1,7 @@
 """Where the gradient goes: singular values, exponents, norms and bounds of Jacobian chains of any length.
 
-dh_t/dh_k = J_t J_{t-1} ... J_{k+1}, the latest factor on the left. A chain is [T, N, N] or, for singular values, exponents and norms
-of pairs, what `jacobians.structured_jacobians` gives.
+dh_t/dh_k = J_t J_{t-1} ... J_{k+1}, the latest factor on the left. A chain is [T, N, N] or, for singular
+values, exponents and norms of pairs, what `jacobians.structured_jacobians` gives.
 
 | question | function |
 |---|---|

@@ -60,7 +60,7 @@ def scan_diagonal(chain: DiagonalChain, options: Options) -> LyapunovExponents:
         bad_step = jnp.where((bad_step == 0) & ~jnp.all(jnp.isfinite(entries)), t + 1, bad_step)
         slot = options.slot(chain.length, t)
         one = jax.tree.map(lambda leaf: leaf[slot], sums)
-        new = add_log(one, jnp.abs(entries))
+        new = add_log(one, entries)
         sums = jax.tree.map(lambda all_, new: all_.at[slot].set(new), sums, new)
         place = jnp.where(t >= options.warm_up, (t - options.warm_up) // each, samples)
         return (state, sums, series.at[place].add(jnp.log(jnp.abs(entries))), bad_step), None
@@ -85,7 +85,7 @@ def _sums(sums: LogSums, series: jax.Array, counted: int, each: int) -> Sums:
         series=series[:-1],
         sampled=jnp.broadcast_to(steps[:, None], (samples, size)),
         samples=jnp.full(size, samples),
-        rounding=jnp.finfo(dtype).eps * jnp.sqrt(jnp.sum(sums.squares[:-1], axis=0)),
+        rounding=jnp.sum(sums.rounding[:-1], axis=0),
         turning=nothing,
         interval_error=nothing,
     )

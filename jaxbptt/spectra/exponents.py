@@ -16,7 +16,7 @@ from jaxbptt import _validation, trajectories
 from jaxbptt.cells.structure import BlockParts, BorderedParts
 from jaxbptt.jacobians.blocks import BlockJacobians, BorderedJacobians
 from jaxbptt.jacobians.products import Jacobians
-from jaxbptt.jacobians.structured import StructuredJacobians
+from jaxbptt.jacobians.structured import StructuredJacobians, require_one_chain
 from jaxbptt.partials import Partials, step_partials
 from jaxbptt.spectra.frames import connected
 from jaxbptt.spectra.qr_scan import run_scan
@@ -59,6 +59,7 @@ def lyapunov_exponents(
         that is too long.
       RuntimeWarning: outside jit, exponents that are NaN, or a warm-up error above the standard error.
     """
+    require_one_chain(jacobians)
     if isinstance(jacobians, BlockJacobians | BorderedJacobians):
         options = _require_options(k, warm_up, interval, blocks, len(jacobians), jacobians.size)
         return _told(_scan_stored(jacobians, options))

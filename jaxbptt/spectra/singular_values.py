@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxbptt import _validation
 from jaxbptt.jacobians.blocks import BlockJacobians, BorderedJacobians
-from jaxbptt.jacobians.structured import STRUCTURED, Structured, StructuredJacobians
+from jaxbptt.jacobians.structured import STRUCTURED, Structured, StructuredJacobians, require_one_chain
 from jaxbptt.spectra.products.border import border_values
 from jaxbptt.spectra.products.diagonal import diagonal_values
 from jaxbptt.spectra.products.matrices import as_matrices
@@ -162,6 +162,7 @@ def _decompose(
     directions: bool,
     errors: bool,
 ) -> tuple[SingularValues, jax.Array, jax.Array]:
+    require_one_chain(jacobians)
     if directions and isinstance(jacobians, BlockJacobians | BorderedJacobians):
         jacobians = jacobians.assemble()
     jacobians = _take_chain(jacobians)

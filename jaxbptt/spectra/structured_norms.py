@@ -9,6 +9,7 @@ from jaxbptt.jacobians.blocks import BorderedJacobians
 from jaxbptt.spectra.products import border
 from jaxbptt.spectra.products.diagonal import add_log, empty_sums
 from jaxbptt.spectra.products.graded import add_compensated
+from jaxbptt.spectra.products.matrices import Matrices
 
 Tables: TypeAlias = tuple[
     jax.Array, jax.Array, jax.Array, jax.Array
@@ -24,23 +25,46 @@ def diagonal_pairs(entries: jax.Array, length: int, copies: int) -> Tables:
     def body(sums, step):
         """One more factor for every k < t, none yet for k ≥ t."""
         t, entry = step
-        magnitude = jnp.abs(entries[0] if entry is None else entry)
         begun = (jnp.arange(length + 1) < t)[:, None]
-        new = jax.vmap(add_log, in_axes=(0, None))(sums, magnitude)
+        new = jax.vmap(add_log, in_axes=(0, None))(sums, entries[0] if entry is None else entry)
         sums = jax.tree.map(lambda new, old: jnp.where(begun, new, old), new, sums)
         total = add_compensated(sums.total, jnp.zeros_like(sums.carry), sums.carry)[0]
         log_frobenius = jax.nn.logsumexp(2 * total, axis=1) / 2
-        rounding = jnp.sqrt(jnp.max(sums.squares, axis=1))
+        rounding = jnp.max(sums.rounding, axis=1)
         return sums, (log_frobenius, jnp.max(total, axis=1), rounding)
 
     start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (length + 1, size)), empty_sums(size, dtype))
     steps = jnp.arange(1, length + 1), entries if len(entries) == length else None
     log_frobenius, log_spectral, rounding = jax.lax.scan(body, start, steps)[1]
     log_frobenius = log_frobenius + jnp.log(jnp.asarray(copies, dtype)) / 2
-    steps_between = jnp.arange(1, length + 1)[:, None] - jnp.arange(length + 1)[None, :]
-    of_moduli = steps_between.astype(dtype) if jnp.iscomplexobj(entries) else jnp.zeros((), dtype)
     size_of_log = jnp.where(jnp.isfinite(log_frobenius), jnp.abs(log_frobenius), 0)
-    return _tables(log_frobenius, log_spectral, eps * (2 + rounding + size_of_log + of_moduli), size * copies)
+    return _tables(log_frobenius, log_spectral, rounding + eps * (2 + size_of_log), size * copies)
+
+
+def monomial_pairs(chain: Matrices) -> Tables:
+    """Those of scaled permutations: where each coordinate of the state at k has gone, and the logs on its way."""
+    length, size = len(chain), chain.size
+    eps = jnp.finfo(chain.dtype).eps
+
+    def body(carry, step):
+        t, at = step
+        jacobian = chain.form(at)
+        places, sums = carry
+        rows = jnp.argmax(jnp.abs(jacobian), axis=0)
+        entries = jnp.abs(jacobian)[rows, jnp.arange(size)]
+        begun = (jnp.arange(length + 1) < t)[:, None]
+        new = jax.vmap(lambda sums, place: add_log(sums, entries[place]))(sums, places)
+        sums = jax.tree.map(lambda new, old: jnp.where(begun, new, old), new, sums)
+        total = add_compensated(sums.total, jnp.zeros_like(sums.carry), sums.carry)[0]
+        found = jax.nn.logsumexp(2 * total, axis=1) / 2, jnp.max(total, axis=1), jnp.max(sums.rounding, axis=1)
+        return (jnp.where(begun, rows[places], places), sums), found
+
+    places = jnp.broadcast_to(jnp.arange(size), (length + 1, size))
+    start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (length + 1, size)), empty_sums(size, chain.dtype))
+    steps = jnp.arange(1, length + 1), chain.steps
+    log_frobenius, log_spectral, rounding = jax.lax.scan(body, (places, start), steps)[1]
+    size_of_log = jnp.where(jnp.isfinite(log_frobenius), jnp.abs(log_frobenius), 0)
+    return _tables(log_frobenius, log_spectral, rounding + eps * (2 + size_of_log), size)
 
 
 def border_pairs(chain: BorderedJacobians) -> Tables:

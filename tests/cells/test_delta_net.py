@@ -79,3 +79,12 @@ def test_a_key_of_zeros_writes_nothing_and_has_no_derivative(name):
     np.testing.assert_allclose(cell.step(params, state, inputs[0]), decay * state, rtol=1e-14)
     assert matrix_cells.step_errors(cell, [(params, state, inputs[0])]).max() < 1e-13
     assert not np.any(cell.derivation.pullback(params, state, inputs[0], state)[0].w_k)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_a_key_of_any_length_is_made_one_of_length_one(scale):
+    cell = cells.delta_net(2, 3, 2)
+    params, state, x = cell.init(KEY), jnp.ones((3, 2)), jnp.ones(2)
+    scaled = params._replace(w_k=scale * params.w_k, w_q=scale * params.w_q)
+    for function in (cell.step, cell.output):
+        np.testing.assert_allclose(function(scaled, state, x), function(params, state, x), rtol=1e-14)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbptt import cells, derivations, jacobians, models, partials, spectra, trajectories
+from jaxbptt import cells, derivations, gradients, jacobians, models, partials, spectra, trajectories
 from jaxbptt.cells import structure
+from jaxbptt.comparison import compare
 from tests import cases
 from tests.cells.hand_derived import largest_disagreement, largest_step_error
 from tests.mutation import mutate
@@ -140,6 +141,26 @@ def test_the_multiplier_keeps_its_digits(log_a):
     np.testing.assert_allclose(new, math.sqrt(-math.expm1(2 * log_a)) / 2, rtol=1e-13)
 
 
+@pytest.mark.parametrize("leaf", ["lambda_", "b_a"])
+def test_a_gate_that_is_shut_in_floats_writes_nothing_and_has_a_gradient(leaf):
+    model = models.sequence_model(cases.MODERN["rg_lru"], 2)
+    params, inputs, targets, initial = cases.instance(model, jax.random.key(3), num_outputs=2)
+    shut = params.cell._replace(**{leaf: jnp.full_like(getattr(params.cell, leaf), -800)})
+    routes = [
+        route(model, params._replace(cell=shut), inputs, targets, initial=initial)[1]
+        for route in (gradients.bptt, gradients.autodiff)
+    ]
+    assert compare(*routes).relative < 1e-12
+
+
+def test_a_ring_as_narrow_as_a_float_allows_is_drawn_finite():
+    params = cells.lru(2, 50_000, r_min=0.9999).init(jax.random.key(0))
+    with jax.enable_x64(False):
+        single = cells.lru(2, 50_000, r_min=0.9999).init(jax.random.key(0))
+    for leaf in (*params, *single):
+        assert np.isfinite(leaf).all()
+
+
 def test_a_reset_forgets_and_writes_in_full():
     plain, cell = cells.rg_lru(3), cells.rg_lru(3, resets=True)
     params, x, targets, state = cases.instance(plain, jax.random.key(2))
@@ -246,7 +267,7 @@ def test_a_broken_derivation_is_seen(name, module, old, new):
             r"inputs: got .*, expected cells.RGLRUInput\(x, reset\)",
         ),
         (lambda: cells.rg_lru(3.0), TypeError, "num_hidden: got float, expected an int"),
-        (lambda: cells.rg_lru(3, resets=None), ValueError, "resets: got None, expected one of False, True"),
+        (lambda: cells.rg_lru(3, resets=None), TypeError, "resets: got NoneType, expected a bool"),
         (lambda: cells.selective_ssm(3, 0), ValueError, "states: got 0, expected at least 1"),
         (lambda: cells.chrono(2), ValueError, "max_lag: got 2, expected a finite number above 2"),
     ],

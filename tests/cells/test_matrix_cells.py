@@ -29,7 +29,7 @@ def test_hand_derivation_equals_automatic(name):
         ("slstm", "n = cotangent.normaliser + factors.hidden[1] * cotangent.hidden", "n = cotangent.normaliser"),
         ("slstm", "m = w_i + factors.carried", "m = factors.carried"),
         ("mlstm", "return (1 - self.carried) * self.forget", "return self.forget"),
-        ("mlstm", "i=of_m - m,", "i=-m,"),
+        ("mlstm", "i=(1 - factors.carried) * of_m - gamma,", "i=of_m - gamma,"),
         ("mlstm", "of_k = of_cell @ factors.v + of_normaliser", "of_k = of_cell @ factors.v"),
         ("delta_net", " - _decayed(drive, state @ value)", ""),
         ("delta_net", "raw = pull_to_unit(drive.key, drive.inverse, key)", "raw = drive.inverse * key"),

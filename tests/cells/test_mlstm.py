@@ -97,3 +97,15 @@ def test_stopping_the_gradient_at_m(uses):
     """Everywhere, the output included: the gradient of losses on y stays exact. At one use of m' alone: it does not."""
     error = matrix_cells.error_of_gradient(CELL, VARIANTS[uses])
     assert error < 1e-13 if uses == STOPPED else error > 0.01
+
+
+def test_what_is_written_weakly_keeps_its_gradient():
+    """i' = e^{−16}: λ_m is 10⁷ times the cotangent of ĩ, which must not be a difference from it."""
+    model = models.sequence_model(cells.mlstm(1, 2, 2), 1)
+    params = model.init(KEY)
+    weak = params.cell._replace(
+        w_i=jnp.array([-16.0]), b_i=jnp.array(0.0), b_k=jnp.full(2, 0.3), b_q=jnp.full(2, 0.3), b_v=jnp.ones(2)
+    )
+    params, inputs, targets = params._replace(cell=weak), jnp.ones((40, 1)).at[0].set(0), jnp.ones((40, 1))
+    found, expected = (route(model, params, inputs, targets)[1] for route in (gradients.bptt, gradients.autodiff))
+    np.testing.assert_allclose(found.cell.w_i, expected.cell.w_i, rtol=1e-13)

@@ -51,6 +51,14 @@ def test_a_batch_of_stacks_equals_its_sequences():
     assert compare(jax.tree.map(jnp.add, *alone), whole).relative < 1e-12
 
 
+def test_the_top_needs_no_hidden_part():
+    top = cells.stack(cells.slstm(2, 2), cells.mlstm(2, 1, 1))
+    params, inputs, _, initial = cases.instance(top, KEY)
+    steps = trajectories.unroll(top, params, inputs, initial=initial)
+    closed, forward = (jacobians.step_jacobians(top, params, steps, method=m) for m in ("closed", "forward"))
+    assert jnp.max(jnp.abs(closed - forward)) < 1e-13 * jnp.max(jnp.abs(forward))
+
+
 def test_a_stack_with_a_step_alone_is_a_step_alone():
     mixed = cells.stack(cells.gru(2, 3), cases.custom_cell(3), read=lambda state: getattr(state, "slow", state))
     assert mixed.derivation is None

@@ -22,7 +22,7 @@ class BorderProduct(NamedTuple):
     corner: LogSums  # [K] ln|S|
     sign: jax.Array  # [K] of F
     direction: jax.Array  # [K, N − 1] u / ‖u‖
-    log_length: jax.Array  # [K] ln‖u‖
+    length: LogSums  # [K] ln‖u‖
     sign_of_corner: jax.Array  # [K]
     rounding: jax.Array  # [K] relative error of u, by cancellation in its sums
 
@@ -31,17 +31,18 @@ def identity(count: int, size: int, dtype: jnp.dtype) -> BorderProduct:
     """`count` identities [N, N]."""
     zeros, ones = jnp.zeros(count, dtype), jnp.ones(count, dtype)
     none = empty_sums(count, dtype)
-    return BorderProduct(none, none, ones, jnp.zeros((count, size - 1), dtype), zeros - jnp.inf, ones, zeros)
+    nothing = none._replace(total=zeros - jnp.inf)
+    return BorderProduct(none, none, ones, jnp.zeros((count, size - 1), dtype), nothing, ones, zeros)
 
 
 def multiply(step: Border, product: BorderProduct) -> BorderProduct:
     """J_t · product:  F' = scale F,  u' = scale u + column S,  S' = corner S."""
-    log_old = product.log_length + jnp.log(jnp.abs(step.scale))
-    log_corner = product.corner.total + product.corner.carry
     length = _length(step.column[None, :])[0]
-    log_new = log_corner + jnp.log(length)
+    kept, added = add_log(product.length, jnp.abs(step.scale)), add_log(product.corner, length)
+    log_old, log_new = kept.total + kept.carry, added.total + added.carry
     log_unit = jnp.maximum(log_old, log_new)
     log_unit = jnp.where(log_unit > -jnp.inf, log_unit, 0)
+    larger = jax.tree.map(lambda old, new: jnp.where(log_old >= log_new, old, new), kept, added)
     old, new = jnp.exp(log_old - log_unit), jnp.exp(log_new - log_unit)
     column = step.column / jnp.where(length > 0, length, 1)
     total = (old * jnp.sign(step.scale))[:, None] * product.direction
@@ -54,7 +55,7 @@ def multiply(step: Border, product: BorderProduct) -> BorderProduct:
         corner=add_log(product.corner, jnp.abs(step.corner)),
         sign=product.sign * jnp.sign(step.scale),
         direction=total / jnp.where(size > 0, size, 1)[:, None],
-        log_length=log_unit + jnp.log(size),
+        length=add_log(larger, size),
         sign_of_corner=product.sign_of_corner * jnp.sign(step.corner),
         rounding=jnp.where(size > 0, of_terms, 0),
     )
@@ -73,16 +74,17 @@ def values_of(product: BorderProduct) -> BorderValues:
     """σ_1 = ½ (√((F+S)² + u²) + √((F−S)² + u²)),  σ_2 = F S / σ_1, in logs."""
     log_scale, _, of_scale = finish_sums(product.scale)
     log_corner, _, of_corner = finish_sums(product.corner)
-    largest = jnp.maximum(jnp.maximum(log_scale, log_corner), product.log_length)
+    log_length, _, of_length = finish_sums(product.length)
+    largest = jnp.maximum(jnp.maximum(log_scale, log_corner), log_length)
     unit = jnp.where(largest > -jnp.inf, largest, 0)
-    scale, corner, side = (jnp.exp(log - unit) for log in (log_scale, log_corner, product.log_length))
+    scale, corner, side = (jnp.exp(log - unit) for log in (log_scale, log_corner, log_length))
     first = (jnp.hypot(scale + corner, side) + jnp.hypot(scale - corner, side)) / 2
     log_first = unit + jnp.log(first)
     both = log_scale + log_corner
     log_second = jnp.where(both > -jnp.inf, both - log_first, -jnp.inf)
     eps = jnp.finfo(log_scale.dtype).eps
     size = jnp.where(jnp.isfinite(both), jnp.abs(both), 0) + jnp.where(jnp.isfinite(log_first), jnp.abs(log_first), 0)
-    error = of_scale + of_corner + product.rounding + eps * (FACTOR + size)
+    error = of_scale + of_corner + of_length + product.rounding + eps * (FACTOR + size)
     return BorderValues(log_scale, log_first, log_second, error)
 
 

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxbptt.spectra.products.graded import add_compensated, log_of
+from jaxbptt.spectra.products.two_parts import log_modulus_in_parts
+
+IN_PARTS = 1.5e-8  # nats that a float32 log in two parts may be off
 
 
 class LogSums(NamedTuple):
@@ -13,7 +16,7 @@ class LogSums(NamedTuple):
 
     total: jax.Array  # [n], −inf for a path with a zero on it
     carry: jax.Array  # [n] compensation
-    squares: jax.Array  # [n] Σ ln²|entry|, for the rounding of the logs
+    rounding: jax.Array  # [n] nats: Σ of what each log may be off; equal steps are rounded alike, so that it adds up
 
 
 def empty_sums(size: int, dtype: jnp.dtype) -> LogSums:
@@ -21,44 +24,47 @@ def empty_sums(size: int, dtype: jnp.dtype) -> LogSums:
     return LogSums(*(jnp.zeros(size, dtype),) * 3)
 
 
-def add_log(sums: LogSums, magnitude: jax.Array) -> LogSums:
-    """Those with one more step."""
-    log, rest = log_of(magnitude)
-    total, carry = add_compensated(sums.total, sums.carry, log)
-    return LogSums(total, carry + rest, sums.squares + jnp.where(magnitude == 0, 0, log * log))
+def add_log(sums: LogSums, entry: jax.Array) -> LogSums:
+    """Those with one more step, of real or complex entries."""
+    is_complex, eps = jnp.iscomplexobj(entry), jnp.finfo(entry.dtype).eps
+    if is_complex and entry.dtype == jnp.complex64:
+        log, rest = log_modulus_in_parts(entry.real, entry.imag)
+    else:
+        log, rest = log_of(jnp.abs(entry))
+    total, carry = add_compensated(sums.total, sums.carry + rest, log)
+    # The carry stays within the rounding of the total: equal steps would make it large, and then it rounds itself.
+    total, carry = add_compensated(total, jnp.zeros_like(carry), carry)
+    of_modulus = 1 if is_complex else 0
+    of_log = jnp.full_like(log, IN_PARTS) if log.dtype == jnp.float32 else eps * (jnp.abs(log) + of_modulus)
+    return LogSums(total, carry, sums.rounding + jnp.where(entry == 0, 0, of_log))
 
 
 def finish_sums(sums: LogSums) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(ln σ, what rounding it to its dtype left out, its error in nats); exact where a path has ended."""
     log_sigma, rest = add_compensated(sums.total, jnp.zeros_like(sums.carry), sums.carry)
     alive = log_sigma > -jnp.inf
-    rounding = jnp.sqrt(sums.squares) + jnp.where(alive, jnp.abs(log_sigma), 0)
-    return log_sigma, rest, jnp.where(alive, jnp.finfo(log_sigma.dtype).eps * rounding, 0)
+    of_sum = jnp.finfo(log_sigma.dtype).eps * jnp.where(alive, jnp.abs(log_sigma), 0)
+    return log_sigma, rest, jnp.where(alive, sums.rounding + of_sum, 0)
 
 
 def diagonal_values(entries: jax.Array, length: int, every: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(ln σ, rest, error), each [R, n], of diagonals [T, n], or [1, n] for `length` equal ones, at t = every, … and T.
-
-    The modulus of a complex entry is rounded, alike at equal steps.
-    """
+    """(ln σ, rest, error), each [R, n], at t = every, … and T, of diagonals [T, n], or [1, n] if all are equal."""
     size, count = entries.shape[1], -(-length // every)
-    taken = jnp.minimum(every * jnp.arange(1, count + 1), length).astype(jnp.finfo(entries.dtype).dtype)[:, None]
-    of_modulus = jnp.finfo(entries.dtype).eps * taken if jnp.iscomplexobj(entries) else jnp.zeros_like(taken)
-    if len(entries) < length:
-        log_sigma = taken * jnp.log(jnp.abs(entries))
-        error = of_modulus + 2 * jnp.finfo(entries.dtype).eps * jnp.abs(log_sigma)
-        return log_sigma, jnp.zeros_like(log_sigma), jnp.where(log_sigma > -jnp.inf, error, 0)
+    constant = len(entries) < length
+    if constant and jnp.finfo(entries.dtype).dtype == jnp.float64:
+        one = add_log(empty_sums(size, jnp.finfo(entries.dtype).dtype), entries[0])
+        taken = jnp.minimum(every * jnp.arange(1, count + 1), length).astype(one.total.dtype)[:, None]
+        return finish_sums(jax.tree.map(lambda leaf: taken * leaf[None], one))
     start = empty_sums(size, jnp.finfo(entries.dtype).dtype)
     records = jax.tree.map(lambda leaf: jnp.zeros((count, size), leaf.dtype), start)
 
     def body(carry, step):
         sums, records = carry
         index, entry = step
-        sums = add_log(sums, jnp.abs(entry))
+        sums = add_log(sums, entries[0] if constant else entry)
         # Each record is overwritten until its last step.
         put = lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, index // every, 0)
         return (sums, jax.tree.map(put, records, sums)), None
 
-    (_, records), _ = jax.lax.scan(body, (start, records), (jnp.arange(length), entries))
-    log_sigma, rest, error = finish_sums(records)
-    return log_sigma, rest, jnp.where(log_sigma > -jnp.inf, error + of_modulus, 0)
+    (_, records), _ = jax.lax.scan(body, (start, records), (jnp.arange(length), None if constant else entries))
+    return finish_sums(records)

@@ -62,3 +62,23 @@ def log_in_parts(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     tail = tail - (head - total)
     zero = x == 0
     return jnp.where(zero, -jnp.inf, head), jnp.where(zero, 0, tail)
+
+
+def log_modulus_in_parts(re: jax.Array, im: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """ln|re + i im| of float32 as (head, tail), to about 5e-9; (−inf, 0) at 0.
+
+    ln √(a² + b²) = ln m + (a² + b² − m²)/(2 m²) with m the rounded root: the difference is summed from exact products
+    of leading parts of 12 bits, and of what they leave.
+    """
+    largest = jnp.maximum(jnp.abs(re), jnp.abs(im))
+    exponent = jnp.where(largest > 0, jnp.frexp(largest)[1], 0)
+    a, b = (jnp.ldexp(jnp.abs(part), -exponent) for part in (re, im))
+    # The barrier keeps one m for all that follows: computed twice, it may be rounded in two ways.
+    m = jax.lax.optimization_barrier(jnp.sqrt(a * a + b * b))
+    high = [jnp.round(part * 2.0**11) * 2.0**-11 for part in (a, b, m)]
+    low = [part - leading for part, leading in zip((a, b, m), high, strict=True)]
+    difference = (high[0] ** 2 - high[2] ** 2) + high[1] ** 2
+    difference += 2 * (high[0] * low[0] + high[1] * low[1] - high[2] * low[2])
+    difference += low[0] ** 2 + low[1] ** 2 - low[2] ** 2
+    head, tail = log_in_parts(jnp.ldexp(m, exponent))
+    return head, tail + jnp.where(m > 0, difference / (2 * jnp.where(m > 0, m, 1) ** 2), 0)
