@@ -50,7 +50,8 @@ def require_probability(name: str, value: Any, length: int | None = None) -> jax
     """Raise unless `value` is in (0, 1], a scalar or (with `length`) [T]; return floats, NaN if traced and outside."""
     real = jnp.issubdtype(value.dtype, jnp.floating) if hasattr(value, "dtype") else isinstance(value, int | float)
     if not real or (length is None and jnp.shape(value)):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a number in (0, 1]")
+        others = "" if length is None else f" or an array [{length}]"
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a number in (0, 1]{others}")
     if length is not None and jnp.shape(value) not in ((), (length,)):
         raise ValueError(f"{name}: got shape {list(jnp.shape(value))}, expected a scalar or [{length}]")
     if is_concrete(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) <= 1)):
