@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxbptt.jacobians.blocks import BorderedJacobians
 from jaxbptt.spectra.products import border
 from jaxbptt.spectra.products.diagonal import add_log, empty_sums
-from jaxbptt.spectra.products.graded import add_compensated
 from jaxbptt.spectra.products.matrices import Matrices
 
 Tables: TypeAlias = tuple[
@@ -28,10 +27,9 @@ def diagonal_pairs(entries: jax.Array, length: int, copies: int) -> Tables:
         begun = (jnp.arange(length + 1) < t)[:, None]
         new = jax.vmap(add_log, in_axes=(0, None))(sums, entries[0] if entry is None else entry)
         sums = jax.tree.map(lambda new, old: jnp.where(begun, new, old), new, sums)
-        total = add_compensated(sums.total, jnp.zeros_like(sums.carry), sums.carry)[0]
-        log_frobenius = jax.nn.logsumexp(2 * total, axis=1) / 2
+        log_frobenius = jax.nn.logsumexp(2 * sums.total, axis=1) / 2
         rounding = jnp.max(sums.rounding, axis=1)
-        return sums, (log_frobenius, jnp.max(total, axis=1), rounding)
+        return sums, (log_frobenius, jnp.max(sums.total, axis=1), rounding)
 
     start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (length + 1, size)), empty_sums(size, dtype))
     steps = jnp.arange(1, length + 1), entries if len(entries) == length else None
@@ -55,8 +53,11 @@ def monomial_pairs(chain: Matrices) -> Tables:
         begun = (jnp.arange(length + 1) < t)[:, None]
         new = jax.vmap(lambda sums, place: add_log(sums, entries[place]))(sums, places)
         sums = jax.tree.map(lambda new, old: jnp.where(begun, new, old), new, sums)
-        total = add_compensated(sums.total, jnp.zeros_like(sums.carry), sums.carry)[0]
-        found = jax.nn.logsumexp(2 * total, axis=1) / 2, jnp.max(total, axis=1), jnp.max(sums.rounding, axis=1)
+        found = (
+            jax.nn.logsumexp(2 * sums.total, axis=1) / 2,
+            jnp.max(sums.total, axis=1),
+            jnp.max(sums.rounding, axis=1),
+        )
         return (jnp.where(begun, rows[places], places), sums), found
 
     places = jnp.broadcast_to(jnp.arange(size), (length + 1, size))

@@ -238,3 +238,13 @@ def test_bad_numbers():
 def test_bad_arguments_get_one_line(chain, every, error, message):
     with pytest.raises(error, match=message):
         spectra.log_singular_values(chain, every=every)
+
+
+def test_equal_float32_steps_do_not_add_up_their_carries():
+    """The compensation of ℓ must stay small: at T = 20,000 it would itself be rounded by 10⁻⁴ nats."""
+    turned = np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0]
+    matrix = (turned @ np.diag([0.95, 0.92]) @ turned.T).astype(np.float32)
+    found = spectra.log_singular_values(jnp.broadcast_to(jnp.asarray(matrix), (20_000, 2, 2)), errors=True)
+    exact = 20_000 * np.log(np.sort(np.abs(np.linalg.eigvalsh(matrix.astype(float))))[::-1])
+    off = np.asarray(found.log_sigma[0], float) + np.asarray(found.rest[0], float) - exact
+    assert np.all(np.abs(off) < 1e-5)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxbptt.cells.factored import length_of
 from jaxbptt.cells.structure import Border
 from jaxbptt.spectra.products.diagonal import LogSums, add_log, empty_sums, finish_sums
 
@@ -37,7 +38,7 @@ def identity(count: int, size: int, dtype: jnp.dtype) -> BorderProduct:
 
 def multiply(step: Border, product: BorderProduct) -> BorderProduct:
     """J_t · product:  F' = scale F,  u' = scale u + column S,  S' = corner S."""
-    length = _length(step.column[None, :])[0]
+    length = length_of(step.column, (0,))
     kept, added = add_log(product.length, jnp.abs(step.scale)), add_log(product.corner, length)
     log_old, log_new = kept.total + kept.carry, added.total + added.carry
     log_unit = jnp.maximum(log_old, log_new)
@@ -47,7 +48,7 @@ def multiply(step: Border, product: BorderProduct) -> BorderProduct:
     column = step.column / jnp.where(length > 0, length, 1)
     total = (old * jnp.sign(step.scale))[:, None] * product.direction
     total = total + (new * product.sign_of_corner)[:, None] * column[None, :]
-    size = _length(total)
+    size = length_of(total, (1,))
     eps = jnp.finfo(total.dtype).eps
     of_terms = (old * product.rounding + eps * (old + new)) / jnp.where(size > 0, size, 1)
     return BorderProduct(
@@ -107,10 +108,3 @@ def border_values(steps: Border, length: int, every: int) -> tuple[jax.Array, ja
     log_sigma = jnp.concatenate((many, found.log_first[:, None], found.log_second[:, None]), axis=1)
     error = jnp.where(log_sigma > -jnp.inf, found.error[:, None], 0)
     return log_sigma, jnp.zeros_like(log_sigma), error
-
-
-def _length(rows):
-    """√Σ of every row's squares, none leaving the float range."""
-    largest = jnp.max(jnp.abs(rows), axis=1, initial=0)
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale * jnp.sqrt(jnp.sum((rows / scale[:, None]) ** 2, axis=1))

@@ -32,8 +32,6 @@ def add_log(sums: LogSums, entry: jax.Array) -> LogSums:
     else:
         log, rest = log_of(jnp.abs(entry))
     total, carry = add_compensated(sums.total, sums.carry + rest, log)
-    # The carry stays within the rounding of the total: equal steps would make it large, and then it rounds itself.
-    total, carry = add_compensated(total, jnp.zeros_like(carry), carry)
     of_modulus = 1 if is_complex else 0
     of_log = jnp.full_like(log, IN_PARTS) if log.dtype == jnp.float32 else eps * (jnp.abs(log) + of_modulus)
     return LogSums(total, carry, sums.rounding + jnp.where(entry == 0, 0, of_log))
@@ -41,7 +39,7 @@ def add_log(sums: LogSums, entry: jax.Array) -> LogSums:
 
 def finish_sums(sums: LogSums) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(ln σ, what rounding it to its dtype left out, its error in nats); exact where a path has ended."""
-    log_sigma, rest = add_compensated(sums.total, jnp.zeros_like(sums.carry), sums.carry)
+    log_sigma, rest = sums.total, sums.carry
     alive = log_sigma > -jnp.inf
     of_sum = jnp.finfo(log_sigma.dtype).eps * jnp.where(alive, jnp.abs(log_sigma), 0)
     return log_sigma, rest, jnp.where(alive, sums.rounding + of_sum, 0)

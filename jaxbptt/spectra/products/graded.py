@@ -216,11 +216,16 @@ def _row_sorted_qr(m, rows):
 
 
 def add_compensated(total: jax.Array, carry: jax.Array, increment: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(total, carry) + increment, the rounding error of the sum added to carry (Knuth's two-sum); −inf stays −inf."""
+    """(total, carry) + increment, the rounding error of the sum added to carry (Knuth's two-sum); −inf stays −inf.
+
+    The carry stays within the rounding of the total: equal steps would make it large, and then it rounds itself.
+    """
     new = total + increment
     back = new - total
     error = (total - (new - back)) + (increment - back)
-    return new, carry + jnp.where(jnp.isfinite(new), error, 0)
+    carry = carry + jnp.where(jnp.isfinite(new), error, 0)
+    whole = new + carry
+    return whole, jnp.where(jnp.isfinite(whole), carry - (whole - new), carry)
 
 
 def generic_orthogonal(size: int, seed: int = 0) -> np.ndarray:
