@@ -13,13 +13,21 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def parse(config_type: type, arguments: Sequence[str], prog: str, description: str) -> Any:
-    """A Config from the command line; a field's metadata gives its help, choices and other argparse words."""
+    """A Config from the command line; a field's metadata gives its help, choices and other argparse words.
+
+    A field that is False is a flag. "full" in the metadata is the default under --full, the flag of the record run.
+    """
     parser = _OneLineParser(prog=prog, description=description, allow_abbrev=False)
     for field in dataclasses.fields(config_type):
-        words = dict(field.metadata)
-        words["help"] = f"{words['help']} (default: {words.pop('shown', field.default)})"
-        words.setdefault("type", str if field.default is None else type(field.default))
-        parser.add_argument("--" + field.name.replace("_", "-"), default=field.default, **words)
+        words, default = dict(field.metadata), field.default
+        shown, full = words.pop("shown", default), words.pop("full", default)
+        if default is False:
+            words["action"] = "store_true"
+        else:
+            words["help"] += f" (default: {shown}{'' if full == default else f'; with --full {full}'})"
+            words.setdefault("type", str if default is None else type(default))
+        chosen = full if "--full" in arguments else default
+        parser.add_argument("--" + field.name.replace("_", "-"), default=chosen, **words)
     return config_type(**vars(parser.parse_args(arguments)))
 
 

@@ -1,6 +1,5 @@
 """The toolkit against its peers, side by side: time, memory, and how near the machine's own speed."""
 
-import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,13 +10,6 @@ from . import cases, exponents, figure, machine, online, report, suites
 
 SUITES = ("gradients", "jacobians", "terms", "spectra", "online", "scaling")
 QUICK = {"lengths": (256,), "sizes": (32, 128), "seconds": 0.2}
-
-
-class _Flag(argparse.Action):
-    """An option without a value."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, True)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -39,9 +31,7 @@ class Config:
     )
     batches: tuple = field(default=(1, 32), metadata={"type": options.integers, "shown": "1,32", "help": "sequences B"})
     seconds: float = field(default=2.0, metadata={"help": "time for a case's rounds, of which there are 5 at least"})
-    quick: bool = field(
-        default=False, metadata={"action": _Flag, "nargs": 0, "help": "T 256, N 32 and 128, 0.2 s a case"}
-    )
+    quick: bool = field(default=False, metadata={"help": "T 256, N 32 and 128, 0.2 s a case"})
     out: str = field(default="results/benchmark", metadata={"help": "folder of the results"})
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import harness, options, text, training
+from experiments import descent, harness, options, text
 from jaxbptt import gradients
 
 from . import rules
@@ -76,7 +76,7 @@ def _run_task(name, task: Task, config, progress):
 
     progress(f"{name}: training by exact gradients")
     start, found, final = train(task, config, keys, begin, lambda *call: gradients.bptt(task.model, *call[:-1])[1])
-    finals, best = {rules.EXACT: final}, training.find_best_rates(final)
+    finals, best = {rules.EXACT: final}, descent.find_best_rates(final)
     for rule, state in states.items():
         if rule != rules.EXACT:
             progress(f"{name}: training by {rule}")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments import harness
-from experiments.training import find_best_rates
+from experiments.descent import find_best_rates
 
 from .rules import PUBLISHED
 

@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import text, training
+from experiments import descent, tasks
 from jaxbptt import cells
-from jaxbptt.models import Model, sequence_model, softmax_cross_entropy, squared_error
+from jaxbptt.models import Model, sequence_model
 
 TASKS = {"copy": "nats", "delayed XOR": "nats", "adding": "½ error²", "text": "nats"}  # unit of the loss
-SYMBOLS = 4  # of the copy task
 DELAY = 3  # steps, of copy and delayed XOR
 RATES = (0.002, 0.006)  # of Adam; every rule gets its best
 HELD_OUT = 64  # sequences of the final losses
-KEPT_BACK = 10  # the last tenth of the text is for the final losses only
 
 
 class Task(NamedTuple):
@@ -29,9 +27,7 @@ class Task(NamedTuple):
 
 
 def make_tasks(hidden: int, length: int, gain: float, symbols: Any) -> dict[str, Task]:
-    """Copy: the symbol of DELAY steps ago. XOR: of the two bits of DELAY steps ago. Before them: symbol 0, bits 0.
-
-    Adding: at every step the sum, so far, of the two marked values. Text: the next symbol.
+    """Those of `experiments.tasks` with a loss at every step; copy and XOR, before there is anything to recall: of 0.
 
     Args:
       hidden: N of the Elman net.
@@ -39,49 +35,18 @@ def make_tasks(hidden: int, length: int, gain: float, symbols: Any) -> dict[str,
       gain: of its recurrent weights.
       symbols: [S] of the text.
     """
-
-    def model(num_inputs, num_outputs, loss):
-        return sequence_model(cells.elman(num_inputs, hidden, recurrent=cells.gaussian(gain)), num_outputs, loss=loss)
-
-    def one_hot(indices, size):
-        return jax.nn.one_hot(indices, size, dtype=jnp.result_type(float))
-
-    def delayed(values):
-        return jnp.concatenate((jnp.zeros_like(values[:DELAY]), values))[:length]
-
-    def copy(key):
-        seen = jax.random.randint(key, (length,), 0, SYMBOLS, jnp.int32)
-        return one_hot(seen, SYMBOLS), delayed(seen)
-
-    def xor(key):
-        bits = jax.random.randint(key, (length, 2), 0, 2, jnp.int32)
-        return (2 * bits - 1).astype(jnp.result_type(float)), delayed(bits[:, 0] ^ bits[:, 1])
-
-    def adding(key):
-        value_key, *mark_keys = jax.random.split(key, 3)
-        values, half = jax.random.uniform(value_key, (length,)), length // 2
-        spans = ((0, half), (half, length))
-        marked = [jax.random.randint(k, (), *span, jnp.int32) for k, span in zip(mark_keys, spans, strict=True)]
-        marks = one_hot(jnp.stack(marked), length).sum(axis=0)
-        return jnp.stack((values, marks), axis=1), jnp.cumsum(values * marks)[:, None]
-
-    def windows_of(part):
-        def draw(key):
-            start = jax.random.randint(key, (), 0, len(part) - length, jnp.int32)
-            window = jax.lax.dynamic_slice_in_dim(part, start, length + 1)
-            return one_hot(window[:-1], size), window[1:]
-
-        return draw
-
-    size, held_back = len(text.ALPHABET), len(symbols) // KEPT_BACK
-    read, kept = windows_of(jnp.asarray(symbols[:-held_back])), windows_of(jnp.asarray(symbols[-held_back:]))
-    spell = model(size, size, softmax_cross_entropy)
-    return {
-        "copy": Task(model(SYMBOLS, SYMBOLS, softmax_cross_entropy), copy, copy),
-        "delayed XOR": Task(model(2, 2, softmax_cross_entropy), xor, xor),
-        "adding": Task(model(2, 1, squared_error), adding, adding),
-        "text": Task(spell, read, kept),
+    posed = {
+        "copy": tasks.delayed_copy(length, DELAY),
+        "delayed XOR": tasks.delayed_xor(length, DELAY),
+        "adding": tasks.adding(length, at_every_step=True),
+        "text": tasks.next_symbol(symbols, length),
     }
+
+    def model(task):
+        cell = cells.elman(task.num_inputs, hidden, recurrent=cells.gaussian(gain))
+        return sequence_model(cell, task.num_outputs, loss=task.loss)
+
+    return {name: Task(model(task), task.draw, task.draw_held_out or task.draw) for name, task in posed.items()}
 
 
 def train(task: Task, config: Any, keys: jax.Array, params: Any, gradient: Callable) -> tuple[Any, list, Any]:
@@ -106,13 +71,13 @@ def train(task: Task, config: Any, keys: jax.Array, params: Any, gradient: Calla
 
     def held_out(params):
         draws = jax.random.split(jax.random.key(config.seed + 1), HELD_OUT)
-        return jnp.mean(jax.vmap(lambda key: training.mean_loss(task.model, params, *task.draw_held_out(key)))(draws))
+        return jnp.mean(jax.vmap(lambda key: descent.mean_loss(task.model, params, *task.draw_held_out(key)))(draws))
 
-    trainer = training.make_trainer(mean_gradient, held_out, every)
-    state = training.begin(params, len(RATES))
+    trainer = descent.make_trainer(mean_gradient, held_out, every)
+    state = descent.begin(params, len(RATES))
     start = np.asarray(jax.jit(jax.vmap(jax.vmap(held_out)))(state[0]))
     rates = jnp.asarray(RATES, start.dtype)
-    records = training.follow(lambda i, state: trainer, state, rates, keys, records=config.records, every=every)
+    records = descent.follow(lambda i, state: trainer, state, rates, keys, records=config.records, every=every)
     states, losses = zip(*records, strict=True)
     return start, [state[0], *(params for params, _ in states)], losses[-1]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments import files
-from experiments.training import find_best_rates
+from experiments.descent import find_best_rates
 
 from .summary import NAMES, compare, error_curves, judge
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments import harness
-from experiments.training import find_best_rates
+from experiments.descent import find_best_rates
 
 CHANCE = 0.05  # a difference whose sign-test p is below this is one
 NAMES = {

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import training
+from experiments import descent
 from jaxbptt import truncation
 from jaxbptt.models import Model
 
@@ -36,9 +36,9 @@ def train_all(model: Model, config: Any, text: Any, held_out: Any, progress: Cal
     every = config.updates // RECORDS
     keys = jax.random.split(jax.random.key(config.seed), config.keys)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), jax.vmap(model.init)(keys))
-    state, rates = training.begin(params, len(RATES)), jnp.asarray(RATES, jnp.float32)
+    state, rates = descent.begin(params, len(RATES)), jnp.asarray(RATES, jnp.float32)
     make_trainer = partial(_make_trainer, model, config, text, held_out, every)
-    follow = partial(training.follow, keys=keys, records=RECORDS, every=every)
+    follow = partial(descent.follow, keys=keys, records=RECORDS, every=every)
 
     losses, found = {}, None
     for name, route in schemes.make_routes(config.window).items():
@@ -47,7 +47,7 @@ def train_all(model: Model, config: Any, text: Any, held_out: Any, progress: Cal
         states, records = zip(*follow(lambda i, state, trainer=trainer: trainer, state, rates), strict=True)
         losses[name] = np.stack(records, axis=-1)
         if name == "full":
-            best = int(training.find_best_rates(records[-1]))
+            best = int(descent.find_best_rates(records[-1]))
             found = jax.tree.map(lambda leaf, best=best: leaf[best, 0], states[-1][0])
 
     trainer_of = cache(lambda lag: make_trainer(schemes.make_lag_route(lag)))
@@ -69,7 +69,7 @@ def train_all(model: Model, config: Any, text: Any, held_out: Any, progress: Cal
     losses["adaptive"] = np.concatenate(rows)
 
     stacked = np.stack(list(losses.values()))
-    lags = used[training.find_best_rates(stacked[-1, ..., -1])]
+    lags = used[descent.find_best_rates(stacked[-1, ..., -1])]
     cost = schemes.costs_of_routes(config.window, config.length)
     cost.append(np.mean([schemes.cost_of_lag(int(lag), config.length) for lag in lags]))
     names, updates = np.array(list(losses)), every * np.arange(1, RECORDS + 1)
@@ -86,9 +86,9 @@ def _make_trainer(model, config, text, held_out, every, route):
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
     def evaluate(params):
-        return jnp.mean(jax.vmap(partial(training.mean_loss, model, params))(*evaluated))
+        return jnp.mean(jax.vmap(partial(descent.mean_loss, model, params))(*evaluated))
 
-    return training.make_trainer(gradient, evaluate, every, training.fall_to_zero(every * RECORDS))
+    return descent.make_trainer(gradient, evaluate, every, descent.fall_to_zero(every * RECORDS))
 
 
 def _choose_lag(model, config, text, params, key):

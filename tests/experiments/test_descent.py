@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import training
+from experiments import descent
 
 EVERY, RECORDS = 3, 2
 RATES = np.array([0.1, 0.2])
@@ -20,11 +20,11 @@ def train(schedule):
     def evaluate(params):
         return jnp.sum((params["theta"] - params["aim"]) ** 2)
 
-    trainer = training.make_trainer(gradient, evaluate, EVERY, schedule)
-    state = training.begin({"theta": jnp.zeros((3, 2)), "aim": jnp.asarray(AIMS)}, len(RATES))
+    trainer = descent.make_trainer(gradient, evaluate, EVERY, schedule)
+    state = descent.begin({"theta": jnp.zeros((3, 2)), "aim": jnp.asarray(AIMS)}, len(RATES))
     keys = jax.random.split(jax.random.key(1), 3)
     with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in int32
-        followed = training.follow(
+        followed = descent.follow(
             lambda i, state: trainer, state, jnp.asarray(RATES), keys, records=RECORDS, every=EVERY
         )
         states, losses = zip(*followed, strict=True)
@@ -48,7 +48,7 @@ def by_hand(rate, aim, key, schedule):
 @pytest.mark.parametrize("falls", [False, True])
 def test_every_training_is_adam_of_its_own(falls):
     updates = EVERY * RECORDS
-    losses, theta, keys = train(training.fall_to_zero(updates) if falls else None)
+    losses, theta, keys = train(descent.fall_to_zero(updates) if falls else None)
     assert losses.shape == (RECORDS, 2, 3)
     for r, rate in enumerate(RATES):
         for d, (aim, key) in enumerate(zip(AIMS, keys, strict=True)):
@@ -60,4 +60,4 @@ def test_every_training_is_adam_of_its_own(falls):
 
 def test_a_rate_that_failed_is_not_the_best():
     losses = np.array([[[1.0, np.nan], [2.0, 2.0]], [[1.0, 1.0], [2.0, 0.5]]])
-    np.testing.assert_array_equal(training.find_best_rates(losses), [1, 0])
+    np.testing.assert_array_equal(descent.find_best_rates(losses), [1, 0])

@@ -1,4 +1,4 @@
-"""Training many nets side by side: Adam over learning rates and keys, the same data and start for every rate."""
+"""Training many nets side by side, over learning rates and keys: the same data and start for every rate."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,29 +12,36 @@ from jaxbptt.models import Model, step_losses
 from jaxbptt.trajectories import unroll
 
 CLIP = 1.0  # of the norm of an update's gradient, as the d2l book trains
-_ADAM = optax.chain(optax.clip_by_global_norm(CLIP), optax.scale_by_adam())
+ADAM = optax.chain(optax.clip_by_global_norm(CLIP), optax.scale_by_adam())
 
 
-def begin(params: Any, count: int) -> tuple[Any, Any]:
+def begin(params: Any, count: int, optimiser: optax.GradientTransformation = ADAM) -> tuple[Any, Any]:
     """(params, moments) of `count` rates [R] for params that lead with the keys [D]; leaves lead with [R, D]."""
-    state = params, jax.vmap(_ADAM.init)(params)
+    state = params, jax.vmap(optimiser.init)(params)
     return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, axis=0), state)
 
 
-def make_trainer(gradient: Callable, evaluate: Callable, every: int, schedule: Callable | None = None) -> Callable:
-    """The trainer (state, rates [R], keys [D], done) -> (state, losses [R, D]) of `every` updates, compiled.
+def make_trainer(
+    gradient: Callable,
+    evaluate: Callable,
+    every: int,
+    schedule: Callable | None = None,
+    optimiser: optax.GradientTransformation = ADAM,
+) -> Callable:
+    """The trainer (state, rates [R], keys [D], done) -> (state, found, [R, D, ...]) of `every` updates, compiled.
 
     Args:
       gradient: (params, key) -> the mean gradient of an update; each update of each training has a key of its own.
-      evaluate: (params) -> the loss after the last of these updates.
+      evaluate: (params) -> the loss after the last of these updates, or any tree of arrays.
       every: updates a call.
       schedule: (step, dtype) -> what the rate is multiplied by at that update; 1 unless given.
+      optimiser: what is done to the gradient before it is multiplied by −rate; the one `begin` was given.
     """
 
     def advance(state, rate, key, done):
         def update(state, step):
             params, moments = state
-            moved, moments = _ADAM.update(gradient(params, jax.random.fold_in(key, step)), moments)
+            moved, moments = optimiser.update(gradient(params, jax.random.fold_in(key, step)), moments, params)
             now = rate if schedule is None else rate * schedule(step, rate.dtype)
             return (jax.tree.map(lambda leaf, move: leaf - now * move, params, moved), moments), None
 
@@ -47,11 +54,11 @@ def make_trainer(gradient: Callable, evaluate: Callable, every: int, schedule: C
 
 def follow(
     choose: Callable, state: Any, rates: jax.Array, keys: jax.Array, *, records: int, every: int
-) -> Iterator[tuple[Any, np.ndarray]]:
-    """(state, losses [R, D]) at every record; choose(i, state) is the trainer of the `every` updates to record i."""
+) -> Iterator[tuple[Any, Any]]:
+    """(state, found [R, D, ...]) at each record; choose(i, state) is the trainer of the `every` updates to record i."""
     for i in range(records):
-        state, losses = choose(i, state)(state, rates, keys, i * every)
-        yield state, np.asarray(losses)
+        state, found = choose(i, state)(state, rates, keys, i * every)
+        yield state, jax.tree.map(np.asarray, found)
 
 
 def fall_to_zero(updates: int) -> Callable:

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import claims
+from experiments.claims import Claim, Interval
+
+
+def interval(low, high, keys=5):
+    return Interval((low + high) / 2, low, high, keys)
+
+
+@pytest.mark.parametrize(
+    ("found", "low", "high", "verdict"),
+    [
+        (interval(0.1, 0.3), 0, np.inf, "holds"),
+        (interval(-0.1, 0.3), 0, np.inf, "cannot tell with 5 keys"),
+        (interval(-0.3, -0.1), 0, np.inf, "fails"),
+        (interval(0.1, 0.3), -np.inf, 0.2, "cannot tell with 5 keys"),
+        (interval(0.1, 0.3), -np.inf, 0, "fails"),
+        (interval(0.1, 0.3), 0, 0.3, "holds"),
+        (interval(np.nan, np.nan, 1), 0, np.inf, "cannot tell with 1 keys"),
+        (interval(1, np.inf), 0, np.inf, "holds"),
+    ],
+)
+def test_verdicts(found, low, high, verdict):
+    claim = Claim("it is so", "how much, nats", found, low, high)
+    assert claims.decide(claim) == verdict
+    first, second = claims.in_words([claim])
+    assert first == f"{verdict.upper()}: it is so"
+    assert f"{found.keys} keys" in second
+    assert ("at least" in second, "at most" in second) == (low > -np.inf, high < np.inf)
+    (numbers,) = claims.as_numbers([claim])
+    assert numbers["verdict"] == verdict
+    assert numbers["found"]["keys"] == found.keys
+
+
+@pytest.mark.parametrize("keys", [3, 10])
+@pytest.mark.parametrize(
+    ("make", "truth"), [(claims.mean_interval, 0.5), (lambda drawn: claims.bootstrap_interval(drawn, np.mean), 0.5)]
+)
+def test_intervals_of_means_cover(make, truth, keys):
+    """Of 400 experiments; the percentile bootstrap of few keys is known to be too short (3 keys: 2 of 3 hold it)."""
+    drawn = np.random.default_rng(1).normal(truth, 2.0, (400, keys))
+    found = [make(row) for row in drawn]
+    share = np.mean([each.low <= truth <= each.high for each in found])
+    assert all(each.keys == keys and each.low <= each.value <= each.high for each in found)
+    if make is claims.mean_interval:
+        assert abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 400)
+    else:
+        assert (0.6 if keys == 3 else 0.85) < share < 0.95
+
+
+def test_the_interval_of_few_or_failed_keys_is_unknown():
+    for values in ([1.0], [1.0, np.inf], [1.0, np.nan, 2.0]):
+        found = claims.mean_interval(values)
+        assert np.isnan([found.low, found.high]).all()
+        assert found.keys == len(values)
+
+
+def test_a_median_takes_failures():
+    found = claims.bootstrap_interval([1.0, 2.0, 3.0, np.inf, np.inf])
+    assert (found.value, found.low, found.high) == (3, 1, np.inf)
+
+
+@pytest.mark.parametrize("keys", [5, 20])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_intervals_of_shares_cover_exactly(share, keys):
+    chance = scipy.stats.binom(keys, share)
+    covered = 0.0
+    for count in range(keys + 1):
+        found = claims.share_interval(count, keys)
+        covered += chance.pmf(count) * (found.low <= share <= found.high)
+    assert covered >= 0.95
+
+
+def test_more_often_is_fishers_exact_test():
+    """Of 3 + 3 keys, all against none: 1 of the 20 ways to choose three."""
+    assert claims.more_often(3, 3, 0, 3) == pytest.approx(1 / 20)
+    assert claims.more_often(1, 3, 1, 3) > 0.5
+    assert claims.more_often(0, 3, 3, 3) == pytest.approx(1)
