@@ -21,6 +21,7 @@ NAMES = (
     "gates",
     "parallel",
     "mistakes",
+    "training",
 )
 MAIN_JOB = "xray"
 

@@ -1,0 +1,99 @@
+"""Training with the gradient in view: what explodes, what clipping does to it, and how a memory is learned.
+
+Recurrent nets, old and new, learn a task that needs memory by AdamW; beside the loss `jaxbptt.monitor` says how far
+back the gradient reaches, how fast perturbations grow and what clipping takes away. Claims, stated before the run
+(losses held out, each net at its best rate, paired over keys):
+
+1. Orthogonal recurrent weights end at a lower loss than Gaussian ones (Henaff, Szlam & LeCun 2016, arXiv:1602.06662).
+2. A ReLU net that starts at the identity ends lower than a tanh net of Gaussian weights (Le, Jaitly & Hinton 2015,
+   arXiv:1504.00941).
+3. An LSTM whose forget bias starts at 1 ends lower than one that starts at 0, and 3 lower than 1 (Jozefowicz, Zaremba &
+   Sutskever 2015; Gers, Schmidhuber & Cummins 2000).
+4. Chrono initialisation ends lower than a forget bias of 1 (Tallec & Ollivier 2018, arXiv:1804.11188).
+5. The LRU of eigenvalues in a ring below 1 ends lower than an LSTM of forget bias 1 (Orvieto et al. 2023,
+   arXiv:2303.06349).
+6. Memory is learned: in the LSTM of forget bias 1 the gradient reaches farther back after training than before.
+7. A chaotic net (gain 2) ends lower with clipping by the global norm than without (Pascanu, Mikolov & Bengio 2013,
+   arXiv:1211.5063).
+8. Clipping the state's cotangent in time turns the mean gradient by more than clipping by the norm does.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from experiments import harness, options, tasks, text
+
+from .arms import ARMS, CLIPPINGS, EXPLODING
+from .curves import Compiled, Curves, compile_step, train
+from .figure import plot
+from .summary import summarise
+
+TASKS = ("copy", "adding", "xor", "text", "digits")
+ITEMS = 5  # symbols of the copy task
+
+
+@dataclass(frozen=True)
+class Config:
+    task: str = field(default="copy", metadata={"choices": ("all", *TASKS), "full": "all", "help": "what is learned"})
+    text: str | None = field(default=None, metadata={"help": "a text file", "shown": "CPython's documentation"})
+    hidden: int = field(default=32, metadata={"help": "units N"})
+    length: int = field(default=30, metadata={"full": 50, "help": "steps T of a sequence (digits: 64)"})
+    updates: int = field(default=1000, metadata={"full": 2000, "help": "parameter updates"})
+    records: int = field(default=10, metadata={"help": "times after the start that the net is looked at"})
+    batch: int = field(default=16, metadata={"help": "sequences an update"})
+    keys: int = field(default=5, metadata={"full": 10, "help": "trainings of each net: weights and data"})
+    seed: int = field(default=0, metadata={"help": "seed of everything random"})
+    full: bool = field(default=False, metadata={"help": "the record run: every task, longer, more keys"})
+    out: str = field(default="results/training", metadata={"help": "folder of the results"})
+
+
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, Curves]:
+    """Curves of every net on every task, "copy: GRU", and of the exploding one by kind of clipping; float32."""
+    for name, least in {"hidden": 1, "length": ITEMS * 2 + 1, "records": 1, "batch": 1, "keys": 2}.items():
+        options.require_size(name, getattr(config, name), least=least)
+    options.require_size("updates", config.updates, least=config.records)
+    posed = {name: _make_task(name, config) for name in (TASKS if config.task == "all" else (config.task,))}
+    results = {}
+    for task_name, task in posed.items():
+        compiled: dict[str, Compiled] = {}
+        trained = [(name, arm, CLIPPINGS[1]) for name, arm in ARMS.items()]
+        if not results:
+            trained += [(f"gain 2, {kind}", EXPLODING, kind) for kind in CLIPPINGS]
+        for name, arm, clipped in trained:
+            progress(f"{task_name}: {name}")
+            cell = arm.make(task.num_inputs, config.hidden, config.length)
+            if arm.kind not in compiled:
+                compiled[arm.kind] = compile_step(task, cell, config)
+            keys = jax.random.split(jax.random.key(config.seed), config.keys)
+            params, with_bias = jax.vmap(tasks.make_model(task, cell).init)(keys), arm is EXPLODING
+            results[f"{task_name}: {name}"] = train(compiled[arm.kind], params, clipped, config, with_bias=with_bias)
+    return results
+
+
+def _make_task(name, config):
+    length = config.length
+    if name == "text":
+        symbols = text.encode(text.load_text(config.text))
+        options.require_size("length", length, most=len(symbols) // 10 - 2)
+        return tasks.next_symbol(symbols, length)
+    makers = {
+        "copy": lambda: tasks.copy_memory(length - 2 * ITEMS, items=ITEMS),
+        "adding": lambda: tasks.adding(length),
+        "xor": lambda: tasks.delayed_xor(length, length // 3),
+        "digits": tasks.digits,
+    }
+    return makers[name]()
+
+
+EXPERIMENT = harness.Experiment(
+    name="training",
+    purpose="nets that learn a memory, with reach, growth and clipped gradients in view; initialisations compared",
+    description=__doc__,
+    config=Config,
+    run=run,
+    summarise=summarise,
+    plot=plot,
+    float64=False,
+)
