@@ -22,6 +22,7 @@ NAMES = (
     "parallel",
     "mistakes",
     "training",
+    "credit",
 )
 MAIN_JOB = "xray"
 
