@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ class Experiment(NamedTuple):
     plot: Callable[[Any, Path], None]  # (results, path): writes one figure
     float64: bool = True  # x64 is switched on
     keeps_arrays: bool = True  # results: {name: NamedTuple of arrays}, kept in arrays.npz beside config.json
+    further_plots: Mapping[str, Callable[[Any, Path], None]] = MappingProxyType({})  # file: as `plot`
     summary_file: str = "summary.json"
     figure_file: str = "figure.png"
 
@@ -61,7 +63,9 @@ def run_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:
         files.write_json(out / experiment.summary_file, summary.numbers)
         written.append(experiment.summary_file)
     print("\n".join(summary.lines), flush=True)
-    progress(Path(experiment.figure_file).stem)
-    experiment.plot(results, out / experiment.figure_file)
-    progress(f"wrote {', '.join(written)} and {experiment.figure_file} to {out}")
+    for file, plot in {experiment.figure_file: experiment.plot, **experiment.further_plots}.items():
+        progress(Path(file).stem)
+        plot(results, out / file)
+        written.append(file)
+    progress(f"wrote {', '.join(written[:-1])} and {written[-1]} to {out}")
     return summary.exit_code

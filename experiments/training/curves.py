@@ -73,9 +73,9 @@ def compile_step(task: tasks.Task, cell: Cell, config: Any) -> Compiled:
     )
     in_batches = jax.tree.map(lambda leaf: leaf.reshape(BATCHES, batch, *leaf.shape[1:]), watched)
     steps_first = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[0], 0, 1), in_batches)
-    score = lambda params, data: jax.tree.map(
-        jnp.mean, jax.vmap(lambda *one: tasks.score(task, model, params, *one))(*data)
-    )
+
+    def score(params, data):
+        return jax.tree.map(jnp.mean, jax.vmap(lambda *one: tasks.score(task, model, params, *one))(*data))
 
     def look(params):
         loss, accuracy = score(params, losses)
