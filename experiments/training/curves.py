@@ -47,7 +47,7 @@ class Curves(NamedTuple):
     lambda_1_error: np.ndarray
     log_sigma_max: np.ndarray  # [E, D] nats, of dh_T/dh_0
     log_sigma_max_error: np.ndarray
-    log_sigma: np.ndarray  # [2, D, N] nats, every singular value of dh_T/dh_0, one sequence, before and after training
+    log_sigma: np.ndarray  # [2, D, N] nats, of dh_T/dh_0 of one sequence, before and after training; NaN: rounding
     cosine: np.ndarray  # [E, D, kinds of clipping] of the mean clipped gradient to the mean exact one; or empty
     shrinkage: np.ndarray  # [E, D, kinds of clipping] of its norm
 
@@ -139,4 +139,4 @@ def train(compiled: Compiled, params: Any, clipped: str, config: Any, *, with_bi
 @jax.jit
 def _singular_values(chains):
     """ln σ [D, N] of chains [D, T, N, N]: compiled once for every net of that N."""
-    return jax.lax.map(lambda chain: log_singular_values(chain)[-1], chains)
+    return jax.lax.map(lambda chain: log_singular_values(chain, errors=True).log_sigma[-1], chains)

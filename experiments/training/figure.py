@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import files
+from experiments import captions, files
 from experiments.claims import mean_interval
 
 from .arms import ARMS, CLIPPINGS
@@ -42,21 +42,23 @@ def plot(results: dict[str, Any], path: Path) -> None:
     tasks = list(dict.fromkeys(name.split(": ")[0] for name in results))
     first, rows = tasks[0], len(FAMILIES) + 1 + (len(tasks) > 1)
     with matplotlib.rc_context(WORDS):
-        figure = Figure(figsize=(14, 4.2 * rows + 1.8), layout="constrained")
-        axes = figure.subplots(rows, 3, squeeze=False)
+        figure = Figure(figsize=(17, 4.0 * rows + 1.8), layout="constrained")
+        axes = figure.subplots(rows, 4, squeeze=False)
         for row, family in zip(axes, FAMILIES, strict=False):
             curves = {name: results[f"{first}: {name}"] for name in family}
             _plot_loss(row[0], curves)
             _plot_reach(row[1], curves)
             _plot_growth(row[2], curves)
+            _plot_spectra(row[3], curves)
         clipped = {kind: results[f"{first}: gain 2, {kind}"] for kind in CLIPPINGS}
         row = axes[len(FAMILIES)]
         _plot_loss(row[0], {f"tanh, gain 2, {kind}": curves for kind, curves in clipped.items()})
         _plot_norms(row[1], clipped)
         _plot_cosines(row[2], clipped[CLIPPINGS[1]])
+        _plot_spectra(row[3], clipped)
         for row in axes[: len(FAMILIES) + 1]:
             _name_above(row[1], row[0])
-            for ax in row:
+            for ax in row[:3]:
                 ax.set_xlabel("updates")
         if len(tasks) > 1:
             grid = axes[-1, 0].get_gridspec()
@@ -67,20 +69,21 @@ def plot(results: dict[str, Any], path: Path) -> None:
             ax.spines[["top", "right"]].set_visible(False)
         title = "the loss, how far back the gradient reaches, how fast perturbations grow"
         figure.suptitle(f"Learning a memory ({first} task): {title}", fontsize=17)
-        figure.supxlabel(_caption(clipped[CLIPPINGS[0]], first), fontsize=12.5, x=0.01, ha="left")
+        captions.add_caption(figure, _caption(clipped[CLIPPINGS[0]]), 13)
         files.write_figure(path, figure, dpi=100)
 
 
-def _caption(curves, task):
+def _caption(curves):
     """What lines, bands, bars and words mean."""
     keys, size = curves.loss.shape[1], curves.log_sigma.shape[2]
     return (
         f"Lines: median of {keys} keys; bands: lowest to highest key. N = {size}. Loss: held out; dotted: the best"
-        " answer without memory.\n90 % reach: the lag within which 90 % of the summed norms of the gradient's terms lie"
-        " (jaxbptt.monitor, one sequence).\nλ₁: growth of a random tangent; bars: its standard error."
-        f" Last row: a chaotic net. ‖dC/dθ‖ of a batch; thin lines: after clipping.\nIn time: ‖λ_t‖ ≤ {BOUND} at every"
-        " step back. Cosine: of the mean clipped gradient of 8 batches to their mean exact one, along the"
-        "\ntraining that clips by the norm. AdamW, each net at its best of three rates, clipped by the global norm 1."
+        " answer without memory. 90 % reach: the lag within which 90 % of the summed norms of the gradient's terms lie"
+        " (jaxbptt.monitor, one sequence). λ₁: growth of a random tangent; bars: its standard error. σᵢ: thin before,"
+        " thick after training; gaps: lost in float32. Last row: a chaotic net. ‖dC/dθ‖ of a batch; thin lines: after"
+        f" clipping. In time: ‖λ_t‖ ≤ {BOUND} at every step back. Cosine: of the mean clipped gradient of 8 batches to"
+        " their mean exact one, along the training that clips by the norm. AdamW, each net at its best of three rates,"
+        " clipped by the global norm 1."
     )
 
 
@@ -89,7 +92,14 @@ def _name_above(ax, drawn, rows=1):
     handles, names = drawn.get_legend_handles_labels()
     ax.set_title(" \n" * (rows - 1) + " ", pad=8)
     columns = -(-len(names) // rows)
-    legend = ax.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, **ABOVE)
+    legend = ax.legend(
+        handles,
+        names,
+        loc="lower center",
+        bbox_to_anchor=(1.05 if ax is not drawn else 0.5, 1.0),
+        ncols=columns,
+        **ABOVE,
+    )
     legend.set_in_layout(False)
 
 
@@ -121,6 +131,16 @@ def _plot_growth(ax, curves):
         ax.errorbar(each.updates + shift, middle, error, linewidth=1.8, markersize=5, elinewidth=1.5, **style)
     ax.axhline(0, color="0.3", linewidth=1)
     ax.set(ylabel="λ₁, nats per step")
+
+
+def _plot_spectra(ax, curves):
+    lowest = 0.0
+    for i, each in enumerate(curves.values()):
+        for values, width in zip(np.nanmedian(each.log_sigma, axis=1) / np.log(10), (1.3, 2.6), strict=True):
+            ax.plot(np.arange(1, len(values) + 1), values, LINES[i], color=COLOURS[i], linewidth=width)
+            lowest = min(lowest, np.nanquantile(values, 0.5))
+    ax.axhline(0, color="0.3", linewidth=1)
+    ax.set(xlabel="singular value i", ylabel="log₁₀ σᵢ(dh_T/dh₀)", ylim=(lowest, None), xlim=(1, None))
 
 
 def _plot_norms(ax, curves):

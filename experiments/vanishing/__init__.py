@@ -13,7 +13,7 @@ from jaxbptt import spectra
 from jaxbptt.jacobians import product, step_jacobians
 from jaxbptt.trajectories import unroll
 
-from .figure import plot
+from .figure import plot, plot_theories
 from .sweep import CELLS, GAINS, NAMES, PARTED, SHOWN, THEORIES, Sweep, SymmetricNorms
 
 GATES = {"lstm": lambda factors: factors.forget, "gru": lambda factors: factors.carry}  # ∂⁺h/∂⁺h_{t−1} past the weights
@@ -189,4 +189,5 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
+    further_plots={"theories.png": plot_theories},
 )

@@ -1,11 +1,11 @@
-"""The figure of the vanishing experiment: one row a cell."""
+"""The figures of the vanishing experiment, one row a cell: growth, and the theories of it."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import files
+from experiments import captions, files
 from experiments.nets import SCHEMES
 
 from .sweep import CELLS, PARTED, SHOWN, THEORIES
@@ -20,31 +20,58 @@ THEORY_STYLES = {  # field of Sweep: colour, line
 }
 SCHEME_STYLES = (("#31688e", "o"), ("#1f9e89", "s"), ("#c77d0a", "D"))
 GAIN_COLOURS = ("#3b76af", "#555555", "#c8553d")
+WORDS = {"font.size": 14, "axes.titlesize": 15, "legend.fontsize": 12}
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """One row a cell: singular values over time, λ_1 over gain, the complex plane, theory less truth."""
+    """A row a cell: singular values over time, λ_1 over gain."""
+    panels = {
+        "singular values over time": (_plot_growth, "gaussian"),
+        r"growth rate $\lambda_1$ over gain": (_plot_exponents, "all"),
+    }
+    caption = (
+        "Left, Gaussian weights: band from σ₁ to the upper quartile of the spectrum; dashed: what a theory without a fit"
+        " expects. Right: λ₁ by QR; bars: two standard errors over time; theories, of Gaussian weights: red, powers of W"
+        " or the gate alone; violet, bound; ochre, step norms; green, step eigenvalues; black, mean field."
+    )
+    _plot_rows(results, path, panels, "Where the gradient goes", caption)
+
+
+def plot_theories(results: dict[str, Any], path: Path) -> None:
+    """A row a cell: eigenvalues in the complex plane, theory less λ_1."""
+    panels = {
+        "eigenvalues and the unit circle": (_plot_plane, "gaussian"),
+        r"theory less $\lambda_1$": (_plot_gaps, "gaussian"),
+    }
+    caption = (
+        "Gaussian weights. Left: eigenvalues at gains ½ (blue), 1 (grey) and 2 (red); of an LSTM and a GRU, W is the"
+        f" block of the candidate. Right: each theory's rate less the measured λ₁; grey: within {PARTED:g} nats per"
+        " step; linear up to 0.1, logarithmic beyond."
+    )
+    _plot_rows(results, path, panels, "Which theory says where the gradient goes", caption)
+
+
+def _plot_rows(results, path, panels, title, caption):
+    """The panels side by side, a row a cell, and what they mean below."""
+    import matplotlib
     from matplotlib.figure import Figure
 
     rows = [name for name in CELLS if f"{name}, gaussian" in results]
-    figure = Figure(figsize=(19, 1.2 + 4.1 * len(rows)), layout="constrained")
-    size = results[f"{rows[0]}, gaussian"].log_singular_values.shape[2]
-    figure.suptitle(f"Where the gradient goes: recurrent nets reading text, N = {size}, weights as drawn", fontsize=17)
-    axes = figure.subplots(len(rows), 4, squeeze=False, width_ratios=(1.1, 1.2, 0.9, 1.1))
-    for row, name in zip(axes, rows, strict=True):
-        gaussian = results[f"{name}, gaussian"]
-        _plot_growth(row[0], gaussian)
-        _plot_exponents(row[1], {scheme: results[f"{name}, {scheme}"] for scheme in SCHEMES})
-        _plot_plane(row[2], gaussian, "W" if name == "elman" else "W, candidate block")
-        _plot_gaps(row[3], gaussian)
-        row[0].set_ylabel(f"$\\bf{{{CELLS[name]}}}$\n" + r"$\log_{10}\,\sigma_i(dh_t/dh_0)$")
-        for ax in row:
-            ax.spines[["top", "right"]].set_visible(False)
-    titles = ("singular values over time", r"growth rate $\lambda_1$ over gain")
-    titles += ("eigenvalues and the unit circle", r"theory less truth, Gaussian weights")
-    for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, fontweight="bold", pad=10)
-    files.write_figure(path, figure, dpi=110)
+    first = results[f"{rows[0]}, gaussian"]
+    size, length = first.log_singular_values.shape[2], int(first.steps[-1])
+    with matplotlib.rc_context(WORDS):
+        figure = Figure(figsize=(13, 1.9 + 4.6 * len(rows)), layout="constrained")
+        figure.suptitle(f"{title}: nets that read text, weights as drawn", fontsize=19)
+        axes = figure.subplots(len(rows), len(panels), squeeze=False)
+        for row, name in zip(axes, rows, strict=True):
+            sweeps = {scheme: results[f"{name}, {scheme}"] for scheme in SCHEMES}
+            for ax, (heading, (draw, which)) in zip(row, panels.items(), strict=True):
+                draw(ax, sweeps if which == "all" else sweeps[which])
+                ax.set_title(f"{CELLS[name]}: {heading}", fontweight="bold", pad=10)
+                ax.spines[["top", "right"]].set_visible(False)
+        facts = f"N = {size} state entries, T = {length} steps, one draw of the weights for each cell and scheme. "
+        captions.add_caption(figure, facts + caption, 13)
+        files.write_figure(path, figure, dpi=100)
 
 
 def _plot_growth(ax, sweep):
@@ -61,7 +88,8 @@ def _plot_growth(ax, sweep):
     tops = sweep.log_singular_values[:, :, 0] / np.log(10)
     low, high = min(tops.min(), -1), max(tops.max(), 1)
     ax.set(ylim=(low - 0.35 * (high - low), high + 0.1 * (high - low)), xlim=(0, sweep.steps[-1]), xlabel="step t")
-    ax.legend(frameon=False, loc="lower left", fontsize="small")
+    ax.set_ylabel(r"$\log_{10}\,\sigma_i(dh_t/dh_0)$")
+    ax.legend(frameon=False, loc="lower left", fontsize=12)
 
 
 def _plot_exponents(ax, sweeps):
@@ -79,7 +107,7 @@ def _plot_exponents(ax, sweeps):
     ax.legend(*zip(*handles, strict=True), frameon=False, loc="upper left")
 
 
-def _plot_plane(ax, sweep, whose):
+def _plot_plane(ax, sweep):
     """Eigenvalues of J_t along the text, dots, and of W, rings, for three gains."""
     for i, colour in reversed(list(zip(SHOWN, GAIN_COLOURS, strict=True))):
         of_steps, of_weights = sweep.jacobian_eigenvalues[i].ravel(), sweep.weight_eigenvalues[i]
@@ -88,8 +116,8 @@ def _plot_plane(ax, sweep, whose):
     circle = np.exp(1j * np.linspace(0, 2 * np.pi, 200))
     ax.plot(circle.real, circle.imag, color="0.1", linewidth=1.4)
     ax.plot([], [], ".", color="0.3", label="of $J_t$")
-    ax.plot([], [], "o", mfc="none", mec="0.3", label=f"of {whose}")
-    ax.legend(frameon=False, fontsize="small", loc="upper right", handletextpad=0.1)
+    ax.plot([], [], "o", mfc="none", mec="0.3", label="of W")
+    ax.legend(frameon=False, fontsize=12, loc="upper right", handletextpad=0.1)
     ax.set(xlabel=r"Re $\lambda$", ylabel=r"Im $\lambda$")
     ax.set_aspect("equal", adjustable="datalim")
 
@@ -102,7 +130,7 @@ def _plot_gaps(ax, sweep):
     ticks = (-1, -0.3, -0.1, 0, 0.1, 0.3, 1)
     ax.set_yticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
     ax.set(ylabel="nats per step", ylim=(-0.5, 20))
-    ax.legend(frameon=False, fontsize="small", ncols=2, loc="upper left")
+    ax.legend(frameon=False, fontsize=12, ncols=2, loc="upper left")
 
 
 def _plot_theories(ax, sweep, less):

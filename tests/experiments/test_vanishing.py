@@ -17,7 +17,7 @@ def small(tmp_path_factory):
 
 def test_a_small_run_says_what_it_found(small):
     assert small.code == 0
-    assert small.files == WITH_SUMMARY
+    assert small.files == WITH_SUMMARY | {"theories.png"}
     *sweeps, symmetric = small.said.splitlines()
     assert symmetric == SYMMETRIC
     assert len(sweeps) == len(sweep.NAMES)
@@ -121,5 +121,6 @@ def test_plot_takes_arrays(tmp_path):
     top = LOG_GAINS - 0.1
     top[-1] = np.nan
     results = {f"elman, {scheme}": fake_sweep(top) for scheme in SCHEMES}
-    vanishing.plot(results, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    for plot in (vanishing.plot, vanishing.plot_theories):
+        plot(results, tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").stat().st_size > 10_000
