@@ -210,8 +210,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure.suptitle(title, fontsize="x-large")
     caption = (
         f"One random tanh net, N = {size}, T = {result.steps[-1]}. Digits: −log₁₀ of the relative error. Assembled: the"
-        " SVD of the product, by LAPACK. Graded: jaxbptt, whose own error bound turns a value that may be off by 1 % into"
-        " NaN (no digits). Truth: graded float64 on the same matrices; of graded float64, the transposed chain in"
+        " SVD of the product, by LAPACK. Graded: jaxbptt, whose own error bound turns a value that may be off by 1 %"
+        " into NaN (no digits). Truth: graded float64 on the same matrices; of graded float64, the transposed chain in"
         " reverse. Dashed: the rule of thumb $T^*_i$, ε of the float."
     )
     captions.add_caption(figure, caption, 11)

@@ -30,9 +30,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
         r"growth rate $\lambda_1$ over gain": (_plot_exponents, "all"),
     }
     caption = (
-        "Left, Gaussian weights: band from σ₁ to the upper quartile of the spectrum; dashed: what a theory without a fit"
-        " expects. Right: λ₁ by QR; bars: two standard errors over time; theories, of Gaussian weights: red, powers of W"
-        " or the gate alone; violet, bound; ochre, step norms; green, step eigenvalues; black, mean field."
+        "Left, Gaussian weights: band from σ₁ to the upper quartile of the spectrum; dashed: what a theory without a"
+        " fit expects. Right: λ₁ by QR; bars: two standard errors over time; theories, of Gaussian weights: red, powers"
+        " of W or the gate alone; violet, bound; ochre, step norms; green, step eigenvalues; black, mean field."
     )
     _plot_rows(results, path, panels, "Where the gradient goes", caption)
 
