@@ -23,6 +23,7 @@ NAMES = (
     "mistakes",
     "training",
     "credit",
+    "flossing",
 )
 MAIN_JOB = "xray"
 

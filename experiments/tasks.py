@@ -100,6 +100,19 @@ def delayed_xor(length: int, delay: int) -> Task:
     return Task(2, 2, draw, softmax_cross_entropy, "nats", _from(delay, length), float(np.log(2)))
 
 
+def temporal_xor(length: int, delay: int) -> Task:
+    """One bit a step; at every step whether the bits of `delay` and of `delay`/2 steps ago differ (Engelken 2023).
+
+    The net must hold all bits of the last `delay` steps. Without them half of the answers are right.
+    """
+
+    def draw(key):
+        bits = jax.random.randint(key, (length, 1), 0, 2, jnp.int32)
+        return bits.astype(jnp.result_type(float)), _delayed(bits[:, 0], delay) ^ _delayed(bits[:, 0], delay // 2)
+
+    return Task(1, 2, draw, softmax_cross_entropy, "nats", _from(delay, length), float(np.log(2)))
+
+
 def adding(length: int, *, at_every_step: bool = False) -> Task:
     """The sum of the two marked ones of T numbers in [0, 1), asked at the end, or at every step the sum so far.
 

@@ -12,6 +12,7 @@ POSED = {
     "delayed_copy": tasks.delayed_copy(LENGTH, 2),
     "copy_memory": tasks.copy_memory(4, items=3),
     "delayed_xor": tasks.delayed_xor(LENGTH, 2),
+    "temporal_xor": tasks.temporal_xor(LENGTH, 4),
     "adding": tasks.adding(LENGTH),
     "adding, every step": tasks.adding(LENGTH, at_every_step=True),
     "next_symbol": tasks.next_symbol(SYMBOLS, LENGTH),
@@ -44,6 +45,13 @@ def test_delayed_xor():
     np.testing.assert_array_equal(POSED["delayed_xor"].weight, [0, 0] + [1] * 7)
 
 
+def test_temporal_xor():
+    bits, wanted = draw("temporal_xor")
+    assert set(bits.ravel()) == {0, 1}
+    np.testing.assert_array_equal(wanted[4:], bits[:-4, 0] != bits[2:-2, 0])
+    np.testing.assert_array_equal(POSED["temporal_xor"].weight, [0] * 4 + [1] * 5)
+
+
 @pytest.mark.parametrize("name", ["adding", "adding, every step"])
 def test_adding(name):
     inputs, wanted = draw(name)
@@ -64,7 +72,7 @@ def test_next_symbol_keeps_its_last_tenth_back():
     assert tasks.next_symbol(SYMBOLS, LENGTH).memoryless == pytest.approx(np.log(27), abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["adding", "delayed_xor", "copy_memory"])
+@pytest.mark.parametrize("name", ["adding", "delayed_xor", "temporal_xor", "copy_memory"])
 def test_the_answer_without_memory_costs_what_is_said(name):
     """A net whose readout is a constant: the best of those, over 2,000 draws."""
     task = POSED[name]
