@@ -4,6 +4,9 @@ import doctest
 import re
 from pathlib import Path
 
+import jax
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -12,6 +15,15 @@ def test_the_quick_start_runs_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
     assert result.attempted > 10
+    assert result.failed == 0
+
+
+def test_the_page_on_your_own_run_runs_as_printed(tmp_path, monkeypatch):
+    pytest.importorskip("flax")
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in int32
+        result = doctest.testfile(str(ROOT / "experiments" / "README.md"), module_relative=False)
+    assert result.attempted > 20
     assert result.failed == 0
 
 
