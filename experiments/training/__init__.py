@@ -39,7 +39,7 @@ class Config:
     task: str = field(default="copy", metadata={"choices": ("all", *TASKS), "full": "all", "help": "what is learned"})
     text: str | None = field(default=None, metadata={"help": "a text file", "shown": "CPython's documentation"})
     hidden: int = field(default=32, metadata={"help": "units N"})
-    length: int = field(default=30, metadata={"full": 50, "help": "steps T of a sequence (digits: 64)"})
+    length: int = field(default=30, metadata={"help": "steps T of a sequence (digits: 64)"})
     updates: int = field(default=1000, metadata={"full": 2000, "help": "parameter updates"})
     records: int = field(default=10, metadata={"help": "times after the start that the net is looked at"})
     batch: int = field(default=16, metadata={"help": "sequences an update"})
