@@ -24,6 +24,8 @@ NAMES = (
     "training",
     "credit",
     "flossing",
+    "forcing",
+    "isometry",
 )
 MAIN_JOB = "xray"
 

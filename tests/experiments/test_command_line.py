@@ -73,6 +73,17 @@ BAD = {
         ("--iterations 99", "iterations: got 99, expected at least 100"),
     ],
     "mistakes": [("--only nosuch", "only: got 'nosuch', expected a part of a row's name: delta rule")],
+    "forcing": [
+        ("--keys 1", "keys: got 1, expected at least 2"),
+        ("--length 88", "length: got 88, expected at least 89"),
+        ("--length 10000", "length: got 10000, expected at most 9999"),
+        ("--updates 3", "updates: got 3, expected at least 20"),
+    ],
+    "isometry": [
+        ("--size 3", "size: got 3, expected at least 4"),
+        ("--keys 1", "keys: got 1, expected at least 2"),
+        ("--updates 9", "updates: got 9, expected at least 10"),
+    ],
     "nosuch": [("", "unknown experiment 'nosuch', expected one of xray, identities")],
 }
 

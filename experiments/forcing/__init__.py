@@ -1,0 +1,76 @@
+"""Teacher forcing on a chaotic target: how fast does the gradient grow, and at which forcing does training work?
+
+Claims, stated before the run. A net that learned a chaotic orbit has gradients that grow as e^(λ_1 T), λ_1 its own
+exponent; forced sparsely, the state replaced by the data every τ samples, they are cut at every forcing; forced with
+h → (1 − α) h + α y, α = 1 − 1/σ_max with σ_max the largest singular value of any step's Jacobian, every product of
+Jacobians has norm 1 at most and the gradient does not grow. Training works best with τ near the predictability time
+ln 2/λ_1: better than without forcing, than with τ ≫ 1/λ_1 (too late) and than with τ = 1 (every step); so does α
+better than no forcing; and the net trained with τ = ln 2/λ_1, left to itself, has the λ_1 of the data within a tenth.
+
+The target is the Lorenz system, all three coordinates observed every 0.05 units of time (1/λ_1 is 22 samples,
+ln 2/λ_1 15); the net a shallow piecewise-linear one with a state of three. Every claim's interval is Student's t over
+keys (weights and windows), training claims paired by key. Exact, and checked to 1e-12: the chain under α is 1 − α
+times the free step's Jacobians at the pulled states; no product exceeds norm 1 at α*; BPTT under sparse forcing is
+BPTT truncated at the forcings, and that of `models.teacher_forcing`.
+
+Reference: Mikhaeil, Monfared & Durstewitz (2022), arXiv:2110.07238 (growth, sparse forcing); Hess, Monfared, Brenner &
+Durstewitz (2023), arXiv:2306.04406 (the net, generalised forcing, α).
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import harness, options
+
+from . import nets
+from .figure import plot
+from .growth import Growth, Identities, measure_growth, measure_identities
+from .summary import summarise
+from .training import METHODS, PREDICTED, RECORDS, Training, train_all
+
+SAMPLES = (10_000, 2_000, 2_000)  # of the training, validation and test data
+
+
+@dataclass(frozen=True)
+class Config:
+    hidden: int = field(default=50, metadata={"help": "hidden units H of the net"})
+    length: int = field(default=6 * nets.LYAPUNOV_TIME, metadata={"help": "samples T of a training window"})
+    updates: int = field(default=2000, metadata={"help": "parameter updates", "full": 4000})
+    batch: int = field(default=4, metadata={"help": "windows an update"})
+    keys: int = field(default=6, metadata={"help": "trainings: weights and windows", "full": 20})
+    seed: int = field(default=0, metadata={"help": "seed of everything random"})
+    out: str = field(default="results/forcing", metadata={"help": "folder of the results"})
+    full: bool = field(default=False, metadata={"help": "the record run: more keys and twice the updates"})
+
+
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, Training | Growth | Identities]:
+    """Training in float32, all that is measured in float64 (the caller enables x64)."""
+    options.require_size("length", config.length, least=4 * nets.LYAPUNOV_TIME + 1, most=SAMPLES[0] - 1)
+    for name, least in {"hidden": 1, "batch": 1, "keys": 2, "updates": RECORDS}.items():
+        options.require_size(name, getattr(config, name), least=least)
+    progress("data")
+    data_key, key = jax.random.split(jax.random.key(config.seed))
+    samples = np.asarray(jax.jit(partial(nets.lorenz_data, length=sum(SAMPLES)))(data_key))
+    data = np.split(samples, np.cumsum(SAMPLES)[:-1])
+    training, net = train_all(config, data, jax.random.split(key, config.keys), progress)
+    predicted = METHODS.index(PREDICTED)
+    exponents = training.exponents[predicted], training.exponent_errors[predicted]
+    progress("growth of the gradient")
+    growth = measure_growth(config, net, data[-1], exponents)
+    progress("what is exact")
+    return {"training": training, "growth": growth, "identities": measure_identities(config, net, data[-1])}
+
+
+EXPERIMENT = harness.Experiment(
+    name="forcing",
+    purpose="teacher forcing on a chaotic target: growth of the gradient, and training at every strength",
+    description=__doc__,
+    config=Config,
+    run=run,
+    summarise=summarise,
+    plot=plot,
+)
