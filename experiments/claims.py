@@ -1,6 +1,6 @@
 """Hypotheses as people state them: the number that decides one, its interval over keys, and the verdict it allows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,15 +43,6 @@ def share_interval(count: int, keys: int) -> Interval:
     """The share count/K with the exact interval of a binomial (Clopper & Pearson 1934)."""
     low, high = scipy.stats.binomtest(count, keys).proportion_ci(LEVEL, method="exact")
     return Interval(count / keys, float(low), float(high), keys)
-
-
-def bootstrap_interval(values: Any, statistic: Callable = np.median, resamples: int = 9999) -> Interval:
-    """`statistic` (taking `axis`) of values [K], with the interval between percentiles of resampled keys, seed 0."""
-    values = np.asarray(values, float)
-    drawn = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(statistic(values[drawn], axis=1), (tail, 1 - tail), method="inverted_cdf")
-    return Interval(float(statistic(values, axis=0)), float(low), float(high), len(values))
 
 
 def more_often(count: int, keys: int, other: int, other_keys: int) -> float:

@@ -36,19 +36,12 @@ def test_verdicts(found, low, high, verdict):
 
 
 @pytest.mark.parametrize("keys", [3, 10])
-@pytest.mark.parametrize(
-    ("make", "truth"), [(claims.mean_interval, 0.5), (lambda drawn: claims.bootstrap_interval(drawn, np.mean), 0.5)]
-)
-def test_intervals_of_means_cover(make, truth, keys):
-    """Of 400 experiments; the percentile bootstrap of few keys is known to be too short (3 keys: 2 of 3 hold it)."""
-    drawn = np.random.default_rng(1).normal(truth, 2.0, (400, keys))
-    found = [make(row) for row in drawn]
-    share = np.mean([each.low <= truth <= each.high for each in found])
-    assert all(each.keys == keys and each.low <= each.value <= each.high for each in found)
-    if make is claims.mean_interval:
-        assert abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 400)
-    else:
-        assert (0.6 if keys == 3 else 0.85) < share < 0.95
+def test_intervals_of_means_cover(keys):
+    """Of 400 experiments, 95 % within four standard errors."""
+    found = [claims.mean_interval(row) for row in np.random.default_rng(1).normal(0.5, 2.0, (400, keys))]
+    share = np.mean([each.low <= 0.5 <= each.high for each in found])
+    assert abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 400)
+    assert all(each.keys == keys and each.low < each.value < each.high for each in found)
 
 
 def test_the_interval_of_few_or_failed_keys_is_unknown():
@@ -56,11 +49,6 @@ def test_the_interval_of_few_or_failed_keys_is_unknown():
         found = claims.mean_interval(values)
         assert np.isnan([found.low, found.high]).all()
         assert found.keys == len(values)
-
-
-def test_a_median_takes_failures():
-    found = claims.bootstrap_interval([1.0, 2.0, 3.0, np.inf, np.inf])
-    assert (found.value, found.low, found.high) == (3, 1, np.inf)
 
 
 @pytest.mark.parametrize("keys", [5, 20])
