@@ -34,9 +34,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure.suptitle(title, fontsize=18)
     training, length = results["training"], len(results["tables"].letters)
     caption = (
-        f"A net that reads text; {losses.shape[2]} keys (weights and batches, the same for every scheme), each scheme at"
-        f" its best of {len(training.rates)} rates of Adam. Above: the first {length} steps of one sequence, the net trained"
-        " by full BPTT. Below left: of single sequences; bias: ‖mean gradient − exact‖, spread: the root mean squared"
+        f"A net that reads text; {losses.shape[2]} keys (weights and batches, the same for every scheme), each scheme"
+        f" at its best of {len(training.rates)} rates of Adam. Above: the first {length} steps of one sequence, the net"
+        " trained by full BPTT. Below left: of single sequences; bias: ‖mean gradient − exact‖, spread: the root mean squared"
         " distance from the mean. Right: every dot a key."
     )
     captions.add_caption(figure, caption)
