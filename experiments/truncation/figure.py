@@ -35,9 +35,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
     training, length = results["training"], len(results["tables"].letters)
     caption = (
         f"A net that reads text; {losses.shape[2]} keys (weights and batches, the same for every scheme), each scheme"
-        f" at its best of {len(training.rates)} rates of Adam. Above: the first {length} steps of one sequence, the net"
-        " trained by full BPTT. Below left: of single sequences; bias: ‖mean gradient − exact‖, spread: the root mean squared"
-        " distance from the mean. Right: every dot a key."
+        f" at its best of {len(training.rates)} rates of Adam. Above: the first {length} steps of one sequence, after"
+        " training by full BPTT. Below left: of single sequences; bias: ‖mean gradient − exact‖, spread: the root mean"
+        " squared distance from the mean. Right: every dot a key."
     )
     captions.add_caption(figure, caption)
     above, below = figure.subfigures(2, 1, height_ratios=(1.12, 1), hspace=0.03)
