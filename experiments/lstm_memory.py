@@ -13,10 +13,13 @@ from jaxbptt.cells import gates
 from jaxbptt.jacobians import prefix_products, step_jacobians
 from jaxbptt.trajectories import Trajectory, unroll
 
-from . import files, harness, nets, options, text
+from . import captions, files, harness, nets, options, text
 
 FORGET_BIASES = (0.0, 1.0, 3.0)
 MEANINGS = ("h frozen: diag f", "through h, o frozen", "C block of the full product")
+MEANING_STYLES = (("#0072B2", "-"), ("#D55E00", "-"), ("#000000", "--"))  # Okabe & Ito's
+GATE_COLOURS = {"input": "#CC79A7", "forget": "#0072B2", "output": "#E69F00"}
+WORDS = {"font.size": 14, "axes.titlesize": 15, "legend.fontsize": 12.5}
 
 
 @dataclass(frozen=True)
@@ -98,38 +101,64 @@ def summarise(results: dict[str, Memory], config: Config) -> harness.Summary:
 
 def plot(results: dict[str, Memory], path: Path) -> None:
     """One column a forget bias: gates, singular values of one step, growth over many."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1 + 4.2 * len(results), 9.6), layout="constrained")
-    axes = figure.subplots(3, len(results), squeeze=False, sharey="row")
-    colours = ("#31688e", "#d1495b", "#222222")
-    for (top, middle, bottom), (bias, memory) in zip(axes.T, results.items(), strict=True):
-        steps = np.arange(1, len(memory.gates) + 1)
-        for gate, name, colour in zip(
-            memory.gates.transpose(1, 0, 2),
-            ("input", "forget", "output"),
-            ("#7a9e3b", "#31688e", "#c77d0a"),
-            strict=True,
-        ):
-            low, centre, high = np.quantile(gate, (0.1, 0.5, 0.9), axis=1)
-            top.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-            top.plot(steps, centre, color=colour, linewidth=1.6, label=name)
-        top.set_title(f"forget bias {bias}", fontweight="bold")
-        top.set(xlabel="step t", ylabel="gate (median, 10 to 90 %)", ylim=(0, 1))
-        for values, name, colour in zip(memory.one_step, MEANINGS, colours, strict=False):
-            middle.fill_between(steps, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.15, linewidth=0)
-            middle.plot(steps, np.median(values, axis=1), color=colour, linewidth=1.6, label=name)
-        middle.axhline(1, color="0.5", linewidth=0.9, linestyle="--")
-        middle.set(xlabel="step t", ylabel=r"singular values of $\partial C_t/\partial C_{t-1}$")
-        for values, name, colour, line in zip(memory.log_norms, MEANINGS, colours, ("-", "-", "--"), strict=True):
-            bottom.plot(steps, values / np.log(10), color=colour, linewidth=1.8, linestyle=line, label=name)
-        bottom.axhline(0, color="0.5", linewidth=0.9, linestyle="--")
-        bottom.set(xlabel="step t", ylabel=r"$\log_{10}$ ‖$dC_t/dC_0$‖")
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-    for row in axes:
-        row[0].legend(frameon=False, fontsize="small")
-    files.write_figure(path, figure, dpi=130)
+    with matplotlib.rc_context(WORDS):
+        figure = Figure(figsize=(1.2 + 3.9 * len(results), 12.8), layout="constrained")
+        figure.suptitle(
+            r"Is $\partial C_t/\partial C_{t-1}$ of an LSTM that reads text the forget gate, or 1?", fontsize=18
+        )
+        axes = figure.subplots(3, len(results), squeeze=False, sharex=True, sharey="row")
+        for (top, middle, bottom), (bias, memory) in zip(axes.T, results.items(), strict=True):
+            top.set_title(f"forget bias {bias}", fontweight="bold", pad=10)
+            _plot_gates(top, memory)
+            _plot_one_step(middle, memory)
+            _plot_growth(bottom, memory)
+            bottom.set(xlabel="step t")
+        axes[0, 0].set(ylabel="gates", ylim=(0, 1))
+        axes[1, 0].set(ylabel=r"singular values of $\partial C_t/\partial C_{t-1}$", ylim=(0, None))
+        axes[2, 0].set(ylabel=r"$\log_{10}\,\|dC_t/dC_0\|_2$")
+        for row in axes:
+            row[0].legend(frameon=False)
+        for ax in axes.flat:
+            ax.spines[["top", "right"]].set_visible(False)
+        captions.add_caption(figure, _caption(results), 13)
+        files.write_figure(path, figure, dpi=100)
+
+
+def _plot_gates(ax, memory):
+    steps = np.arange(1, len(memory.gates) + 1)
+    for gate, (name, colour) in zip(memory.gates.transpose(1, 0, 2), GATE_COLOURS.items(), strict=True):
+        low, centre, high = np.quantile(gate, (0.1, 0.5, 0.9), axis=1)
+        ax.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        ax.plot(steps, centre, color=colour, linewidth=1.8, label=name)
+
+
+def _plot_one_step(ax, memory):
+    steps = np.arange(1, len(memory.gates) + 1)
+    for values, name, (colour, line) in zip(memory.one_step, MEANINGS, MEANING_STYLES, strict=False):
+        ax.fill_between(steps, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+        ax.plot(steps, np.median(values, axis=1), line, color=colour, linewidth=1.8, label=name)
+    ax.axhline(1, color="0.4", linewidth=1.2, linestyle=":")
+
+
+def _plot_growth(ax, memory):
+    steps = np.arange(1, len(memory.gates) + 1)
+    for values, name, (colour, line) in zip(memory.log_norms, MEANINGS, MEANING_STYLES, strict=True):
+        ax.plot(steps, values / np.log(10), line, color=colour, linewidth=2.2, label=name)
+    ax.axhline(0, color="0.4", linewidth=1.2, linestyle=":")
+
+
+def _caption(results):
+    length, _, hidden = next(iter(results.values())).gates.shape
+    return (
+        f"H = {hidden} units, T = {length} steps of text, one draw of the weights, the same for every forget bias."
+        " Gates: median and 10 to 90 % of the units. Singular values of one step: median, and smallest to largest; of"
+        " the C block of the full product they are those with h frozen. Three meanings of the derivative: h frozen,"
+        " diag f; also through hₜ₋₁ = oₜ₋₁ ⊙ tanh Cₜ₋₁, oₜ₋₁ frozen; and the block dCₜ/dC₀ in the"
+        " product of the Jacobians of (C, h), which leaves nothing out. Dotted: 1, and log₁₀ 1 = 0: nothing is lost."
+    )
 
 
 EXPERIMENT = harness.Experiment(
