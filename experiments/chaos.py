@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxbptt import cells, spectra
 
-from . import files, harness, options, systems
+from . import captions, files, harness, options, systems
 
 GAINS = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 GATED_GAINS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
@@ -21,6 +21,7 @@ LOWEST = -2.5  # nats per step: the end of the axis of a spectrum, whose tail ha
 SIZE_COLOURS = ("#9ecae1", "#4292c6", "#084594")
 GAIN_COLOURS = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#e0c318")
 GATED_COLOURS = {"lstm": "#7a5195", "gru": "#c77d0a"}
+WORDS = {"font.size": 16, "axes.titlesize": 16.5, "legend.fontsize": 14.5}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Transition(NamedTuple):
     entropy: np.ndarray  # [G, B] Σ of the positive exponents
     interval: np.ndarray  # [G, B] mean steps between QRs
     interval_error: np.ndarray  # [G, B] what that cost, largest over i, where it was checked
+    length: np.ndarray  # [] T
+    transient: np.ndarray  # [] steps before them
 
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Transition]:
@@ -84,7 +87,9 @@ def _sweep(name, cell, gains, config, progress):
     for gain in gains:
         progress(f"{name}, gain {gain:g}")
         rows.append(jax.tree.map(np.asarray, measure_nets(jnp.asarray(gain), keys)))
-    return Transition(np.array(flat.size), np.array(gains), *(np.stack(column) for column in zip(*rows, strict=True)))
+    columns = (np.stack(column) for column in zip(*rows, strict=True))
+    steps = np.array(config.length), np.array(config.transient)
+    return Transition(np.array(flat.size), np.array(gains), *columns, *steps)
 
 
 def pool(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,64 +150,86 @@ def _with_error(value, error):
 
 def plot(results: dict[str, Transition], path: Path) -> None:
     """Above: λ_1, dimension, gated nets over gain. Below: the shape of the spectrum over size, gain and cell."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(16.5, 9.4), layout="constrained")
-    figure.suptitle("Random recurrent networks through the transition to chaos", fontsize=17)
-    (growth, dimension, gated), (sizes, gains, kinds) = axes = figure.subplots(2, 3)
     tanh = {name: result for name, result in results.items() if name.startswith("tanh")}
     others = {name: result for name, result in results.items() if name not in tanh}
     (small_name, smallest), *_, (_, largest) = tanh.items()
     styles = dict(zip(tanh, SIZE_COLOURS, strict=True))
+    with matplotlib.rc_context(WORDS):
+        figure = Figure(figsize=(17, 13), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+        figure.suptitle(
+            "At which gain does a random recurrent net turn chaotic, and does its size matter?", fontsize=20
+        )
+        (growth, dimension, gated), (sizes, gains, kinds) = axes = figure.subplots(2, 3)
+        _plot_theories(growth, dimension, largest.gains)
+        for name, result in tanh.items():
+            _plot_means(growth, result.gains, result.exponents[:, :, 0], styles[name], name)
+            _plot_means(dimension, result.gains, result.dimension / result.size, styles[name], name)
+        growth.set(title="growth rate of tanh nets", ylabel=r"$\lambda_1$, nats per step", ylim=(-0.75, 0.75))
+        dimension.set(title="dimension of the attractor", ylabel="Kaplan-Yorke dimension / N", ylim=(-0.01, None))
+        _plot_means(gated, smallest.gains, smallest.exponents[:, :, 0], styles[small_name], small_name)
+        for name, result in others.items():
+            _plot_means(gated, result.gains, result.exponents[:, :, 0], _gated_colour(name), _title(name))
+        gated.set(title="growth rate of gated nets", ylabel=r"$\lambda_1$, nats per step", xscale="log")
+        ticks = [gain for gain in (0.5, 1, 2, 3, 5, 8, 12) if gain <= GATED_GAINS[-1]]
+        gated.set_xticks(ticks, [f"{gain:g}" for gain in ticks])
+        gated.minorticks_off()
 
-    fine = np.linspace(largest.gains[0], largest.gains[-1], 200)
+        for name, result in tanh.items():
+            _plot_spectrum(sizes, result, list(result.gains).index(REFERENCE), styles[name], name)
+        for gain, colour in zip((0.9, 1.25, 1.5, 2.0, 3.0, 5.0), GAIN_COLOURS, strict=True):
+            _plot_spectrum(gains, largest, list(largest.gains).index(gain), colour, f"gain {gain:g}")
+        _plot_spectrum(kinds, smallest, -1, styles[small_name], f"{small_name}, gain {smallest.gains[-1]:g}")
+        for name, result in others.items():
+            _plot_spectrum(kinds, result, -1, _gated_colour(name), f"{_title(name)}, gain {result.gains[-1]:g}")
+        sizes.set_title(f"tanh nets, gain {REFERENCE:g}: one curve for every N")
+        gains.set_title(f"spectrum over gain, tanh, N = {largest.size}")
+        kinds.set_title("spectrum by cell, at the largest gain")
+        for ax in (growth, dimension, gated):
+            ax.set_xlabel("gain of the recurrent weights")
+            ax.legend(frameon=False, loc="lower right")
+        for ax in (sizes, gains, kinds):
+            ax.set(xlabel="i / N", ylabel=r"$\lambda_i$, nats per step", ylim=(LOWEST, 0.85), xlim=(0, 0.85))
+            ax.legend(frameon=False, loc="upper right")
+        gains.set(ylim=(-1.25, 1.1), xlim=(0, SHARE * 1.02))
+        for ax in axes.flat:
+            ax.axhline(0, color="0.5", linewidth=0.8, zorder=0)
+            ax.title.set_fontweight("bold")
+            ax.spines[["top", "right"]].set_visible(False)
+        captions.add_caption(figure, _caption(largest), 15)
+        files.write_figure(path, figure, dpi=90)
+
+
+def _caption(result):
+    nets, (above, below) = result.exponents.shape[1], SHARE.as_integer_ratio()
+    return (
+        f"{nets} nets for each point, no inputs, weights W_ij ~ N(0, gain²/N) of one draw for all gains; λ_i, the i-th"
+        f" of N exponents, by QR along T = {result.length} steps after {result.transient} from a random state; all"
+        f" values are means over nets. Above: bars, two standard errors. Below: of more than {ALL_BELOW} exponents the"
+        f" leading {above}/{below}; −∞ is left out. LSTM: N counts cell and hidden entries. Mean field: Sompolinsky,"
+        " Crisanti & Sommers (1988). Star: tanh, gain 3, data of D. G. Clark, Lyapunov spectrum of random neural"
+        " networks."
+    )
+
+
+def _plot_theories(growth, dimension, gains):
+    """The mean field, a linear net, and what is published of `REFERENCE`."""
+    fine = np.linspace(gains[0], gains[-1], 200)
     infinite = [systems.mean_field_exponent(gain) for gain in fine]
-    growth.plot(fine, infinite, color="0.1", linewidth=2, label="mean field, N → ∞")
-    growth.plot(fine, np.log(fine), color="0.5", linestyle="--", linewidth=1.2, label="linear net, ln g")
-    for name, result in tanh.items():
-        _plot_means(growth, result.gains, result.exponents[:, :, 0], styles[name], name)
-        _plot_means(dimension, result.gains, result.dimension / result.size, styles[name], name)
+    growth.plot(fine, infinite, color="0.1", linewidth=2.4, label="mean field, N → ∞")
+    growth.plot(fine, np.log(fine), color="0.5", linestyle="--", linewidth=1.6, label="linear net, ln gain")
+    star = {"color": "#D55E00", "markersize": 18, "markeredgecolor": "white", "zorder": 5}
     for ax, value in ((growth, systems.CLARK_EXPONENT), (dimension, systems.CLARK_DIMENSION)):
-        ax.plot(REFERENCE, value, "*", color="#d1495b", markersize=15, zorder=5, label="published, N = 4096")
-    growth.set(title="growth rate of tanh nets", ylabel=r"$\lambda_1$ (nats per step)", ylim=(-0.75, 0.75))
-    dimension.set(title="dimension of the attractor", ylabel="Kaplan-Yorke dimension / N", ylim=(-0.01, None))
-    _plot_means(gated, smallest.gains, smallest.exponents[:, :, 0], styles[small_name], small_name)
-    for name, result in others.items():
-        _plot_means(gated, result.gains, result.exponents[:, :, 0], _gated_colour(name), _title(name))
-    gated.set(title="the same for gated nets", ylabel=r"$\lambda_1$ (nats per step)", xscale="log")
-    ticks = [gain for gain in (0.5, 1, 2, 3, 5, 8, 12) if gain <= GATED_GAINS[-1]]
-    gated.set_xticks(ticks, [f"{gain:g}" for gain in ticks])
-    gated.minorticks_off()
-
-    for name, result in tanh.items():
-        _plot_spectrum(sizes, result, list(result.gains).index(REFERENCE), styles[name], name)
-    for gain, colour in zip((0.9, 1.25, 1.5, 2.0, 3.0, 5.0), GAIN_COLOURS, strict=True):
-        _plot_spectrum(gains, largest, list(largest.gains).index(gain), colour, f"g = {gain:g}")
-    _plot_spectrum(kinds, smallest, -1, styles[small_name], f"{small_name}, gain {smallest.gains[-1]:g}")
-    for name, result in others.items():
-        _plot_spectrum(kinds, result, -1, _gated_colour(name), f"{_title(name)}, gain {result.gains[-1]:g}")
-    sizes.set_title(f"spectrum of tanh nets, g = {REFERENCE:g}: one curve for every N")
-    gains.set_title(f"spectrum over gain, tanh, N = {largest.size}")
-    kinds.set_title("spectrum by cell, at the largest gain")
-
-    for ax in (growth, dimension, gated):
-        ax.set_xlabel("gain of the recurrent weights")
-        ax.legend(frameon=False, loc="lower right")
-    for ax in (sizes, gains, kinds):
-        ax.set(xlabel="i / N", ylabel=r"$\lambda_i$ (nats per step)", ylim=(LOWEST, 0.7), xlim=(0, 0.85))
-        ax.legend(frameon=False, loc="upper right")
-    gains.set(ylim=(-1.25, 0.7), xlim=(0, SHARE * 1.02))
-    for ax in axes.flat:
-        ax.axhline(0, color="0.5", linewidth=0.8, zorder=0)
-        ax.title.set_fontweight("bold")
-        ax.spines[["top", "right"]].set_visible(False)
-    files.write_figure(path, figure, dpi=120)
+        ax.plot(REFERENCE, value, "*", label="published, N = 4096", **star)
 
 
 def _plot_means(ax, gains, values, colour, label):
     """Mean over nets with two standard errors."""
     mean, error = pool(values)
-    ax.errorbar(gains, mean, 2 * error, color=colour, marker="o", markersize=5, linewidth=1, capsize=2.5, label=label)
+    ax.errorbar(gains, mean, 2 * error, color=colour, marker="o", markersize=6, linewidth=1.6, capsize=3, label=label)
 
 
 def _plot_spectrum(ax, result, index, colour, label):
@@ -210,7 +237,7 @@ def _plot_spectrum(ax, result, index, colour, label):
     values = result.exponents[index]
     mean = np.where(np.isfinite(values).all(axis=0), values.sum(axis=0) / len(values), np.nan)
     places = (np.arange(values.shape[1]) + 0.5) / result.size
-    ax.plot(places, mean, color=colour, linewidth=2, marker=".", markersize=4, label=label)
+    ax.plot(places, mean, color=colour, linewidth=2.4, marker=".", markersize=4, label=label)
 
 
 def _gated_colour(name):

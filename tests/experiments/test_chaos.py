@@ -39,7 +39,8 @@ def fake_transition(gains, size, zero):
     exponents[..., -1] = -np.inf
     rest = np.zeros_like(top)
     error = np.zeros_like(exponents)
-    return chaos.Transition(np.array(size), gains, exponents, error, rest + size / 4, rest, rest + 1, rest)
+    steps = np.array(40), np.array(10)
+    return chaos.Transition(np.array(size), gains, exponents, error, rest + size / 4, rest, rest + 1, rest, *steps)
 
 
 def test_figure_and_words_are_of_the_arrays(tmp_path):
