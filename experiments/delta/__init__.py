@@ -54,6 +54,7 @@ class Chains(NamedTuple):
     exact: np.ndarray  # [b, K]
     copies_error: np.ndarray  # [b] largest difference between the copies of one exponent
     sum_error: np.ndarray  # [b] |Σ exponents − ln|1 − β||; NaN at β = 1
+    length: np.ndarray  # [] T
 
 
 class Keys(NamedTuple):
@@ -65,6 +66,7 @@ class Keys(NamedTuple):
     exact: np.ndarray  # [K] NaN where no law is known
     sum_error: np.ndarray  # [2] |sum − ln|1 − β||, of the exponents and of (1/T) ln σ_i
     cell_error: np.ndarray  # [] of the chain against that of `cells.delta_net` fed with these keys, largest entry
+    length: np.ndarray  # [] T
 
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Chains | Keys]:
@@ -74,7 +76,7 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Chain
     if SHOWN_SIZE not in config.sizes:
         raise ValueError(f"sizes: got {','.join(map(str, config.sizes))}, expected {SHOWN_SIZE} among them")
     options.require_size("length", config.length, least=200)
-    key, results = jax.random.key(config.seed), {}
+    key, steps, results = jax.random.key(config.seed), np.array(config.length), {}
     programs = {size: jax.jit(_measure_exponents) for size in config.sizes}
     for size, program in programs.items():
         progress(f"K = {size}")
@@ -86,7 +88,7 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Chain
         exponents, standard_error, _ = map(np.asarray, programs[SHOWN_SIZE](keys, jnp.asarray(SHOWN_BETA)))
         finite, cell_error = map(np.asarray, measure_others(keys))
         sum_error = np.abs(np.array([exponents.sum(), finite.sum()]) - np.log(1 - SHOWN_BETA))
-        results[kind] = Keys(exponents, standard_error, finite, exact_of_kind(kind), sum_error, cell_error)
+        results[kind] = Keys(exponents, standard_error, finite, exact_of_kind(kind), sum_error, cell_error, steps)
     return results
 
 
@@ -100,7 +102,7 @@ def _measure_uniform(program, key, length, size):
     with np.errstate(divide="ignore"):
         sums = np.log(np.abs(1 - betas))
     sum_error = np.where(np.isfinite(sums), np.abs(exponents.sum(axis=1) - sums), np.nan)
-    return Chains(betas, exponents, standard_error, exact, copies_error, sum_error)
+    return Chains(betas, exponents, standard_error, exact, copies_error, sum_error, np.array(length))
 
 
 def _measure_exponents(keys, beta):

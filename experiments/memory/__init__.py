@@ -51,6 +51,8 @@ class Sensitivity(NamedTuple):
     measured_state: np.ndarray  # [n]
     state_error: np.ndarray  # [n]
     derivative_error: np.ndarray  # [] of dh_T/dθ against `gradients.forward_sensitivity`, relative
+    keys: np.ndarray  # [] simulated sequences
+    length: np.ndarray  # [] steps of each over which the mean is taken
 
 
 class Growth(NamedTuple):
@@ -70,6 +72,7 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Sensi
     decay, cell = 1 - forgetting, cells.lru(1, len(FORGETTING))
     start = round(MEMORIES / forgetting.min())
     length = start + round(config.memories / forgetting.min())
+    sample = np.array(config.keys), np.array(length - start)
     results: dict[str, Sensitivity | Growth] = {}
     exact = {correlation: exact_moments(decay, correlation) for correlation in CORRELATIONS}
     for index, (name, parametrisation) in enumerate(PARAMETRISATIONS.items()):
@@ -82,7 +85,16 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Sensi
             squares = np.asarray(measure(jnp.asarray(correlation), keys))
             mean, error = squares.mean(axis=0), squares.std(axis=0, ddof=1) / config.keys**0.5
             exact_state = exact[correlation].state * (1 if name == NAMES[0] else (1 - decay) * (1 + decay))
-            found = exact[correlation].sensitivities[name], mean[1], error[1], exact_state, mean[0], error[0], wrong
+            found = (
+                exact[correlation].sensitivities[name],
+                mean[1],
+                error[1],
+                exact_state,
+                mean[0],
+                error[0],
+                wrong,
+                *sample,
+            )
             results[f"{name}, ρ = {correlation:g}"] = Sensitivity(forgetting, *found)
     progress("growth")
     return results | {"growth": measure_growth(cell, decay, length)}

@@ -86,7 +86,7 @@ EXACT = np.array([-0.1, -0.2, -0.2001])
 )
 def test_distances(exponents, errors, expected):
     exponents = np.array(exponents)
-    found = delta.Keys(exponents, np.array(errors), exponents, EXACT, np.zeros(2), np.array(0.0))
+    found = delta.Keys(exponents, np.array(errors), exponents, EXACT, np.zeros(2), np.array(0.0), np.array(9))
     np.testing.assert_allclose(np.abs(delta.measure_distances(found)), np.abs(expected), atol=1e-9)
 
 
@@ -102,6 +102,8 @@ def test_distances(exponents, errors, expected):
 )
 def test_exit_code(change, code):
     exact = np.array([-0.1, -0.2])
-    uniform = delta.Chains(np.array([0.5]), exact[None], np.full((1, 2), 1e-3), exact[None], np.zeros(1), np.zeros(1))
-    keys = delta.Keys(exact, np.full(2, 1e-3), exact, exact, np.zeros(2), np.array(0.0))._replace(**change)
+    uniform = delta.Chains(
+        np.array([0.5]), exact[None], np.full((1, 2), 1e-3), exact[None], *np.zeros((2, 1)), np.array(9)
+    )
+    keys = delta.Keys(exact, np.full(2, 1e-3), exact, exact, np.zeros(2), np.array(0.0), np.array(9))._replace(**change)
     assert delta.summarise({"K = 2": uniform, "uniform": keys}, delta.Config()).exit_code == code

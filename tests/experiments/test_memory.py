@@ -67,7 +67,8 @@ def test_nothing_explodes(small):
 
 def fake_results(**changes):
     ones = np.ones(6)
-    one = memory.Sensitivity(np.array(memory.FORGETTING), ones, ones, 0.1 * ones, ones, ones, 0.1 * ones, np.array(0.0))
+    squares, size = (ones, ones, 0.1 * ones), (np.array(2), np.array(9))
+    one = memory.Sensitivity(np.array(memory.FORGETTING), *squares, *squares, np.array(0.0), *size)
     growth = memory.Growth(one.forgetting, np.array([1]), np.log1p(-one.forgetting)[None], np.log1p(-one.forgetting))
     growth = growth._replace(**{key: changes.pop(key) for key in list(changes) if key in growth._fields})
     names = [f"{name}, ρ = {rho:g}" for name in parametrisations.NAMES for rho in parametrisations.CORRELATIONS]
