@@ -207,10 +207,11 @@ def _caption(result):
     nets, (above, below) = result.exponents.shape[1], SHARE.as_integer_ratio()
     return (
         f"{nets} nets for each point, no inputs, weights from N(0, gain²/units), one draw for all gains; λ_i, the i-th"
-        f" of N exponents, by QR along T = {result.length} steps after {result.transient} from a random state; all values"
-        f" are means over nets. Above: bars, two standard errors. Below: of more than {ALL_BELOW} exponents the leading"
-        f" {above}/{below}; −∞ is left out. LSTM: N counts cell and hidden entries. Mean field: Sompolinsky, Crisanti &"
-        " Sommers (1988). Star: tanh, gain 3, data of D. G. Clark, Lyapunov spectrum of random neural networks."
+        f" of N exponents, by QR along T = {result.length} steps after {result.transient} from a random state; all"
+        f" values are means over nets. Above: bars, two standard errors. Below: of more than {ALL_BELOW} exponents the"
+        f" leading {above}/{below}; −∞ is left out. LSTM: N counts cell and hidden entries. Mean field: Sompolinsky,"
+        " Crisanti & Sommers (1988). Star: tanh, gain 3, data of D. G. Clark, Lyapunov spectrum of random neural"
+        " networks."
     )
 
 

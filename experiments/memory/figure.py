@@ -46,8 +46,8 @@ def _caption(results):
         f" LRU. Points: dh_t/dθ by forward differentiation of the simulated recurrence, squared, mean over {one.keys}"
         f" sequences of T = {one.length:,} steps after a start that is left out; bars: two standard errors over"
         " sequences (below, points are moved apart along 1 − λ). Lines: the exact stationary mean squares. θ is λ, or"
-        " ν with λ = exp(−exp ν), γ held fixed or moving with it. Right: norms and exponents of the same recurrence's Jacobians."
-        " The curse: Zucchet & Orvieto (2024); ν: Orvieto et al. (2023)."
+        " ν with λ = exp(−exp ν), γ held fixed or moving with it. Right: norms and exponents of the same recurrence's"
+        " Jacobians. The curse: Zucchet & Orvieto (2024); ν: Orvieto et al. (2023)."
     )
 
 
