@@ -57,6 +57,8 @@ class Stability(NamedTuple):
     radii: np.ndarray  # [S, G, B] spectral radius of J at the origin
     exponents: np.ndarray  # [G, n] λ_1 of the trajectory of each of n nets of the first H, nats per step
     disc: np.ndarray  # [H] eigenvalues of J of the last H's net of key 0, at `limit`, without the LSTM's zeros
+    length: np.ndarray  # [] steps T of each trajectory
+    transient: np.ndarray  # [] steps before them
 
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Stability]:
@@ -69,7 +71,7 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Stabi
     options.require_size("transient", config.transient, least=0)
     keys = jax.random.split(jax.random.key(config.seed), config.keys)
     of_kind = {kind: {size: make_programs(kind, size, config) for size in config.sizes} for kind in ("gru", "lstm")}
-    measure = lambda name: _measure(name, of_kind[name.split(",")[0]], keys, config.nets, progress)
+    measure = lambda name: _measure(name, of_kind[name.split(",")[0]], keys, config, progress)
     return {name: measure(name) for name in FORGET_BIASES}
 
 
@@ -144,7 +146,7 @@ def match_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(distances[rows, columns].max())
 
 
-def _measure(name, of_size, keys, nets, progress):
+def _measure(name, of_size, keys, config, progress):
     limit = 4 * (1 - carry_of(name))
     gains = limit * np.array(MULTIPLES)
     critical, radii, radius_error, errors, exponents, disc = [], [], 0.0, [], [], None
@@ -166,12 +168,16 @@ def _measure(name, of_size, keys, nets, progress):
                 if gain == at:
                     radius_error = max(radius_error, abs(np.abs(found).max() - 1))
         if not exponents:  # of the first H
-            params, starts = _take(drawn, slice(nets)), jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys[:nets])
+            params, starts = (
+                _take(drawn, slice(config.nets)),
+                jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys[: config.nets]),
+            )
             exponents = [np.asarray(programs.exponents(_scale(params, gain), starts)) for gain in gains]
         disc = expected_eigenvalues(name, limit * of_weights[0])
     return Stability(
         np.array(limit), np.array(list(of_size)), np.array(critical), np.array(radius_error), *np.max(errors, axis=0),
         gains, np.array(radii), np.array(exponents), disc,
+        np.array(config.length), np.array(config.transient),
     )  # fmt: skip
 
 

@@ -80,6 +80,8 @@ def fake_stability(**changes):
         radii[None],
         np.log(radii),
         ones[0],
+        np.array(9),
+        np.array(4),
     )
     return plain._replace(**changes)
 
