@@ -47,13 +47,13 @@ def _caption(result):
     (_, keys), (_, nets) = result.critical.shape, result.exponents.shape
     sizes, inner = ", ".join(map(str, result.sizes)), INNER[1] - INNER[0]
     return (
-        f"No inputs, no biases but b_f, Gaussian recurrent weights of variance gain²/H; H = {sizes} units, {keys} draws"
-        " each. Critical gain (vertical dashes): for H → ∞, by the circular law (Ginibre 1965). Above: spectral radius of"
-        f" the Jacobian J at the origin, mean over draws; band: {inner:g} % of them at H = {result.sizes[0]}; dots and"
-        f" bars: mean and {inner:g} % of the gains at which a draw's radius is 1. Middle: largest exponent λ₁ of {nets}"
-        f" nets of H = {result.sizes[0]} along T = {result.length} steps after {result.transient} from a random state."
-        f" Below: dots: eigenvalues μ of J at the critical gain, one draw, H = {result.sizes[-1]}, without an LSTM's"
-        " zeros; dashed: the disc that they fill for H → ∞; solid: the unit circle."
+        f"No inputs, no biases but b_f, Gaussian recurrent weights of variance gain²/H; H = {sizes} units, {keys}"
+        " draws each. Critical gain (vertical dashes): for H → ∞, by the circular law (Ginibre 1965). Above: spectral"
+        f" radius of the Jacobian J at the origin, mean over draws; band: {inner:g} % of them at H = {result.sizes[0]};"
+        f" dots and bars: mean and {inner:g} % of the gains at which a draw's radius is 1. Middle: largest exponent λ₁"
+        f" of {nets} nets of H = {result.sizes[0]} along T = {result.length} steps after {result.transient} from a"
+        f" random state. Below: dots: eigenvalues μ of J at the critical gain, one draw, H = {result.sizes[-1]},"
+        " without an LSTM's zeros; dashed: the disc that they fill for H → ∞; solid: the unit circle."
     )
 
 

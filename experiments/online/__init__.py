@@ -51,6 +51,8 @@ class Outcome(NamedTuple):
     final: np.ndarray  # [R, L, D] after; RTRL by BPTT, whose gradient is the same
     state_floats: np.ndarray  # [R]
     flops: np.ndarray  # [R] per step
+    size: np.ndarray  # [] units N
+    sequences: np.ndarray  # [] that a cosine is measured on
 
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Outcome]:
@@ -96,6 +98,8 @@ def _run_task(name, task: Task, config, progress):
         np.stack([finals[rule] for rule in rules.RULES]),
         np.array([cost.state_floats for cost in costs]),
         np.array([cost.flops for cost in costs]),
+        np.array(config.hidden),
+        np.array(config.sequences),
     )
 
 

@@ -84,6 +84,8 @@ def fake_outcome():
         final=final,
         state_floats=np.full(rules, 10),
         flops=10 ** np.arange(1, rules + 1),
+        size=np.array(3),
+        sequences=np.array(2),
     )
 
 
