@@ -206,12 +206,12 @@ def plot(results: dict[str, Transition], path: Path) -> None:
 def _caption(result):
     nets, (above, below) = result.exponents.shape[1], SHARE.as_integer_ratio()
     return (
-        f"{nets} nets for each point, no inputs, weights from N(0, gain²/units), one draw for all gains; λ_i, the i-th"
-        f" of N exponents, by QR along T = {result.length} steps after {result.transient} from a random state; all"
-        f" values are means over nets. Above: bars, two standard errors. Below: of more than {ALL_BELOW} exponents the"
-        f" leading {above}/{below}; −∞ is left out. LSTM: N counts cell and hidden entries. Mean field: Sompolinsky,"
-        " Crisanti & Sommers (1988). Star: tanh, gain 3, data of D. G. Clark, Lyapunov spectrum of random neural"
-        " networks."
+        f"{nets} nets for each point, no inputs, weights from N(0, gain²/units), one draw for all gains, no biases but"
+        f" an LSTM's forget bias 1; λ_i, the i-th of N exponents, by QR along T = {result.length} steps after"
+        f" {result.transient} from a random state; all values are means over nets. Above: bars, two standard errors."
+        f" Below: of more than {ALL_BELOW} exponents the leading {above}/{below}; −∞ is left out. LSTM: N counts cell"
+        " and hidden entries. Mean field: Sompolinsky, Crisanti & Sommers (1988). Star: tanh, gain 3, one net, from"
+        " the data of D. G. Clark, Lyapunov spectrum of random neural networks."
     )
 
 
