@@ -48,7 +48,7 @@ def _caption(results):
     return (
         f"Left: Newton's method on all T steps at once, one draw of a tanh net without inputs, N = {newton.size}, at"
         f" {len(newton.gains)} gains, float64; λ₁ by QR over {TRIAL} steps, its axes linear within ±{LINEAR:g} and"
-        " logarithmic beyond; dashed: T iterations, which always suffice. Marks: what the toolkit's outlook said before"
+        " logarithmic beyond; dashed: T iterations, always enough. Marks: what the toolkit's outlook said before"
         " the run, by whether λ₁T is below −10 nats or −1 nat (strips) for all that λ₁ may be within its error. Right:"
         " δ_t = y_t + λ δ_{t+1}, y_t normal, carried forward from the exact δ₁ by δ_{t+1} = (δ_t − y_t)/λ; error"
         " against extended precision, over the root mean square 1/√(1 − λ²) of δ; median over"
