@@ -19,7 +19,7 @@ class Interval(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A hypothesis, stated before the run: the number lies in [low, high]."""
+    """A hypothesis, stated before the run: the number lies between low and high."""
 
     hypothesis: str  # in words
     number: str  # what decides it, with its unit
@@ -52,13 +52,13 @@ def more_often(count: int, keys: int, other: int, other_keys: int) -> float:
 
 
 def decide(claim: Claim) -> str:
-    """ "holds" where the whole interval is in [low, high], "fails" where none of it is, else "cannot tell"."""
-    found = claim.found
-    if claim.low <= found.low and found.high <= claim.high:
-        return "holds"
-    if found.high < claim.low or found.low > claim.high:
+    """ "holds" where the whole interval is inside (low, high), "fails" where none of it is, else "cannot tell"."""
+    found, (low, high) = claim.found, (claim.low, claim.high)
+    if (found.low > low or low == -np.inf) and (found.high < high or high == np.inf):
+        return "holds"  # a tie at a bound does not
+    if found.high < low or found.low > high:
         return "fails"
-    return f"cannot tell with {found.keys} keys"
+    return f"cannot tell with {found.keys} keys" if np.isfinite(found.value) else "cannot tell: a key has no number"
 
 
 def in_words(claims: Sequence[Claim]) -> list[str]:
@@ -66,13 +66,14 @@ def in_words(claims: Sequence[Claim]) -> list[str]:
     lines = []
     for claim in claims:
         found = claim.found
-        bounds = [f"at least {claim.low:.3g}"] * (claim.low > -np.inf) + [f"at most {claim.high:.3g}"] * (
+        bounds = [f"above {claim.low:.3g}"] * (claim.low > -np.inf) + [f"below {claim.high:.3g}"] * (
             claim.high < np.inf
         )
+        known = found.low < found.high  # of a p there is no interval
+        interval = f"{LEVEL:.0%} interval {found.low:.3g} to {found.high:.3g}, " * known
         lines.append(f"{decide(claim).upper()}: {claim.hypothesis}")
         lines.append(
-            f"    {claim.number}: {found.value:.3g} ({LEVEL:.0%} interval {found.low:.3g} to {found.high:.3g},"
-            f" {found.keys} keys); expected {' and '.join(bounds)}"
+            f"    {claim.number}: {found.value:.3g} ({interval}{found.keys} keys); expected {' and '.join(bounds)}"
         )
     return lines
 

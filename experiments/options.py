@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+LARGEST_SEED = 2**31 - 1
+
 
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message):
@@ -28,7 +30,10 @@ def parse(config_type: type, arguments: Sequence[str], prog: str, description: s
             words.setdefault("type", str if default is None else type(default))
         chosen = full if "--full" in arguments else default
         parser.add_argument("--" + field.name.replace("_", "-"), default=chosen, **words)
-    return config_type(**vars(parser.parse_args(arguments)))
+    config = config_type(**vars(parser.parse_args(arguments)))
+    if hasattr(config, "seed"):
+        require_size("seed", config.seed, least=0, most=LARGEST_SEED)
+    return config
 
 
 def integers(text: str) -> tuple[int, ...]:

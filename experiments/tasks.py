@@ -24,7 +24,7 @@ class Task(NamedTuple):
     loss: Callable  # (output, target) -> L_t
     unit: str  # of the loss
     weight: Any = None  # [T] of L_t, numpy; None: every step counts alike
-    memoryless: float = np.nan  # mean loss of the best answer that remembers nothing, where known
+    memoryless: float = np.nan  # mean loss of the best answer from x_t alone, where known
     draw_held_out: Callable | None = None  # draw for the final losses, where its data is finite
 
 
@@ -32,6 +32,11 @@ def make_model(task: Task, cell: Cell) -> Model:
     """The cell with a linear readout, C the mean over the steps that are asked."""
     model = sequence_model(cell, task.num_outputs, loss=task.loss, reduction="mean")
     return model if task.weight is None else weighted(model)
+
+
+def length_of(task: Task) -> int:
+    """T."""
+    return jax.eval_shape(task.draw, jax.random.key(0))[0].shape[0]
 
 
 def draw_batch(task: Task, key: jax.Array, size: int, *, held_out: bool = False) -> tuple[Any, Any]:
@@ -75,7 +80,7 @@ def delayed_copy(length: int, delay: int, symbols: int = 4) -> Task:
 def copy_memory(delay: int, items: int = 10, symbols: int = 8) -> Task:
     """`items` symbols, a blank for `delay` steps, a sign to recall, then the symbols again (Arjovsky et al. 2016).
 
-    T = delay + 2 items, the sign at the first step of recall less one; only the recall is asked. Without memory an
+    T = delay + 2 items, the sign at the last step before the recall; only the recall is asked. Without memory an
     answer costs ln(symbols) for every symbol of it.
     """
     length = delay + 2 * items
@@ -134,7 +139,10 @@ def adding(length: int, *, at_every_step: bool = False) -> Task:
 
 
 def next_symbol(symbols: Any, length: int, kept_back: int = 10) -> Task:
-    """The next symbol of a text [S]; its last `kept_back`-th is for the final losses only."""
+    """The next symbol of a text [S]; its last `kept_back`-th is for the final losses only.
+
+    Without memory, from the present symbol alone: the entropy of a symbol given the one before it.
+    """
     size, held_back = len(text.ALPHABET), len(symbols) // kept_back
 
     def windows_of(part):
@@ -146,8 +154,10 @@ def next_symbol(symbols: Any, length: int, kept_back: int = 10) -> Task:
         return draw
 
     read_part, kept = windows_of(jnp.asarray(symbols[:-held_back])), windows_of(jnp.asarray(symbols[-held_back:]))
-    shares = np.bincount(symbols, minlength=size) / len(symbols)
-    entropy = -float(np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
+    pairs = np.zeros((size, size))
+    np.add.at(pairs, (symbols[:-1], symbols[1:]), 1 / (len(symbols) - 1))
+    known = pairs > 0
+    entropy = -float(np.sum(pairs[known] * np.log((pairs / pairs.sum(axis=1, keepdims=True).clip(1e-300))[known])))
     return Task(size, size, read_part, softmax_cross_entropy, "nats", None, entropy, kept)
 
 

@@ -58,7 +58,7 @@ def _title(training):
     return (
         f"Delayed XOR: {share('before')} nets flossed before training learn it, {share('plain')} plain ones"
         f" ({share('plain, longer')} in {LONGER} × the updates),\n{share('orthogonal')} orthogonal ones, and"
-        f" {share('critical')} orthogonal ones with weak inputs, which start near $\\lambda_i = 0$ without flossing"
+        f" {share('critical')} orthogonal ones with weak inputs, not flossed"
     )
 
 

@@ -1,6 +1,7 @@
 """The two kinds of update and the arms: how many of each kind, in which order, from which start."""
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -112,7 +113,7 @@ def plan_arms(config: Any) -> dict[str, tuple[str, list[str]]]:
     budget, first, again = (count // config.every for count in (config.updates, config.floss, config.again))
     stretch = ["train"] * (budget // 5)
     during = 2 * (stretch + ["floss"] * again)
-    left, longer = budget - first, round(LONGER * budget)
+    left, longer = budget - first, math.ceil(LONGER * budget)
     return {
         "plain": ("plain", ["train"] * longer),
         "orthogonal": ("orthogonal", ["train"] * longer),

@@ -33,7 +33,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
     training, growth = results["training"], results["growth"]
     figure = Figure(figsize=(14, 7.6), layout="constrained")
-    figure.suptitle("Gradients on a chaotic orbit grow at its own rate λ₁ until the data are forced on it", fontsize=17)
+    figure.suptitle(
+        "Teacher forcing on a chaotic target: growth of the gradient, forecasts, and the trained nets left free",
+        fontsize=17,
+    )
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 1.15))
     _plot_growth(left, growth)
     errors = pick_errors(training)

@@ -67,7 +67,9 @@ def state_claims(results: dict[str, Any]) -> list[claims.Claim]:
     slopes = dict(zip(REGIMES, fit_slopes(growth), strict=True))
     errors = dict(zip(METHODS, np.log(pick_errors(training)), strict=True))
     exponent = training.exponents[METHODS.index(PREDICTED)] / nets.RATE
-    excess = (slopes["free"] - growth.exponents) / nets.RATE
+    chaotic = np.all(growth.exponents > 0)  # else there is nothing that could grow
+    excess = np.where(chaotic, (slopes["free"] - growth.exponents) / nets.RATE, np.nan)
+    left = np.where(chaotic, slopes["α*"] / slopes["free"], np.nan)
     paired = lambda worse, better: claims.mean_interval(errors[worse] - errors[better])
     ratio = "ln of the ratio of their errors one Lyapunov time ahead"
     return [
@@ -79,9 +81,9 @@ def state_claims(results: dict[str, Any]) -> list[claims.Claim]:
             MARGIN,
         ),
         claims.Claim(
-            "With α = 1 − 1/σ_max it does not grow",
-            "slope of ln ‖dL_T/dθ‖ over T, in λ_1 of the data",
-            claims.mean_interval(slopes["α*"] / nets.RATE),
+            "With α = 1 − 1/σ_max at most a tenth of that growth is left",
+            "slope of ln ‖dL_T/dθ‖ over T, over that without forcing",
+            claims.mean_interval(left),
             high=MARGIN,
         ),
         *(claims.Claim(words, ratio, paired(worse, better), 0) for words, worse, better in BETTER),

@@ -49,12 +49,13 @@ class Exact(NamedTuple):
 
 def measure_products(config: Any, key: jax.Array, record: Callable) -> Products:
     """In float64 (the caller enables x64)."""
-    keys, rows = jax.random.split(key, config.keys), []
+    chain_key, moment_key = jax.random.split(key)
+    keys, rows = jax.random.split(chain_key, config.keys), []
     for shared in (False, True):
         draw = jax.jit(partial(gaussian_chain, steps=STEPS[-1], size=config.size, shared=shared))
         rows.append(np.stack([np.asarray(record(draw(key))) for key in keys]))
     determinant = lambda key: jnp.linalg.slogdet(gaussian_chain(key, 1, config.size, shared=True)[0])[1]
-    found = np.asarray(jax.jit(jax.vmap(_moments))(jax.random.split(jax.random.fold_in(key, 1), DRAWS)))
+    found = np.asarray(jax.jit(jax.vmap(_moments))(jax.random.split(moment_key, DRAWS)))
     mean, error = found.mean(axis=0), found.std(axis=0, ddof=1) / DRAWS**0.5
     return Products(np.array(STEPS), np.stack(rows), np.asarray(jax.jit(jax.vmap(determinant))(keys)), mean, error)
 
@@ -87,14 +88,17 @@ def make_record() -> Callable:
 
 def measure_starts(config: Any, key: jax.Array, record: Callable, progress: Callable) -> Spectra:
     """Every initialisation on the same keys, driven by random symbols, in float64."""
-    keys, rows = jax.random.split(key, config.keys), []
+    init_keys, drive_keys = (jax.random.split(each, config.keys) for each in jax.random.split(key))
+    rows = []
     for kind in starts.KINDS:
         step_of_kind = starts.STARTS[kind[0]](SYMBOLS, config.size)
         chain = jax.jit(partial(_make_chain, step_of_kind, config.transient))
         for name in kind:
             progress(f"singular values, {name}")
             init = starts.STARTS[name](SYMBOLS, config.size).init
-            found = [np.asarray(record(chain(init(key), jax.random.fold_in(key, 1)))) for key in keys]
+            found = [
+                np.asarray(record(chain(init(key), drive))) for key, drive in zip(init_keys, drive_keys, strict=True)
+            ]
             rows.append(np.stack(found))
     return Spectra(np.array(list(starts.STARTS)), np.array(STEPS), np.stack(rows))
 

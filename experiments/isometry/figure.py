@@ -52,7 +52,6 @@ def plot(results: dict[str, Any], path: Path) -> None:
     said = CAPTION.format(
         size=products.log_values.shape[-1],
         keys=products.log_values.shape[1],
-        at=SPREAD_AT,
         hidden=int(training.hidden),
         trainings=training.losses.shape[2],
         steps=starts.MEMORY,

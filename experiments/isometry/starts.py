@@ -10,6 +10,7 @@ from jaxbptt.cells import Cell
 
 from . import theory
 
+DRIVE_KEY = 1000
 DRIVE = 1e-3  # variance of what an input adds to a pre-activation: small, so that tanh is nearly linear
 ORDERED, CHAOTIC = 0.8, 1.5  # of the critical gain
 MEMORY = 28  # steps 1/(1 − z) of the critical gates: the sequences that are trained on are as long
@@ -61,7 +62,8 @@ def _with_drive(cell):
 
     def init(key):
         params = cell.init(key)
-        drawn = jax.random.normal(jax.random.fold_in(key, 1), params.w_hx.shape, params.w_hx.dtype)
+        # The cell draws from split(key, n), which is fold_in(key, 0 … n − 1): its drive must not be one of these.
+        drawn = jax.random.normal(jax.random.fold_in(key, DRIVE_KEY), params.w_hx.shape, params.w_hx.dtype)
         return params._replace(w_hx=jnp.where(params.w_hx == 0, 0, DRIVE**0.5 * drawn))
 
     return cell._replace(init=init)

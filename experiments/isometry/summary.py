@@ -90,9 +90,9 @@ def farthest(products: Any) -> np.ndarray:
 
 
 def determinant_error(products: Any) -> float:
-    """Largest relative difference of Σ ln σ(W^t) and t ln|det W|."""
-    expected = products.determinants[:, None] * products.steps
-    return float(np.max(np.abs(products.log_values[1].sum(axis=-1) / expected - 1)))
+    """Largest difference of Σ ln σ(W^t) and t ln|det W|, over Σ |ln σ|."""
+    found, expected = products.log_values[1], products.determinants[:, None] * products.steps
+    return float(np.max(np.abs(found.sum(axis=-1) - expected) / np.abs(found).sum(axis=-1)))
 
 
 def spreads(spectra: Any) -> tuple[np.ndarray, np.ndarray]:

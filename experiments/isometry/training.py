@@ -35,8 +35,9 @@ class Training(NamedTuple):
 def train_all(config: Any, key: jax.Array, progress: Callable) -> Training:
     """Of nets of `hidden` units, in float32."""
     records, rows = config.updates // EVERY, []
-    keys, rates = jax.random.split(key, config.trainings), jnp.asarray(RATES, jnp.float32)
-    held_out = _narrow(tasks.draw_batch(TASK, jax.random.fold_in(key, 1), HELD_OUT))
+    init_key, batch_key, held_out_key = jax.random.split(key, 3)
+    keys, batch_keys = (jax.random.split(key, config.trainings) for key in (init_key, batch_key))
+    rates, held_out = jnp.asarray(RATES, jnp.float32), _narrow(tasks.draw_batch(TASK, held_out_key, HELD_OUT))
     for kind in starts.KINDS:
         progress(f"training, {', '.join(kind)}")
         models = [tasks.make_model(TASK, starts.STARTS[name](TASK.num_inputs, config.hidden)) for name in kind]
@@ -45,7 +46,7 @@ def train_all(config: Any, key: jax.Array, progress: Callable) -> Training:
         params = jax.tree.map(
             lambda *leaves: jnp.concatenate(leaves), *(jax.vmap(model.init)(keys) for model in models)
         )
-        begin, tiled = descent.begin(_narrow(params), len(rates)), jnp.tile(keys, len(kind))
+        begin, tiled = descent.begin(_narrow(params), len(rates)), jnp.tile(batch_keys, len(kind))
         found = descent.follow(lambda i, state, f=trainer: f, begin, rates, tiled, records=records, every=EVERY)
         losses = np.stack([losses for _, losses in found], axis=-1)
         rows += list(losses.reshape(len(rates), len(kind), len(keys), records).swapaxes(0, 1))
@@ -78,8 +79,8 @@ def count_updates(training: Training) -> np.ndarray:
 
 
 def tell_reached(training: Training) -> np.ndarray:
-    """[I, R, D] whether the stated loss was reached."""
-    return (training.losses <= training.stated).any(axis=-1)
+    """[I, R, D] whether the stated loss was reached by a net that did not diverge later."""
+    return (training.losses <= training.stated).any(axis=-1) & np.isfinite(training.losses[..., -1])
 
 
 def pick_rates(training: Training) -> np.ndarray:

@@ -15,7 +15,8 @@ back the gradient reaches, how fast perturbations grow and what clipping takes a
 6. Memory is learned: in the LSTM of forget bias 1 the gradient reaches farther back after training than before.
 7. A chaotic net (gain 2) ends lower with clipping by the global norm than without (Pascanu, Mikolov & Bengio 2013,
    arXiv:1211.5063).
-8. Clipping the state's cotangent in time turns the mean gradient by more than clipping by the norm does.
+8. Clipping the state's cotangent in time, λ_t to a norm of 0.3 in each sequence, turns the mean gradient by more than
+   clipping a batch's mean gradient to a norm of 1 does.
 """
 
 from dataclasses import dataclass, field
@@ -54,6 +55,10 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Curve
     for name, least in {"hidden": 1, "length": ITEMS * 2 + 1, "records": 1, "batch": 1, "keys": 2}.items():
         options.require_size(name, getattr(config, name), least=least)
     options.require_size("updates", config.updates, least=config.records)
+    if config.updates % config.records:
+        raise ValueError(f"updates: got {config.updates}, expected a multiple of records = {config.records}")
+    init_key, batch_key, held_out_key = jax.random.split(jax.random.key(config.seed), 3)
+    init_keys, batch_keys = (jax.random.split(key, config.keys) for key in (init_key, batch_key))
     posed = {name: _make_task(name, config) for name in (TASKS if config.task == "all" else (config.task,))}
     results = {}
     for task_name, task in posed.items():
@@ -63,12 +68,12 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Curve
             trained += [(f"gain 2, {kind}", EXPLODING, kind) for kind in CLIPPINGS]
         for name, arm, clipped in trained:
             progress(f"{task_name}: {name}")
-            cell = arm.make(task.num_inputs, config.hidden, config.length)
+            cell = arm.make(task.num_inputs, config.hidden, tasks.length_of(task))
             if arm.kind not in compiled:
-                compiled[arm.kind] = compile_step(task, cell, config)
-            keys = jax.random.split(jax.random.key(config.seed), config.keys)
-            params, with_bias = jax.vmap(tasks.make_model(task, cell).init)(keys), arm is EXPLODING
-            results[f"{task_name}: {name}"] = train(compiled[arm.kind], params, clipped, config, with_bias=with_bias)
+                compiled[arm.kind] = compile_step(task, cell, config, held_out_key)
+            params, with_bias = jax.vmap(tasks.make_model(task, cell).init)(init_keys), arm is EXPLODING
+            curves = train(compiled[arm.kind], params, batch_keys, clipped, config, with_bias=with_bias)
+            results[f"{task_name}: {name}"] = curves
     return results
 
 

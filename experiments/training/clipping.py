@@ -16,7 +16,8 @@ BOUND = 0.3  # of ‖λ_t‖ of one sequence when clipped in time: about what th
 
 
 def clip_in_time(model: Model, bound: float) -> Model:
-    """The same outputs; on its way back λ_t becomes λ_t min(1, bound/‖λ_t‖) at every step. No longer a gradient."""
+    """The same outputs; on its way back λ_t = dC/dh_t, the loss's own part in it, becomes λ_t min(1, bound/‖λ_t‖) at
+    every step. No longer a gradient."""
 
     @jax.custom_vjp
     def pass_on(state):
@@ -26,7 +27,7 @@ def clip_in_time(model: Model, bound: float) -> Model:
         return (shorten(cotangent, bound),)
 
     pass_on.defvjp(lambda state: (state, None), backward)
-    step = lambda params, state, x: model.step(params, pass_on(state), x)
+    step = lambda params, state, x: pass_on(model.step(params, state, x))
     return model._replace(step=step, derivation=None)
 
 

@@ -62,14 +62,12 @@ class Compiled(NamedTuple):
     chain: Callable  # params [D] -> J_t [D, T, N, N]
 
 
-def compile_step(task: tasks.Task, cell: Cell, config: Any) -> Compiled:
-    """Of this cell on this task; each function is compiled when it is first called."""
+def compile_step(task: tasks.Task, cell: Cell, config: Any, key: jax.Array) -> Compiled:
+    """Of this cell on this task, looked at on sequences drawn by `key`; each function is compiled when first called."""
     model, batch = tasks.make_model(task, cell), config.batch
     tuning, losses, watched = (
         tasks.draw_batch(task, key, size, held_out=True)
-        for key, size in zip(
-            jax.random.split(jax.random.key(config.seed + 1), 3), (HELD_OUT, HELD_OUT, BATCHES * batch), strict=True
-        )
+        for key, size in zip(jax.random.split(key, 3), (HELD_OUT, HELD_OUT, BATCHES * batch), strict=True)
     )
     in_batches = jax.tree.map(lambda leaf: leaf.reshape(BATCHES, batch, *leaf.shape[1:]), watched)
     steps_first = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[0], 0, 1), in_batches)
@@ -100,17 +98,20 @@ def compile_step(task: tasks.Task, cell: Cell, config: Any) -> Compiled:
     )
 
 
-def train(compiled: Compiled, params: Any, clipped: str, config: Any, *, with_bias: bool = False) -> Curves:
+def train(
+    compiled: Compiled, params: Any, keys: jax.Array, clipped: str, config: Any, *, with_bias: bool = False
+) -> Curves:
     """The nets that start at params (leaves [D, …]), by AdamW with the gradient clipped in this way.
 
     Args:
       compiled: their step on their task.
       params: of every key.
+      keys: [D] of the batches.
       clipped: one of `arms.CLIPPINGS`.
       config: the experiment's.
       with_bias: whether cosine and shrinkage are measured.
     """
-    keys, every = jax.random.split(jax.random.key(config.seed + 2), config.keys), config.updates // config.records
+    every = config.updates // config.records
     state = descent.begin(params, len(RATES), OPTIMISER)
     choose, rates = lambda i, state: compiled.trainers[clipped], jnp.asarray(RATES, jnp.result_type(float))
     followed = descent.follow(choose, state, rates, keys, records=config.records, every=every)

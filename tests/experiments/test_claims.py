@@ -18,8 +18,11 @@ def interval(low, high, keys=5):
         (interval(-0.3, -0.1), 0, np.inf, "fails"),
         (interval(0.1, 0.3), -np.inf, 0.2, "cannot tell with 5 keys"),
         (interval(0.1, 0.3), -np.inf, 0, "fails"),
-        (interval(0.1, 0.3), 0, 0.3, "holds"),
-        (interval(np.nan, np.nan, 1), 0, np.inf, "cannot tell with 1 keys"),
+        (interval(0.1, 0.3), 0, 0.4, "holds"),
+        (interval(0, 0), 0, np.inf, "cannot tell with 5 keys"),
+        (interval(0, 0), -np.inf, 0, "cannot tell with 5 keys"),
+        (interval(np.nan, np.nan), 0, np.inf, "cannot tell: a key has no number"),
+        (Interval(2.0, np.nan, np.nan, 1), 0, np.inf, "cannot tell with 1 keys"),
         (interval(1, np.inf), 0, np.inf, "holds"),
     ],
 )
@@ -29,7 +32,7 @@ def test_verdicts(found, low, high, verdict):
     first, second = claims.in_words([claim])
     assert first == f"{verdict.upper()}: it is so"
     assert f"{found.keys} keys" in second
-    assert ("at least" in second, "at most" in second) == (low > -np.inf, high < np.inf)
+    assert ("above" in second, "below" in second) == (low > -np.inf, high < np.inf)
     (numbers,) = claims.as_numbers([claim])
     assert numbers["verdict"] == verdict
     assert numbers["found"]["keys"] == found.keys

@@ -34,7 +34,7 @@ def test_a_wide_bound_clips_nothing(chaotic):
 
 @pytest.mark.parametrize("bound", [0.1, 0.03])
 def test_clipping_in_time_is_the_clipped_recursion(chaotic, bound):
-    """λ_{t−1} = J_tᵀ λ_t min(1, bound/‖·‖) + ∂l_{t−1}, each term by the step's own pullback."""
+    """λ_t = (J_{t+1}ᵀ λ_{t+1} + ∂L_t/∂h_t), then times min(1, bound/‖λ_t‖); each term by the step's own pullback."""
     model, params, data = chaotic
     inputs, targets = jax.tree.map(lambda leaf: leaf[0], data)
     states, state = [], model.initial_state(params)
@@ -47,11 +47,12 @@ def test_clipping_in_time_is_the_clipped_recursion(chaotic, bound):
         following = model.step(params, states[t], inputs[t])
         loss = lambda p, h, t=t: TASK.loss(model.readout(p, h), targets.target[t]) * targets.weight[t] / total
         direct, local = jax.grad(loss, argnums=(0, 1))(params, following)
-        pulled, carried = jax.vjp(lambda p, h, t=t: model.step(p, h, inputs[t]), params, states[t])[1](carried + local)
-        expected += ravel_pytree(direct)[0] + ravel_pytree(pulled)[0]
+        carried = carried + local
         norm = float(jnp.linalg.norm(carried))
         shortened += norm > bound
-        carried = carried * min(1, bound / norm)
+        pull = jax.vjp(lambda p, h, t=t: model.step(p, h, inputs[t]), params, states[t])[1]
+        pulled, carried = pull(carried * min(1, bound / norm))
+        expected += ravel_pytree(direct)[0] + ravel_pytree(pulled)[0]
     assert shortened
     found = ravel_pytree(gradients.autodiff(clipping.clip_in_time(model, bound), params, inputs, targets)[1])[0]
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-14)
@@ -174,7 +175,14 @@ def test_a_tiny_run_is_whole_and_the_same_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [("--length 10", "length: got 10, expected at least 11"), ("--keys 1", "keys: got 1"), ("--updates 1", "updates")],
+    [
+        ("--length 10", "length: got 10, expected at least 11"),
+        ("--keys 1", "keys: got 1"),
+        ("--updates 1", "updates"),
+        ("--updates 10 --records 3", "updates: got 10, expected a multiple of records = 3"),
+        ("--seed -1", "seed: got -1"),
+        ("--seed 100000000000000000000", "seed: got"),
+    ],
 )
 def test_options(tmp_path, options, said, capsys):
     from experiments import __main__ as entry
