@@ -80,10 +80,10 @@ def _caption(curves):
         f"Lines: median of {keys} keys; bands: lowest to highest key. N = {size}. Loss: held out; dotted: the best"
         " answer without memory. 90 % reach: the lag within which 90 % of the summed norms of the gradient's terms lie"
         " (jaxbptt.monitor, one sequence). λ₁: growth of a random tangent; bars: its standard error. σᵢ: thin before,"
-        " thick after training; gaps: lost in float32. Last row: a chaotic net. ‖dC/dθ‖ of a batch; thin lines: after"
-        f" clipping. In time: ‖λ_t‖ ≤ {BOUND} at every step back. Cosine: of the mean clipped gradient of 8 batches to"
-        " their mean exact one, along the training that clips by the norm. AdamW, each net at its best of three rates,"
-        " clipped by the global norm 1."
+        " thick after training; left out: zero, or lost in float32. Last row: a chaotic net. ‖dC/dθ‖ of a batch; thin"
+        f" lines: after clipping. In time: ‖λ_t‖ ≤ {BOUND} at every step back. Cosine: of the mean clipped gradient of 8"
+        " batches to their mean exact one, along the training that clips by the norm. AdamW, each net at its best of"
+        " three rates, clipped by the global norm 1."
     )
 
 
@@ -136,9 +136,12 @@ def _plot_growth(ax, curves):
 def _plot_spectra(ax, curves):
     lowest = 0.0
     for i, each in enumerate(curves.values()):
-        for values, width in zip(np.nanmedian(each.log_sigma, axis=1) / np.log(10), (1.3, 2.6), strict=True):
-            ax.plot(np.arange(1, len(values) + 1), values, LINES[i], color=COLOURS[i], linewidth=width)
-            lowest = min(lowest, np.nanquantile(values, 0.5))
+        known = np.isfinite(each.log_sigma)
+        middle = np.median(np.where(known, each.log_sigma, 0), axis=1) / np.log(10)
+        for values, shown, width in zip(middle, known.all(axis=1), (1.3, 2.6), strict=True):
+            at = np.arange(1, len(values) + 1)[shown]
+            ax.plot(at, values[shown], LINES[i], color=COLOURS[i], linewidth=width)
+            lowest = min(lowest, *(values[shown][len(at) // 2 :][:1]))
     ax.axhline(0, color="0.3", linewidth=1)
     ax.set(xlabel="singular value i", ylabel="log₁₀ σᵢ(dh_T/dh₀)", ylim=(lowest, None), xlim=(1, None))
 
