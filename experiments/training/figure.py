@@ -81,8 +81,8 @@ def _caption(curves):
         " answer without memory. 90 % reach: the lag within which 90 % of the summed norms of the gradient's terms lie"
         " (jaxbptt.monitor, one sequence). λ₁: growth of a random tangent; bars: its standard error. σᵢ: thin before,"
         " thick after training; left out: zero, or lost in float32. Last row: a chaotic net. ‖dC/dθ‖ of a batch; thin"
-        f" lines: after clipping. In time: ‖λ_t‖ ≤ {BOUND} at every step back. Cosine: of the mean clipped gradient of 8"
-        " batches to their mean exact one, along the training that clips by the norm. AdamW, each net at its best of"
+        f" lines: after clipping. In time: ‖λ_t‖ ≤ {BOUND} at every step back. Cosine: of the mean clipped gradient of"
+        " 8 batches to their mean exact one, along the training that clips by the norm. AdamW, each net at its best of"
         " three rates, clipped by the global norm 1."
     )
 
