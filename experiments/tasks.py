@@ -170,7 +170,7 @@ def digits() -> Task:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ValueError("task: digits need scikit-learn: pip install 'jaxbptt[experiments]'") from None
+        raise ValueError("task: digits need scikit-learn: pip install scikit-learn") from None
     pixels, labels = load_digits(return_X_y=True)
     pixels = pixels[:, :, None] / 16
     length, held_out = pixels.shape[1], len(pixels) // 5

@@ -120,7 +120,7 @@ def test_digits():
 
 def test_digits_without_their_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(ValueError, match=r"pip install 'jaxbptt\[experiments\]'"):
+    with pytest.raises(ValueError, match="pip install scikit-learn"):
         tasks.digits()
 
 
