@@ -70,3 +70,9 @@ def test_more_often_is_fishers_exact_test():
     assert claims.more_often(3, 3, 0, 3) == pytest.approx(1 / 20)
     assert claims.more_often(1, 3, 1, 3) > 0.5
     assert claims.more_often(0, 3, 3, 3) == pytest.approx(1)
+
+
+def test_students_interval_by_its_table():
+    found = claims.mean_interval([1.0, 2.0, 3.0])
+    half = 4.302653 / np.sqrt(3)  # t of two degrees of freedom at .975, a standard deviation of 1
+    np.testing.assert_allclose(found[:3], [2, 2 - half, 2 + half], rtol=1e-6)
