@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import claims, files
+from experiments import captions, claims, files
 
 from . import nets
 from .growth import REGIMES
@@ -62,7 +62,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         ax.title.set_size(14)
     keys, starts = growth.log_norms.shape[1], int(growth.orbits)
     said = CAPTION.format(dt=nets.STEP, one=nets.LYAPUNOV_TIME, two=nets.PREDICTABLE, keys=keys, starts=starts)
-    figure.supxlabel(said, fontsize=11, x=0.01, ha="left", color="0.2")
+    captions.add_caption(figure, said, 11.5)
     files.write_figure(path, figure, dpi=110)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import claims, files
+from experiments import captions, claims, files
 
 from . import starts, theory
 from .summary import SPREAD_AT, at_step, distances, pick_updates, spreads
@@ -58,7 +58,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         rates=len(training.rates),
         symbols=round(float(np.exp(2 * training.stated))),
     )
-    figure.supxlabel(said, fontsize=11, x=0.01, ha="left", color="0.2")
+    captions.add_caption(figure, said, 11.5)
     files.write_figure(path, figure, dpi=110)
 
 
