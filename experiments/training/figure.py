@@ -141,7 +141,7 @@ def _plot_spectra(ax, curves):
         for values, shown, width in zip(middle, known.all(axis=1), (1.3, 2.6), strict=True):
             at = np.arange(1, len(values) + 1)[shown]
             ax.plot(at, values[shown], LINES[i], color=COLOURS[i], linewidth=width)
-            lowest = min(lowest, *(values[shown][len(at) // 2 :][:1]))
+            lowest = min([lowest, *values[shown][len(at) // 2 :][:1]])
     ax.axhline(0, color="0.3", linewidth=1)
     ax.set(xlabel="singular value i", ylabel="log₁₀ σᵢ(dh_T/dh₀)", ylim=(lowest, None), xlim=(1, None))
 

@@ -144,6 +144,15 @@ def test_figure(tmp_path, names):
     assert (tmp_path / "figure.png").stat().st_size > 20_000
 
 
+def test_a_figure_of_spectra_that_are_lost(tmp_path):
+    results = {
+        name: curves._replace(log_sigma=np.full_like(curves.log_sigma, np.nan))
+        for name, curves in fakes("copy").items()
+    }
+    figure.plot(results, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
 @pytest.mark.slow
 def test_a_tiny_run_is_whole_and_the_same_again(tmp_path, monkeypatch):
     few = {name: arms.ARMS[name] for name in ("tanh, Gaussian", "tanh, orthogonal")}
