@@ -6,7 +6,8 @@ h → (1 − α) h + α y, α = 1 − 1/σ_max with σ_max the largest singular 
 Jacobians has norm 1 at most and at most a tenth of the growth is left. Training works best with τ near the
 predictability time ln 2/λ_1: better than without forcing, than with τ ≫ 1/λ_1 (too late) and than with τ = 1 (every
 step); so does α better than no forcing; and the net trained with τ = ln 2/λ_1, left to itself, has the λ_1 of the data
-within a tenth. Where a net is not chaotic, its growth is no evidence, and the first two claims are not decided.
+within a tenth. Where a net is not chaotic, its growth is no evidence, and the first two claims are not decided. (The
+second was at first that the slope at α* is below a tenth of λ_1, which the bound on the products nearly implies.)
 
 The target is the Lorenz system, all three coordinates observed every 0.05 units of time (1/λ_1 is 22 samples,
 ln 2/λ_1 15); the net a shallow piecewise-linear one with a state of three. Every claim's interval is Student's t over

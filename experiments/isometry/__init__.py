@@ -9,10 +9,10 @@ a default one's. Over all initialisations, the spread of ln σ (its standard dev
 (Spearman's correlation at least 0.5), and so does the distance from isometry (root mean square of ln σ).
 
 Intervals are Student's t over keys; a net that does not reach the stated loss, half of what an answer without memory
-costs, counts with all its updates; where neither of two nets does, their ratio is not known. Exact, and checked:
-moments of σ² of products at N = 32 and the mean of ln σ (within 4 standard errors); Σ ln σ(W^t) = t ln|det W|; σ = g^t
-for an orthogonal linear net, σ = |z + (1 − z) μ|^t for the critical GRU at rest, μ the eigenvalues of its orthogonal
-matrix (all to 1e-12).
+costs, counts with all its updates; where neither of two nets does, their ratio is not known (at first it was counted
+as 1). Exact, and checked: moments of σ² of products at N = 32 and the mean of ln σ (within 4 standard errors);
+Σ ln σ(W^t) = t ln|det W|; σ = g^t for an orthogonal linear net, σ = |z + (1 − z) μ|^t for the critical GRU at rest, μ
+the eigenvalues of its orthogonal matrix (all to 1e-12).
 
 Reference: Pennington, Schoenholz & Ganguli (2017), arXiv:1711.04735; Chen, Pennington & Schoenholz (2018),
 arXiv:1806.05394; Gilboa et al. (2019), arXiv:1901.08987; Alexeev, Götze & Tikhomirov (2010), arXiv:1002.4442.

@@ -1,6 +1,5 @@
 """What is known of the singular values of dh_t/dh_0: laws of products of random matrices, the mean field of tanh."""
 
-from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -46,11 +45,6 @@ def relative_variance(steps: int, kurtosis: float, *, orthogonal: bool) -> float
     Reference: Pennington, Schoenholz & Ganguli (2017), arXiv:1711.04735, for independent D and W.
     """
     return steps * (kurtosis - 1 if orthogonal else kurtosis)
-
-
-def fuss_catalan_number(order: int, power: int) -> float:
-    """The power-th moment of the law of that order: C(tp + p, p) / (tp + 1)."""
-    return comb(order * power + power, power) / (order * power + 1)
 
 
 def fuss_catalan_law(order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
