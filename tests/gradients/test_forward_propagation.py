@@ -115,8 +115,9 @@ def scalar_runs(decay, dtype, length, *, start="backward", last_only=False, seed
     ],
 )
 def test_a_scalar_loses_its_adjoint_where_it_is_known_to(decay, dtype, first, median, length, record_property):
-    """The error reaches δ's stationary size 1/√(1 − λ²) near ln(u/√(1 − λ²))/ln λ. The horizon that is reported lies up
-    to 7 nats before it (the estimate is the larger one), and never after it."""
+    """The error reaches δ's stationary size 1/√(1 − λ²) near ln(u/√(1 − λ²))/ln λ. The horizon that is reported is
+    never after it, and up to 7 nats before the median over seeds (the estimate is the larger one): a seed whose
+    rounding errors cancel by chance lasts some nats longer than any estimate of their size can know."""
     found, values, right = scalar_runs(decay, dtype, length)
     wrong = np.abs(values - right) >= 1 / np.sqrt(1 - decay**2)
     reached = 1 + np.argmax(wrong, axis=1)
@@ -126,7 +127,7 @@ def test_a_scalar_loses_its_adjoint_where_it_is_known_to(decay, dtype, first, me
     assert abs(np.median(reached) - median) < spread
     horizon = np.asarray(found.horizon)
     assert np.all(horizon <= reached)
-    assert np.all(horizon > reached + 7 / np.log(decay))
+    assert np.all(horizon > np.median(reached) + 7 / np.log(decay))
     given = np.asarray(found.adjoints, np.longdouble)[..., 0]
     ratio = np.nanmax(np.abs(given - right) / np.abs(right))
     assert ratio < 1, "no δ is given that is off by as much as itself"
