@@ -2,8 +2,9 @@
 
 import importlib
 import sys
+from typing import Any
 
-from . import harness
+from . import interrupts
 
 NAMES = (
     "xray",
@@ -30,7 +31,7 @@ NAMES = (
 MAIN_JOB = "xray"
 
 
-def find_experiment(name: str) -> harness.Experiment:
+def find_experiment(name: str) -> Any:
     """The `EXPERIMENT` of the module of that name."""
     return importlib.import_module(f"{__package__}.{name}").EXPERIMENT
 
@@ -47,11 +48,12 @@ def main(arguments: list[str]) -> int:
         print(f"experiments: unknown experiment {name!r}, expected one of {', '.join(NAMES)}", file=sys.stderr)
         return 2
     try:
-        return harness.run_experiment(find_experiment(name), options)
+        return importlib.import_module(f"{__package__}.harness").run_experiment(find_experiment(name), options)
     except (ValueError, TypeError, OSError) as error:
-        print(f"experiments {name}: {error}", file=sys.stderr)
+        print(f"experiments {name}: {error}{''.join(getattr(error, '__notes__', ()))}", file=sys.stderr)
         return 2
 
 
 if __name__ == "__main__":
+    interrupts.watch("experiments")
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,7 @@
 """Random networks left to themselves, through the transition to chaos: exponents against the mean field, and size."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,18 @@ class Transition(NamedTuple):
     transient: np.ndarray  # [] steps before them
 
 
-def run(config: Config, progress: Any = lambda message: None) -> dict[str, Transition]:
+class Point(NamedTuple):
+    """The nets of one cell at one gain: fields of `Transition` without their first axis."""
+
+    exponents: np.ndarray
+    standard_error: np.ndarray
+    dimension: np.ndarray
+    entropy: np.ndarray
+    interval: np.ndarray
+    interval_error: np.ndarray
+
+
+def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Transition]:
     """Tanh nets of three sizes, gated nets of the smallest, over gains, in float64 (the caller enables x64)."""
     options.require_size("size", config.size, least=8)
     options.require_size("nets", config.nets, least=2)
@@ -59,15 +71,35 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Trans
     smallest = 2 * (config.size // 8)
     swept[f"lstm, N = {smallest}"] = (cells.lstm(0, smallest // 2), GATED_GAINS)
     swept[f"gru, N = {smallest}"] = (cells.gru(0, smallest), GATED_GAINS)
-    return {name: _sweep(name, cell, gains, config, progress) for name, (cell, gains) in swept.items()}
+    todo = {
+        f"{name}, gain {gain:g}": partial(measure, gain)
+        for name, (cell, gains) in swept.items()
+        for measure in [_make_measure(cell, config)]
+        for gain in gains
+    }
+    points = iter(progress.sweep(todo, Point(*Point._fields)).values())
+    steps = np.array(config.length), np.array(config.transient)
+    return {
+        name: Transition(_size_of(cell), np.array(gains), *_stack([next(points) for _ in gains]), *steps)
+        for name, (cell, gains) in swept.items()
+    }
 
 
 def _sizes(config):
     return config.size // 4, config.size // 2, config.size
 
 
-def _sweep(name, cell, gains, config, progress):
-    """Every net of gain 1 with its recurrent weights times g: one draw of the nets serves all gains."""
+def _stack(points):
+    return (np.stack(column) for column in zip(*points, strict=True))
+
+
+def _size_of(cell):
+    flat, _ = ravel_pytree(cell.initial_state(cell.init(jax.random.key(0))))
+    return np.array(flat.size)
+
+
+def _make_measure(cell, config):
+    """gain -> Point. Every net of gain 1 with its recurrent weights times g: one draw of the nets serves all gains."""
     inputs = jnp.zeros((config.transient + config.length, 0))
     keys = jax.random.split(jax.random.key(config.seed), config.nets)
     flat, unravel = ravel_pytree(cell.initial_state(cell.init(keys[0])))
@@ -80,16 +112,10 @@ def _sweep(name, cell, gains, config, progress):
         result = spectra.stream_exponents(cell, params, inputs, initial=start, transient=config.transient, k=k)
         dimension, entropy = result.kaplan_yorke_dimension(), result.entropy_rate()
         error = jnp.max(result.interval_error)
-        return result.exponents, result.standard_error, dimension, entropy, result.interval, error
+        return Point(result.exponents, result.standard_error, dimension, entropy, result.interval, error)
 
-    measure_nets = jax.jit(lambda gain, keys: jax.lax.map(lambda key: measure(gain, key), keys))
-    rows = []
-    for gain in gains:
-        progress(f"{name}, gain {gain:g}")
-        rows.append(jax.tree.map(np.asarray, measure_nets(jnp.asarray(gain), keys)))
-    columns = (np.stack(column) for column in zip(*rows, strict=True))
-    steps = np.array(config.length), np.array(config.transient)
-    return Transition(np.array(flat.size), np.array(gains), *columns, *steps)
+    measure_nets = jax.jit(lambda gain: jax.lax.map(lambda key: measure(gain, key), keys))
+    return lambda gain: measure_nets(jnp.asarray(gain))
 
 
 def pool(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

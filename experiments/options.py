@@ -19,9 +19,14 @@ def parse(config_type: type, arguments: Sequence[str], prog: str, description: s
 
     A field that is False is a flag. "full" in the metadata is the default under --full, the flag of the record run.
     """
+    return parse_with(config_type, None, arguments, prog, description)[0]
+
+
+def parse_with(config_type, run_type, arguments, prog, description):
     parser = _OneLineParser(prog=prog, description=description, allow_abbrev=False)
-    for field in dataclasses.fields(config_type):
+    for field in (*dataclasses.fields(config_type), *(dataclasses.fields(run_type) if run_type else ())):
         words, default = dict(field.metadata), field.default
+        words.pop("file", None)
         shown, full = words.pop("shown", default), words.pop("full", default)
         if default is False:
             words["action"] = "store_true"
@@ -30,10 +35,12 @@ def parse(config_type: type, arguments: Sequence[str], prog: str, description: s
             words.setdefault("type", str if default is None else type(default))
         chosen = full if "--full" in arguments else default
         parser.add_argument("--" + field.name.replace("_", "-"), default=chosen, **words)
-    config = config_type(**vars(parser.parse_args(arguments)))
+    values = vars(parser.parse_args(arguments))
+    asked = run_type(**{f.name: values.pop(f.name) for f in dataclasses.fields(run_type)}) if run_type else None
+    config = config_type(**values)
     if hasattr(config, "seed"):
         require_size("seed", config.seed, least=0, most=LARGEST_SEED)
-    return config
+    return config, asked
 
 
 def integers(text: str) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ Hypotheses, each a claim stated before the run:
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +39,7 @@ from .figure import plot
 from .quality import make_quality
 from .streams import STREAMS, memoryless_loss
 from .summary import choose_rates, summarise
-from .training import METHODS, OPTIMISERS, RATES, WHOLE, make_learner, make_net
+from .training import METHODS, OPTIMISERS, RATES, WHOLE, Found, make_learner, make_net
 
 LEADER = ("RTRL", "RMSprop")  # whose nets the gradients are compared on
 
@@ -73,7 +74,7 @@ class Outcome(NamedTuple):
     errors: np.ndarray  # [2, D] of two identities: immediate = windows of one step, RTRL = BPTT
 
 
-def run(config: Config, progress: Any = lambda message: None) -> dict[str, Outcome]:
+def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Outcome]:
     """Every task, in float32."""
     for name, least in {"hidden": 2, "keys": 2, "steps": 1}.items():
         options.require_size(name, getattr(config, name), least=least)
@@ -89,14 +90,13 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Outco
         for name, draw in STREAMS.items()
     }
 
-    found: dict[str, dict] = {name: {} for name in data}
-    for method in METHODS:
-        progress(f"{method}: {len(data)} tasks, {len(OPTIMISERS)} optimisers, {len(RATES)} rates")
+    def learn(method):
         learner = _side_by_side(make_learner(method, model, one), keys_together=method != "RTRL")
-        calls = {name: learner(params, *pair, draws[:, 1]) for name, pair in data.items()}  # side by side on all cores
-        for name, call in calls.items():
-            found[name][method] = jax.tree.map(np.asarray, call)
+        return {name: learner(params, *pair, draws[:, 1]) for name, pair in data.items()}  # side by side on all cores
 
+    like = {name: Found(0, 0, one, 0) for name in data}
+    points = progress.sweep({method: partial(learn, method) for method in METHODS}, like)
+    found = {name: {method: points[method][name] for method in METHODS} for name in data}
     progress("gradients at the change")
     compare = jax.jit(jax.vmap(make_quality(model, one, model.initial_state(one))))
     half, late = config.steps // 2, config.steps - config.steps // 8

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,14 @@ class Config:
     out: str = field(default="results/online", metadata={"help": "folder of the results"})
 
 
+class Exact(NamedTuple):
+    """Training by exact gradients, at every rate and key."""
+
+    start: np.ndarray  # [L, D] loss before
+    final: np.ndarray  # [L, D] and after
+    along: Any  # params at the best rate, leaves [E, D, …]
+
+
 class Outcome(NamedTuple):
     """One task. R rules, D keys, E times along the training by exact gradients, W windows, L rates.
 
@@ -55,7 +64,7 @@ class Outcome(NamedTuple):
     sequences: np.ndarray  # [] that a cosine is measured on
 
 
-def run(config: Config, progress: Any = lambda message: None) -> dict[str, Outcome]:
+def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Outcome]:
     """Every task, in JAX's default float."""
     options.require_positive("gain", config.gain)
     for name, least in {"hidden": 1, "length": DELAY + 1, "batch": 1, "sequences": 1, "keys": 2, "records": 1}.items():
@@ -76,25 +85,35 @@ def _run_task(name, task: Task, config, progress):
     states = {rule: make.init(task.model, concrete, key=keys[0]) for rule, make in rules.RULES.items()}
     costs = [make.cost(task.model, concrete) for make in rules.RULES.values()]
 
-    progress(f"{name}: training by exact gradients")
-    start, found, final = train(task, config, keys, begin, lambda *call: gradients.bptt(task.model, *call[:-1])[1])
-    finals, best = {rules.EXACT: final}, descent.find_best_rates(final)
-    for rule, state in states.items():
-        if rule != rules.EXACT:
-            progress(f"{name}: training by {rule}")
-            finals[rule] = train(task, config, keys, begin, partial(estimate, rules.RULES[rule], state))[2]
+    def train_exactly():
+        start, found, final = train(task, config, keys, begin, lambda *call: gradients.bptt(task.model, *call[:-1])[1])
+        best = descent.find_best_rates(final)
+        return Exact(start, final, jax.tree.map(lambda *leaves: np.stack([leaf[best] for leaf in leaves]), *found))
 
-    along = [jax.tree.map(lambda leaf: leaf[best], params) for params in found]
-    progress(f"{name}: cosines")
+    def train_online(rule):
+        return train(task, config, keys, begin, partial(estimate, rules.RULES[rule], states[rule]))[2]
+
+    todo = {f"{name}: training by exact gradients": train_exactly}
+    (exact,) = progress.sweep(todo, Exact(0, 0, begin)).values()
+    estimated = [rule for rule in states if rule != rules.EXACT]
+    todo = {f"{name}: training by {rule}": partial(train_online, rule) for rule in estimated}
+    finals = {rules.EXACT: exact.final, **dict(zip(estimated, progress.sweep(todo, 0).values(), strict=True))}
     windows = [2**i for i in range(12) if 2**i < config.length] + [config.length]
+    measure = measure_cosines(task, config, keys, states, windows)
     every = config.updates // config.records
+    todo = {
+        f"{name}: cosines after {i * every} updates": partial(measure, jax.tree.map(itemgetter(i), exact.along))
+        for i in range(config.records + 1)
+    }
+    rows = progress.sweep(todo, (0, 0, 0)).values()
+    cosines = (np.stack(column, axis=1) for column in zip(*rows, strict=True))
     return Outcome(
         np.array(list(rules.RULES)),
         every * np.arange(config.records + 1),
         np.array(windows),
-        *measure_cosines(task, config, keys, along, states, windows),
+        *cosines,
         np.array(RATES),
-        start[0],
+        exact.start[0],
         np.stack([finals[rule] for rule in rules.RULES]),
         np.array([cost.state_floats for cost in costs]),
         np.array([cost.flops for cost in costs]),

@@ -1,11 +1,11 @@
 """Cosines between online estimates and the exact gradient, over windows of steps."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt.models import step_losses
@@ -15,18 +15,18 @@ from . import rules
 from .tasks import Task, step_gradients
 
 
-def measure_cosines(task: Task, config: Any, keys: jax.Array, along: list, states: dict, windows: list[int]) -> tuple:
-    """(cosine [R, E, D, W], mean_cosine [R, E, D, W], cosine_all [R, E, D]) of every rule.
+def measure_cosines(task: Task, config: Any, keys: jax.Array, states: dict, windows: list[int]) -> Callable:
+    """The function, compiled, of params (leaves [D, ...]) that gives (cosine [R, D, W], mean_cosine [R, D, W],
+    cosine_all [R, D]) of every rule.
 
     Args:
       task: its model and data.
       config: sequences, updates, length and keys.
       keys: [D] of the trainings.
-      along: params at E times, leaves [D, ...].
       states: by rule, the state before step 1.
       windows: W numbers of steps, the last T.
     """
-    size = sum(leaf.size for leaf in jax.tree.leaves(along[0].cell)) // config.keys
+    size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.model.init, keys[0]).cell))
     flat = jax.vmap(lambda tree: ravel_pytree(tree)[0])
 
     def exact_steps(params, inputs, targets):
@@ -52,8 +52,7 @@ def measure_cosines(task: Task, config: Any, keys: jax.Array, along: list, state
         return tuple(jnp.stack(column) for column in zip(*rows, strict=True))
 
     jitted = jax.jit(jax.vmap(measure, out_axes=1))
-    rows = [jax.tree.map(np.asarray, jitted(params, keys)) for params in along]
-    return tuple(np.stack(column, axis=1) for column in zip(*rows, strict=True))
+    return lambda params: jitted(params, keys)
 
 
 def cosine_by_window(estimate: jax.Array, exact: jax.Array, window: int) -> jax.Array:

@@ -20,6 +20,7 @@ back the gradient reaches, how fast perturbations grow and what clipping takes a
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -50,7 +51,7 @@ class Config:
     out: str = field(default="results/training", metadata={"help": "folder of the results"})
 
 
-def run(config: Config, progress: Any = lambda message: None) -> dict[str, Curves]:
+def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Curves]:
     """Curves of every net on every task, "copy: GRU", and of the exploding one by kind of clipping; float32."""
     for name, least in {"hidden": 1, "length": ITEMS * 2 + 1, "records": 1, "batch": 1, "keys": 2}.items():
         options.require_size(name, getattr(config, name), least=least)
@@ -60,21 +61,24 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Curve
     init_key, batch_key, held_out_key = jax.random.split(jax.random.key(config.seed), 3)
     init_keys, batch_keys = (jax.random.split(key, config.keys) for key in (init_key, batch_key))
     posed = {name: _make_task(name, config) for name in (TASKS if config.task == "all" else (config.task,))}
-    results = {}
-    for task_name, task in posed.items():
-        compiled: dict[str, Compiled] = {}
+    compiled: dict[tuple[str, str], Compiled] = {}  # nets of one kind share their step
+
+    def learn(task_name, arm, clipped):
+        task = posed[task_name]
+        cell = arm.make(task.num_inputs, config.hidden, tasks.length_of(task))
+        kind = task_name, arm.kind
+        if kind not in compiled:
+            compiled[kind] = compile_step(task, cell, config, held_out_key)
+        params, with_bias = jax.vmap(tasks.make_model(task, cell).init)(init_keys), arm is EXPLODING
+        return train(compiled[kind], params, batch_keys, clipped, config, with_bias=with_bias)
+
+    todo = {}
+    for task_name in posed:
         trained = [(name, arm, CLIPPINGS[1]) for name, arm in ARMS.items()]
-        if not results:
+        if not todo:
             trained += [(f"gain 2, {kind}", EXPLODING, kind) for kind in CLIPPINGS]
-        for name, arm, clipped in trained:
-            progress(f"{task_name}: {name}")
-            cell = arm.make(task.num_inputs, config.hidden, tasks.length_of(task))
-            if arm.kind not in compiled:
-                compiled[arm.kind] = compile_step(task, cell, config, held_out_key)
-            params, with_bias = jax.vmap(tasks.make_model(task, cell).init)(init_keys), arm is EXPLODING
-            curves = train(compiled[arm.kind], params, batch_keys, clipped, config, with_bias=with_bias)
-            results[f"{task_name}: {name}"] = curves
-    return results
+        todo |= {f"{task_name}: {name}": partial(learn, task_name, *how) for name, *how in trained}
+    return progress.sweep(todo, Curves(*Curves._fields))
 
 
 def _make_task(name, config):

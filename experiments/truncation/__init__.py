@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from experiments import harness, nets, options, text
 
-from .errors import measure_errors
+from .errors import Errors, measure_errors
 from .figure import plot
 from .summary import summarise
-from .tables import measure_tables
+from .tables import Tables, measure_tables
 from .training import RECORDS, train_all
 from .windows import SEQUENCES, draw_windows
 
@@ -32,7 +32,7 @@ class Config:
     out: str = field(default="results/truncation", metadata={"help": "folder of the results"})
 
 
-def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
+def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Any]:
     """{"training", "tables", "errors"}: training in float32, the rest in float64 (the caller enables x64)."""
     symbols = _read_symbols(config)
     model = nets.make_text_model(nets.make_text_cell(config.cell, config.hidden))
@@ -40,10 +40,11 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
     train, held_out = jnp.asarray(symbols[:-last_tenth]), jnp.asarray(symbols[-last_tenth:])
     training, params = train_all(model, config, train, held_out, progress)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), params)
-    progress("the (t, k) tables")
-    tables = measure_tables(model, params, config, symbols)
     windows = draw_windows(train, jax.random.key(config.seed + 1), SEQUENCES, config.length)
-    errors = measure_errors(model, params, config, windows, progress)
+    tables = {"the (t, k) tables": lambda: measure_tables(model, params, config, symbols)}
+    errors = {"bias and spread": lambda: measure_errors(model, params, config, windows, progress)}
+    (tables,) = progress.sweep(tables, Tables(*Tables._fields)).values()
+    (errors,) = progress.sweep(errors, Errors(*Errors._fields)).values()
     return {"training": training, "tables": tables, "errors": errors}
 
 

@@ -1,6 +1,5 @@
 """Training by each scheme, on the same weights and batches, at every rate."""
 
-from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -20,6 +19,20 @@ RECORDS, MEASUREMENTS = 20, 4  # of the held-out loss, of the lag profile for th
 HELD_OUT = 64  # sequences of the last tenth of the text
 
 
+class Trained(NamedTuple):
+    """One method."""
+
+    losses: np.ndarray  # [R, D, E]
+    params: Any  # of the best rate and the first key
+
+
+class Adapted(NamedTuple):
+    """The adaptive scheme at one rate."""
+
+    losses: np.ndarray  # [D, E]
+    lags: np.ndarray  # [E]
+
+
 class Training(NamedTuple):
     """M methods, R rates, D keys (the same weights and batches for every method), E records."""
 
@@ -31,7 +44,7 @@ class Training(NamedTuple):
     lags: np.ndarray  # [R, E] the adaptive scheme used
 
 
-def train_all(model: Model, config: Any, text: Any, held_out: Any, progress: Callable) -> tuple[Training, Any]:
+def train_all(model: Model, config: Any, text: Any, held_out: Any, progress: Any) -> tuple[Training, Any]:
     """(Training, the parameters that full BPTT found at its best rate, first key), of symbols [S] of two texts."""
     every = config.updates // RECORDS
     keys = jax.random.split(jax.random.key(config.seed), config.keys)
@@ -40,15 +53,11 @@ def train_all(model: Model, config: Any, text: Any, held_out: Any, progress: Cal
     make_trainer = partial(_make_trainer, model, config, text, held_out, every)
     follow = partial(descent.follow, keys=keys, records=RECORDS, every=every)
 
-    losses, found = {}, None
-    for name, route in schemes.make_routes(config.window).items():
-        progress(f"training, {name}")
+    def learn(route):
         trainer = make_trainer(route)
-        states, records = zip(*follow(lambda i, state, trainer=trainer: trainer, state, rates), strict=True)
-        losses[name] = np.stack(records, axis=-1)
-        if name == "full":
-            best = int(descent.find_best_rates(records[-1]))
-            found = jax.tree.map(lambda leaf, best=best: leaf[best, 0], states[-1][0])
+        states, records = zip(*follow(lambda i, state: trainer, state, rates), strict=True)
+        best = int(descent.find_best_rates(records[-1]))
+        return Trained(np.stack(records, axis=-1), jax.tree.map(lambda leaf: leaf[best, 0], states[-1][0]))
 
     trainer_of = cache(lambda lag: make_trainer(schemes.make_lag_route(lag)))
     choose_lags = jax.jit(jax.vmap(partial(_choose_lag, model, config, text)))
@@ -61,19 +70,24 @@ def train_all(model: Model, config: Any, text: Any, held_out: Any, progress: Cal
             used[i] = min(next(lag for lag in schemes.LAGS if lag >= wanted), config.length)
         return trainer_of(int(used[i]))
 
-    rows, used = [], np.zeros((len(RATES), RECORDS), int)
-    for r, rate in enumerate(RATES):
-        progress(f"training, adaptive, rate {rate:g}")
-        alone = jax.tree.map(lambda leaf, r=r: leaf[r : r + 1], (state, rates))
-        rows.append(np.stack([loss for _, loss in follow(partial(adapt, used[r]), *alone)], axis=-1))
-    losses["adaptive"] = np.concatenate(rows)
+    def learn_adaptively(r):
+        used, alone = np.zeros(RECORDS, int), jax.tree.map(lambda leaf: leaf[r : r + 1], (state, rates))
+        return Adapted(np.concatenate([loss for _, loss in follow(partial(adapt, used), *alone)]).T, used)
+
+    routes = schemes.make_routes(config.window)
+    todo = {f"training, {name}": partial(learn, route) for name, route in routes.items()}
+    trained = progress.sweep(todo, Trained(0, params))
+    todo = {f"training, adaptive, rate {rate:g}": partial(learn_adaptively, r) for r, rate in enumerate(RATES)}
+    adapted = list(progress.sweep(todo, Adapted(*Adapted._fields)).values())
+    losses = {name: point.losses for name, point in zip(routes, trained.values(), strict=True)}
+    losses["adaptive"], used = (np.stack(column) for column in zip(*adapted, strict=True))
 
     stacked = np.stack(list(losses.values()))
     lags = used[descent.find_best_rates(stacked[-1, ..., -1])]
     cost = schemes.costs_of_routes(config.window, config.length)
     cost.append(np.mean([schemes.cost_of_lag(int(lag), config.length) for lag in lags]))
     names, updates = np.array(list(losses)), every * np.arange(1, RECORDS + 1)
-    return Training(names, np.array(cost), np.array(RATES), updates, stacked, used), found
+    return Training(names, np.array(cost), np.array(RATES), updates, stacked, used), trained["training, full"].params
 
 
 def _make_trainer(model, config, text, held_out, every, route):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,31 +32,47 @@ class Config:
     out: str = field(default="results/vanishing", metadata={"help": "folder of the results"})
 
 
-def run(config: Config, progress: Any = lambda message: None) -> dict[str, Sweep | SymmetricNorms]:
+class Point(NamedTuple):
+    """One cell under one scheme at one gain."""
+
+    exponents: np.ndarray  # [k]
+    standard_error: np.ndarray  # [k]
+    carry: np.ndarray  # mean ln of the gate, the largest over units; NaN without one
+    norms: np.ndarray  # [S] ln ‖J_t‖ of sampled steps
+    eigenvalues: np.ndarray  # [S, N] of J_t
+    log_singular_values: np.ndarray  # [R, N] of dh_t/dh_0; R = 0 for gains that are not SHOWN
+
+
+def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Sweep | SymmetricNorms]:
     """Every cell under every scheme, "cell, scheme", and "symmetric", in float64 (the caller enables x64)."""
     one_hot, every = _read_inputs(config), max(1, config.length // RECORDS)
-    results: dict[str, Sweep | SymmetricNorms] = {}
     # N is the same for every cell: one compilation of each serves all.
     exponents_of = jax.jit(partial(spectra.lyapunov_exponents, k=max(1, config.size // 4)))
     follow = jax.jit(lambda jacobians: spectra.log_singular_values(jacobians, every=every))
+    weights, todo = {}, {}
+
+    def measure(chain_of, drawn, i):
+        jacobians, carry = chain_of(drawn._replace(w_hh=GAINS[i] * drawn.w_hh), one_hot)
+        exponents, error = exponents_of(jacobians)[:2]
+        sampled = np.asarray(jacobians[np.linspace(0, config.length - 1, SAMPLES).astype(int)])
+        norms, eigenvalues = np.log(np.linalg.norm(sampled, ord=2, axis=(1, 2))), np.linalg.eigvals(sampled)
+        followed = follow(jacobians) if i in SHOWN else np.zeros((0, len(sampled[0])))
+        return Point(exponents, error, carry, norms, eigenvalues.astype(complex), followed)
+
     for cell_name in CELLS:
         make = partial(nets.make_text_cell, cell_name, config.size // (2 if cell_name == "lstm" else 1))
         chain_of = jax.jit(partial(_chain, make(), GATES.get(cell_name)))
         for scheme, draw in nets.SCHEMES.items():
-            progress(f"{cell_name}, {scheme}")
             drawn = make(recurrent=draw(1.0)).init(jax.random.key(config.seed))
-            rows, records = [], []
+            weights[cell_name, scheme] = np.multiply.outer(GAINS, _candidate_block(cell_name, drawn.w_hh))
             for i, gain in enumerate(GAINS):
-                jacobians, carry = chain_of(drawn._replace(w_hh=gain * drawn.w_hh), one_hot)
-                exponents = exponents_of(jacobians)
-                sampled = jacobians[np.linspace(0, config.length - 1, SAMPLES).astype(int)]
-                rows.append(list(map(np.asarray, (exponents.exponents, exponents.standard_error, carry, sampled))))
-                if i in SHOWN:
-                    records.append(np.asarray(follow(jacobians)))
-            columns = [np.stack(column) for column in zip(*rows, strict=True)]
-            steps = np.minimum(every * np.arange(1, len(records[0]) + 1), config.length)
-            weights = np.multiply.outer(GAINS, _candidate_block(cell_name, drawn.w_hh))
-            results[f"{cell_name}, {scheme}"] = _sweep(cell_name, scheme, columns, steps, np.stack(records), weights)
+                todo[f"{cell_name}, {scheme}, gain {gain:.3g}"] = partial(measure, chain_of, drawn, i)
+    points = iter(progress.sweep(todo, Point(*Point._fields)).values())
+    length = {"every": every, "length": config.length}
+    results = {
+        ", ".join(kind): _sweep(*kind, [next(points) for _ in GAINS], block, **length)
+        for kind, block in weights.items()
+    }
     return results | {"symmetric": measure_symmetric_norms()}
 
 
@@ -86,10 +102,13 @@ def _chain(cell, gate, params, inputs):
     return step_jacobians(cell, params, trajectory), carry
 
 
-def _sweep(cell_name, scheme, columns, steps, records, weights):
-    exponents, standard_error, carry, sampled = columns
-    nothing = np.full(len(GAINS), np.nan)
-    eigenvalues, of_steps = np.linalg.eigvals(weights), np.linalg.eigvals(sampled)
+def _sweep(cell_name, scheme, points, weights, *, every, length):
+    exponents, standard_error, carry, norms, of_steps = (
+        np.stack([getattr(point, field) for point in points]) for field in Point._fields[:-1]
+    )
+    records = np.stack([points[i].log_singular_values for i in SHOWN])
+    steps = np.minimum(every * np.arange(1, records.shape[1] + 1), length)
+    nothing, eigenvalues = np.full(len(GAINS), np.nan), np.linalg.eigvals(weights)
     sweep = Sweep(
         gains=np.array(GAINS),
         exponents=exponents,
@@ -97,12 +116,12 @@ def _sweep(cell_name, scheme, columns, steps, records, weights):
         steps=steps,
         log_singular_values=records,
         weight_eigenvalues=eigenvalues.astype(complex),
-        jacobian_eigenvalues=of_steps.astype(complex),
+        jacobian_eigenvalues=of_steps,
         powers=np.log(np.abs(eigenvalues).max(axis=1)),
         bound=np.log(np.linalg.norm(weights, ord=2, axis=(1, 2))),
         mean_field=nothing,
         carry=carry,
-        norms=np.log(np.linalg.norm(sampled, ord=2, axis=(2, 3))).mean(axis=1),
+        norms=norms.mean(axis=1),
         radii=np.log(np.abs(of_steps).max(axis=2)).mean(axis=1),
     )
     if cell_name != "elman":

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import __main__ as entry
 
-WITH_SUMMARY = {"config.json", "arrays.npz", "summary.json", "figure.png"}
+WITH_SUMMARY = {"config.json", "arrays.npz", "summary.json", "figure.png", "run.json"}
 WITHOUT_SUMMARY = WITH_SUMMARY - {"summary.json"}
 
 
@@ -32,7 +32,7 @@ def run_tiny(name: str, options: str, out: Path, promotion: str = "strict") -> R
         contextlib.redirect_stderr(progress),
         jax.numpy_dtype_promotion(promotion),
     ):
-        code = entry.main([name, *options.split(), "--out", str(out)])
+        code = entry.main([name, *options.split(), "--no-cache", "--force", "--out", str(out)])
     files = {path.name for path in out.iterdir()}
     arrays, summary = {}, None
     if "arrays.npz" in files:

@@ -124,9 +124,9 @@ def test_command_line_filters_and_files(tmp_path, capsys):
     text = (tmp_path / "identities.html").read_text()
     assert '<article id="S0.9"' in text
     assert not re.search(r"(src|href)=[\"']https?:", text)
-    assert entry.main(["identities", "--source", "X", "--only", "true", "--out", str(tmp_path)]) == 0
+    assert entry.main(["identities", "--source", "X", "--only", "true", "--force", "--out", str(tmp_path)]) == 0
     assert {record["verdict"] for record in json.loads((tmp_path / "identities.json").read_text())} == {"holds"}
-    assert entry.main(["identities", "--id", "S9.9", "--out", str(tmp_path)]) == 2
+    assert entry.main(["identities", "--id", "S9.9", "--force", "--out", str(tmp_path)]) == 2
     assert "id: got 'S9.9', expected a row" in capsys.readouterr().err
 
 
@@ -135,7 +135,7 @@ def test_a_verdict_that_differs_is_an_exit_code(monkeypatch, tmp_path, capsys):
     assert entry.main(["identities", "--out", str(tmp_path)]) == 0
     wrong = ROWS["S0.10"]._replace(expected="fails")
     monkeypatch.setattr(identities, "load", lambda: {"S0.10": wrong})
-    assert entry.main(["identities", "--out", str(tmp_path)]) == 1
+    assert entry.main(["identities", "--force", "--out", str(tmp_path)]) == 1
     assert "verdict differs from the expected one: S0.10" in capsys.readouterr().out
 
 

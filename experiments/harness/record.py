@@ -1,0 +1,118 @@
+"""What a run is (its id: options and versions) and what it ran on."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxbptt
+
+LIBRARIES = ("jax", "jaxlib", "numpy", "optax")  # whose versions may move a number
+FLAGS = ("XLA_FLAGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+FLAGS += ("JAX_PLATFORMS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+ROOT = Path(__file__).parents[2]
+
+
+def identify(name: str, config: Any) -> dict[str, Any]:
+    """What a run is, before it begins: "id" is a hash of its options (not of `out`), its versions and its backend.
+
+    Of a file among the options its contents count, not its place.
+    """
+    values = json.loads(json.dumps(dataclasses.asdict(config)))  # as they are read back
+    versions = _versions()
+    counted = {key: value for key, value in values.items() if key != "out"}
+    for field in dataclasses.fields(config):
+        if field.metadata.get("file") and values[field.name] is not None:
+            counted[field.name] = _hash_of_file(Path(values[field.name])) or values[field.name]
+    essence = json.dumps([name, counted, versions, jax.default_backend()], sort_keys=True)
+    return {
+        "id": hashlib.sha256(essence.encode()).hexdigest()[:12],
+        "experiment": name,
+        "config": values,
+        "versions": versions,
+        "started": datetime.now(UTC).isoformat(timespec="microseconds"),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Where a run took place: device, flags, git commit."""
+    devices = jax.devices()
+    return {
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "cores": os.cpu_count(),
+            "cpu": _cpu(),
+        },
+        "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
+        "git": _git(),
+    }
+
+
+def peak_memory() -> int | None:
+    """Most bytes that the process and its first device have held; None: the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return own + ((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of its bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _hash_of_file(path):
+    try:
+        return hash_file(path)
+    except OSError:
+        return None  # who reads it says what is wrong
+
+
+def _versions():
+    known = {name: metadata.version(name) for name in LIBRARIES}
+    return {"jaxbptt": jaxbptt.__version__, **known, "python": platform.python_version(), "source": _hash_of_source()}
+
+
+def _hash_of_source():
+    """Of the library and the experiments as they are now: an edit between two parts of a run makes it another one."""
+    folders = (Path(jaxbptt.__file__).parent, Path(__file__).parents[1])
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _cpu():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _git():
+    """{"commit", "clean"}; None outside a repository."""
+
+    def ask(*words):
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        if not (ROOT / ".git").exists():
+            return None
+        return {"commit": ask("rev-parse", "HEAD").strip(), "clean": not ask("status", "--porcelain")}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,255 @@
+"""What may be written where, and a kill −9 at every single moment of a run."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import warnings
+from collections import namedtuple
+
+import pytest
+
+from experiments.harness import folder
+
+from . import toy
+
+SPACE = namedtuple("SPACE", "total used free")
+
+
+def test_a_run_leaves_its_set_and_nothing_else(tmp_path, capsys):
+    out = tmp_path / "new" / "toy"
+    assert toy.run_toy(out) == 0
+    assert toy.read_set(out) == 1
+    assert toy.names_beside(out) == {"toy"}
+    said = capsys.readouterr()
+    assert said.out == "value 1\n"
+    assert "wrote arrays.npz, config.json, figure.png, summary.json and run.json" in said.err
+
+
+def test_a_finished_run_is_replaced_by_force_alone(tmp_path, capsys):
+    out = tmp_path / "toy"
+    toy.run_toy(out)
+    (out / "notes.txt").write_text("mine")
+    for options, words in (
+        ((), "holds a finished run of these options; --force replaces it"),
+        (("--value", "2"), "holds another finished run (value 1, not 2); --force replaces it"),
+        (("--value", "2", "--resume"), "holds another finished run (value 1, not 2)"),
+    ):
+        with pytest.raises(ValueError, match=r"^out: ") as refused:
+            toy.run_toy(out, *options)
+        assert words in str(refused.value)
+    capsys.readouterr()
+    assert toy.run_toy(out, "--resume") == 0
+    assert "holds the finished run" in capsys.readouterr().err
+    assert toy.read_set(out) == 1
+    assert toy.run_toy(out, "--value", "2", "--force") == 0
+    assert toy.read_set(out) == 2
+    assert (out / "notes.txt").read_text() == "mine"
+    assert toy.names_beside(out) == {"toy"}
+
+
+def fail_at(last):
+    """A toy that ends, as if interrupted, at point `last`; it counts what it computed."""
+    computed = []
+
+    def done(i):
+        if i == last:
+            raise KeyboardInterrupt
+        computed.append(i)
+
+    return toy.make_experiment(done), computed
+
+
+def test_points_are_kept_and_continued_from(tmp_path, capsys):
+    out = tmp_path / "toy"
+    experiment, _ = fail_at(2)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        toy.run_toy(out, experiment=experiment)
+    assert interrupted.value.__notes__ == [f"; 2 points are kept in {out}.partial (--resume continues)"]
+    assert toy.names_beside(out) == {"toy.partial"}
+    with pytest.raises(ValueError, match=r"holds 2 points of another run \(value 1, not 2\); its own options"):
+        toy.run_toy(out, "--value", "2", "--resume")
+    assert toy.read_points(out) == 2
+    experiment, computed = fail_at(None)
+    assert toy.run_toy(out, "--resume", experiment=experiment) == 0
+    assert computed == [2]
+    assert "2 of 3 points are there already" in capsys.readouterr().err
+    assert toy.read_set(out) == 1
+    assert toy.names_beside(out) == {"toy"}
+
+
+def test_an_unfinished_run_is_begun_anew_by_force_alone(tmp_path):
+    out = tmp_path / "toy"
+    for options in ((), ("--force",)):
+        with pytest.raises(KeyboardInterrupt):
+            toy.run_toy(out, *options, experiment=fail_at(1)[0])
+    experiment, computed = fail_at(None)
+    toy.run_toy(out, "--force", experiment=experiment)
+    assert computed == [0, 1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        toy.run_toy(out, "--force", experiment=fail_at(1)[0])
+    with pytest.raises(ValueError, match=r"holds a finished run, .* 1 points of another one of these options"):
+        toy.run_toy(out)
+    experiment, computed = fail_at(None)
+    toy.run_toy(out, "--resume", experiment=experiment)
+    assert computed == [1, 2]
+
+
+def test_a_run_without_points_leaves_nothing_when_it_fails(tmp_path):
+    out = tmp_path / "results" / "toy"
+    with pytest.raises(KeyboardInterrupt):
+        toy.run_toy(out, experiment=fail_at(0)[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_measured_is_kept_when_it_cannot_be_drawn(tmp_path):
+    def plot(results, path):
+        raise ValueError("no ink")
+
+    with pytest.raises(ValueError, match="no ink"):
+        toy.run_toy(tmp_path / "toy", experiment=toy.make_experiment(plot=plot))
+    record = json.loads((tmp_path / "toy" / "run.json").read_text())
+    assert set(record["files"]) == {"arrays.npz", "config.json", "summary.json"}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda out: out.write_text("mine"), "a file; expected a folder"),
+        (lambda out: os.chdir(out.parent) or "..", "the folder you are in, or one above it"),
+        (lambda out: os.chdir(out.parent) or ".", "the folder you are in, or one above it"),
+        (lambda out: "/proc", "a mount point"),
+        (lambda out: "/proc/toy", "cannot make /proc/toy.partial"),
+        (lambda out: out.mkdir() or (out / "thesis.tex").touch(), "holds other things (thesis.tex); expected a new or"),
+        (lambda out: out.mkdir() or (out / "arrays.npz").touch(), "holds results without a record; --force replaces"),
+        (lambda out: (out.parent / "file").touch() or out.parent / "file" / "toy", "cannot make"),
+    ],
+)
+def test_a_place_that_cannot_take_results_is_one_line_before_the_work(prepare, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # and back
+    out = tmp_path / "toy"
+    given = prepare(out)
+    out = given if isinstance(given, str | os.PathLike) else out
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    experiment, computed = fail_at(None)
+    with pytest.raises(ValueError, match=r"^out: ") as refused:
+        toy.run_toy(out, experiment=experiment)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert computed == []
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_disk_without_room_is_one_line_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SPACE(10, 9, 2**20))
+    with pytest.raises(ValueError, match=r"^out: .* has room for 1.0 MiB, expected at least 16 MiB$"):
+        toy.run_toy(tmp_path / "toy")
+    monkeypatch.undo()
+
+    def write(path, write):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder.files, "write_atomically", write)
+    with pytest.raises(ValueError, match=r"^out: cannot write to .*: No space left on device$"):
+        toy.run_toy(tmp_path / "toy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_without_a_record_are_replaced_by_force(tmp_path):
+    out = tmp_path / "toy"
+    out.mkdir()
+    (out / "arrays.npz").write_text("of an older version")
+    assert toy.run_toy(out, "--force") == 0
+    assert toy.read_set(out) == 1
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "toy").symlink_to(tmp_path / "elsewhere")
+    toy.run_toy(tmp_path / "toy")
+    assert (tmp_path / "toy").is_symlink()
+    assert toy.read_set(tmp_path / "elsewhere") == 1
+
+
+def test_two_runs_at_once_into_one_folder_are_refused(tmp_path):
+    out = tmp_path / "toy"
+
+    def second(i):
+        with pytest.raises(ValueError, match=rf"is being written by another run \(process {os.getpid()}\)"):
+            toy.run_toy(out)
+
+    assert toy.run_toy(out, experiment=toy.make_experiment(second)) == 0
+    assert toy.read_set(out) == 1
+
+
+def run_in_a_child(out, options, *, die_at=None, two_renames=False):
+    """(whether it was killed, points that it had kept): a run in a process of its own, killed at the die_at-th thing
+    that it does to a file under out's parent, before it is done."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the child computes nothing
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reader)
+            if two_renames:
+                sys.platform = "other"
+            count, root = [0], str(out.parent)
+
+            def look(event, arguments):
+                if event == "ctypes.dlsym" or any(root in str(argument) for argument in arguments):
+                    count[0] += 1
+                    if count[0] == die_at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(look)
+            experiment = toy.make_experiment(lambda i: os.write(writer, b"." * bool(i)))  # the one before it is kept
+            code = toy.run_toy(out, *options, experiment=experiment)
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        kept = len(pipe.read())
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status), kept
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", ["new", "overwriting", "resuming", "overwriting by two renames"])
+def test_a_kill_at_any_moment_loses_and_mixes_nothing(kind, tmp_path, capfd):
+    """Every audited event of the run in turn; then the next start finishes it and leaves nothing else."""
+    two_renames, moment, killed = kind.endswith("renames"), 0, True
+    while killed:
+        moment += 1
+        out = tmp_path / str(moment) / "toy"
+        out.parent.mkdir()
+        options = ["--value", "2", "--resume"]
+        before = 0
+        if kind.startswith("overwriting"):
+            toy.run_toy(out)
+            (out / "notes.txt").write_text("mine")
+            options += ["--force"]
+        elif kind == "resuming":
+            with pytest.raises(KeyboardInterrupt):
+                toy.run_toy(out, *options, experiment=fail_at(2)[0])
+            before = 2
+        killed, kept = run_in_a_child(out, options, die_at=moment, two_renames=two_renames)
+        if (out / "run.json").exists():
+            assert toy.read_set(out) in ((1, 2) if kind.startswith("overwriting") else (2,))
+        elif two_renames:
+            assert toy.names_beside(out) == {"toy.partial"}
+        else:
+            assert not out.exists()
+        finished = (out / "run.json").exists() and toy.read_set(out) == 2
+        assert toy.read_points(out) >= max(before, kept) or finished or toy.read_set(out.parent / "toy.partial/results")
+        again, computed = fail_at(None)
+        assert toy.run_toy(out, *options, experiment=again) == 0
+        assert len(computed) <= (0 if finished else toy.POINTS - max(before, kept))
+        assert toy.read_set(out) == 2
+        assert toy.names_beside(out) == {"toy"}
+        assert (out / "notes.txt").exists() == kind.startswith("overwriting")
+        shutil.rmtree(out.parent)
+    assert moment > 30

@@ -1,0 +1,60 @@
+import json
+import re
+
+import jax
+import pytest
+
+from experiments.harness import record
+
+from .toy import Config
+
+
+def test_an_id_is_of_options_contents_and_versions(tmp_path, monkeypatch):
+    text = tmp_path / "a.txt"
+    text.write_text("one")
+    (tmp_path / "b.txt").write_text("one")
+    base = record.identify("toy", Config(text=str(text)))
+    assert re.fullmatch("[0-9a-f]{12}", base["id"])
+    assert base["config"] == {"value": 1, "text": str(text), "out": "results/toy"}
+    assert base["versions"]["jax"] == jax.__version__
+    json.dumps(base)
+    same = [Config(text=str(text), out="elsewhere"), Config(text=str(tmp_path / "b.txt"))]
+    assert {record.identify("toy", config)["id"] for config in same} == {base["id"]}
+    others = [Config(), Config(value=2, text=str(text)), Config(text=str(tmp_path / "none"))]
+    ids = {base["id"], record.identify("other", Config(text=str(text)))["id"]}
+    ids |= {record.identify("toy", config)["id"] for config in others}
+    text.write_text("two")
+    ids.add(record.identify("toy", Config(text=str(text)))["id"])
+    monkeypatch.setattr(record.metadata, "version", lambda name: "9.9")
+    ids.add(record.identify("toy", Config())["id"])
+    assert len(ids) == 7
+
+
+def test_the_source_counts(tmp_path, monkeypatch):
+    before = record.identify("toy", Config())
+    package = tmp_path / "jaxbptt"
+    package.mkdir()
+    (package / "__init__.py").write_text("1")
+    monkeypatch.setattr(record.jaxbptt, "__file__", str(package / "__init__.py"))
+    changed = record.identify("toy", Config())
+    assert changed["versions"]["source"] != before["versions"]["source"]
+    assert changed["id"] != before["id"]
+
+
+def test_the_machine_is_described(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    found = record.describe_machine()
+    json.dumps(found)
+    assert found["device"]["platform"] == jax.default_backend()
+    assert found["flags"]["XLA_FLAGS"] == ""
+    assert found["git"] is None or re.fullmatch("[0-9a-f]{40}", found["git"]["commit"])
+    assert record.peak_memory() > 10**8
+
+
+@pytest.mark.parametrize("what", ["no git", "no repository"])
+def test_without_git_the_rest_is_described(what, monkeypatch, tmp_path):
+    if what == "no git":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+        monkeypatch.setattr(record, "ROOT", tmp_path)
+    assert record.describe_machine()["git"] is None

@@ -1,0 +1,46 @@
+"""Signals, sent to processes of their own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+from experiments import interrupts
+interrupts.watch("experiments")
+from tests.experiments.harness import toy
+import jax
+
+def wait(i):
+    if i == 2:
+        print("waiting", flush=True)
+        jax.jit(lambda x: jax.lax.fori_loop(0, 2**31 - 1, lambda i, x: x * 1.5, x))(1.0).block_until_ready()
+
+raise SystemExit(toy.run_toy(__import__("pathlib").Path(sys.argv[1]), experiment=toy.make_experiment(wait)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwait"), reason="no sigwait")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_at_once_in_one_line_and_keeps_its_points(number, tmp_path):
+    out = tmp_path / "toy"
+    run = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout.readline() == "waiting\n"
+    time.sleep(0.2)
+    start = time.monotonic()
+    run.send_signal(number)
+    _, error = run.communicate(timeout=30)
+    assert time.monotonic() - start < 5
+    assert run.returncode == 128 + number
+    lines = [line for line in error.splitlines() if line and not re.match(r"\[ *[\d.]+ s\]", line)]
+    assert lines == [f"experiments: interrupted; 2 points are kept in {out}.partial (--resume continues)"]
+    assert os.listdir(tmp_path) == ["toy.partial"]
