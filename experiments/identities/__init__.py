@@ -76,6 +76,7 @@ def record(judgement: Any) -> dict[str, Any]:
         "verdict": judgement.verdict,
         "expected": row.expected,
         "correct": row.correct,
+        "correct_latex": row.correct_latex,
         "residual": judgement.residual,
         "residual_outside": judgement.residual_outside,
         "residual_corrected": judgement.residual_corrected,

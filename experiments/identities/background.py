@@ -97,6 +97,8 @@ def in_wide_or_narrow_chain(key, satisfied):
     r"\left(\gamma\,\rho(W)\right)^T\rightarrow 0",
     "if the largest eigenvalue of W is below 1/γ the gradient is bounded by its powers and vanishes",
     correct="the bound is (γ σ_max(W))ᵀ, by the largest singular value; the eigenvalue bounds nothing here",
+    correct_latex=r"\left\Vert\frac{\partial h_T}{\partial h_0}\right\Vert\leq\left(\gamma\,\sigma_{\max}(W)\right)^T,"
+    r"\quad\rightarrow 0\ \mathrm{for}\ \sigma_{\max}(W)<\frac{1}{\gamma}",
     general=unstable_point_of_contracting_weights,
     smallest=[{"weights": NILPOTENT, "bias": jnp.array([-2.0, -8]), "initial": jnp.array([0.0, -1])}],
     counterexample="tanh, W = 2[[1, −1], [1, −1]], b = (−2, −8), h_0 = (0, −1): ρ(W) = 0, ‖dh_12/dh_0‖ = 5772",
@@ -158,6 +160,7 @@ def powers_vanish_by_radius(matrices):
     r"\left\Vert\prod_{t}J_t\right\Vert\sim\prod_{t}\rho(J_t)",
     "the eigenvalues of every J_t tell how the product grows",
     correct="they do not when J_t varies: the singular values of the product itself do",
+    correct_latex=r"\left\Vert\prod_{t}J_t\right\Vert=\sigma_{\max}\left(\prod_{t}J_t\right)",
     general=lambda key: {
         "problem": free_running(instances.matrix(key, gain=1.5), jax.random.normal(key, (N,)), jnp.ones(N)),
     },
@@ -182,6 +185,7 @@ def growth_by_eigenvalues(problem):
     r"\sigma_i\left(\frac{\partial h_T}{\partial h_0}\right)=\sigma_i\left(\mathrm{SVD}(J_TJ_{T-1}\ldots J_1)\right)",
     "the singular values of dh_T/dh_0 are those of the assembled product",
     correct="while σ_max/σ_min is below 1/eps; else carried along in QR factors and logs",
+    correct_latex=r"\frac{\sigma_{\max}(P)}{\sigma_{\min}(P)}\ll\frac{1}{\mathrm{eps}},\quad P=J_TJ_{T-1}\ldots J_1",
     general=in_wide_or_narrow_chain,
     smallest=[{"steps": jnp.broadcast_to(jnp.array([[1.25, 0.75, 0], [0.75, 1.25, 0], [0, 0, 1]]), (60, N, N))}],
     counterexample="growth 2 and decay ½ in a turned frame, 60 steps: log2 σ_min = −60, lost in the assembled product",

@@ -25,6 +25,7 @@ class Identity(NamedTuple):
     latex: str  # the equation as the note writes it, matplotlib mathtext without $
     statement: str  # in words
     correct: str  # the correct statement or condition in words; "" where it holds as written
+    correct_latex: str  # the same as an equation, of what claim judges; "" where it is words alone
     general: Callable  # (key) or, for a conditional row, (key, satisfied: bool) -> keyword arguments of claim
     claim: Callable  # (**instance) -> Claim
     smallest: tuple[Mapping[str, Any], ...]  # counterexamples: instances on the side where the claim fails
@@ -55,6 +56,7 @@ def identity(
     *,
     general: Callable,
     correct: str = "",
+    correct_latex: str = "",
     smallest: Iterable[Mapping[str, Any]] = (),
     counterexample: str = "",
 ):
@@ -64,7 +66,7 @@ def identity(
         if id in REGISTRY:
             raise ValueError(f"id: {id} is there already")
         REGISTRY[id] = Identity(
-            id, expected, latex, statement, correct, general, claim, tuple(smallest), counterexample
+            id, expected, latex, statement, correct, correct_latex, general, claim, tuple(smallest), counterexample
         )
         return claim
 

@@ -134,6 +134,8 @@ def total_from_direct(problem):
     r"a_t=b_t+\sum_{i=1}^{t-1}\left(\prod_{j=i+1}^{t}c_j\right)b_i",
     "the recurrence a_t = b_t + c_t a_{t−1} has this solution",
     correct="for a_0 = 0 (else add c_t … c_1 a_0) and, for matrices, the product in the order c_t … c_{i+1}",
+    correct_latex=r"a_0=0,\ \prod_{j=i+1}^{t}c_j=c_t\cdots c_{i+1},"
+    r"\quad\mathrm{else}\ a_t=b_t+\sum_{i=1}^{t-1}c_t\cdots c_{i+1}\,b_i+c_t\cdots c_1\,a_0",
     general=_recurrence,
     smallest=[_scalar_recurrence(), _shift_and_its_transpose()],
     counterexample="a_0 = 1, c = 2, b = 1: a_1 = 3, formula 1. c_2 = [[0, 1], [0, 0]] and c_3 = c_2ᵀ: "
@@ -152,6 +154,10 @@ def solved_recurrence(recurrence, order):
     "the total derivative of a state is the sum of all earlier direct ones, each carried on by the step Jacobians",
     correct="for an h_0 that does not depend on w_h (else add J_t … J_1 dh_0/dw_h) and the product in the order "
     "J_t … J_{i+1}",
+    correct_latex=r"\frac{\partial h_0}{\partial w_h}=0,\ \prod_{j=i+1}^{t}J_j=J_t\cdots J_{i+1},"
+    r"\quad\mathrm{else}\ \frac{\partial h_t}{\partial w_h}=\frac{\partial f(x_t,h_{t-1},w_h)}{\partial w_h}"
+    r"+\sum_{i=1}^{t-1}J_t\cdots J_{i+1}\,\frac{\partial f(x_i,h_{i-1},w_h)}{\partial w_h}"
+    r"+J_t\cdots J_1\,\frac{\partial h_0}{\partial w_h},\quad J_j=\frac{\partial f(x_j,h_{j-1},w_h)}{\partial h_{j-1}}",
     general=_initial_state_constant_or_not,
     smallest=[
         {"problem": instances.scalar(2.0, 3, initial=2.0), "first": jnp.ones((1, 1)), "order": "descending"},

@@ -1,6 +1,7 @@
 """The two paths out of h_t, by o_t and by h_{t+1}, and the recurrence of dC/dh_t they give.
 
-Gradients in h_t are rows, so that dC/dh_t = ∇_oL ∇_hg + (dC/dh_{t+1}) J_{t+1} reads as the note writes it.
+Gradients in h_t are rows, so that dC/dh_t = ∇_oL ∇_hg + (dC/dh_{t+1}) J_{t+1} reads as the note writes it. Where the
+note stops after two losses is in `two_losses`.
 """
 
 import functools
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.identities import instances
-from experiments.identities.derivatives import sensitivities, state_pairs, via_output
+from experiments.identities.derivatives import sensitivities, via_output
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import THETAS
 from jaxbptt import cells, models
@@ -43,30 +44,8 @@ def state_gradient(problem):
     return problem.weight * jnp.sum(sensitivities(problem)[1].state, axis=0)
 
 
-def all_later_losses(problem, t):
-    """Σ_{s≥t} (∂L_s/∂o_s)(∂⁺o_s/∂⁺h_s) dh_s/dh_t, every loss by its own product of Jacobians."""
-    reached = jnp.einsum("sn,snm->sm", via_output(problem), state_pairs(problem.jacobians)[:, t - 1])
-    return problem.weight * jnp.sum(reached, axis=0)
-
-
 def _net_at_step(key):
     return {"problem": instances.shared_net(key), "t": 2}
-
-
-def _last_steps_or_earlier(key, satisfied):
-    return {"problem": instances.shared_net(key), "t": instances.T - 1 if satisfied else 2}
-
-
-def _mean_at_last_steps_or_earlier(key, satisfied):
-    return {**_last_steps_or_earlier(key, satisfied), "problem": instances.net(key, reduction="mean")}
-
-
-SCALARS = [{"problem": instances.scalar(a, 3), "t": 1} for a in THETAS]
-TWO_LOSSES = {
-    "correct": "only for t ≥ T − 1; before that L_{t+2}, …, L_T are missing",
-    "smallest": SCALARS,
-    "counterexample": "h_t = 2h_{t−1}, o = h, T = 3, t = 1: written 3, true 7",
-}
 
 
 @identity(
@@ -77,6 +56,8 @@ TWO_LOSSES = {
     "the gradient that reaches h_t is that of L_t by h_{t+1} plus that of L_t by o_t",
     correct="with C (or the losses from t on) for L_t; for L_t alone the first term is 0, because L_t cannot see "
     "h_{t+1}, and the gradient reaching h_t is missed unless no later loss depends on it",
+    correct_latex=r"\frac{dL_s}{dh_t}=0\ (s>t),\quad\mathrm{else}\ \frac{dC}{dh_t}=\frac{dC}{dh_{t+1}}"
+    r"\frac{\partial h_{t+1}}{\partial h_t}+\frac{\partial L_t}{\partial o_t}\frac{\partial o_t}{\partial h_t}",
     general=lambda key, satisfied: {
         "problem": losses_only_at(instances.shared_net(key), 1, 2, 3) if satisfied else instances.shared_net(key),
         "t": 3,
@@ -98,6 +79,8 @@ def one_loss_as_recurrence(problem, t):
     r"\frac{\partial C}{\partial h^t}\frac{\partial h^t}{\partial o^t}=\frac{\partial L^t}{\partial o^t}",
     "the gradient in o_t is that in h_t times the derivative of h_t in o_t",
     correct="h_t is upstream of o_t: ∂C/∂o_t = (∂C/∂L_t)(∂L_t/∂o_t)",
+    correct_latex=r"\frac{\partial C}{\partial L^t}=1,\quad\frac{\partial C}{\partial o^t}="
+    r"\frac{\partial C}{\partial L^t}\frac{\partial L^t}{\partial o^t}=\frac{\partial L^t}{\partial o^t}",
     general=_net_at_step,
     smallest=[{"problem": instances.scalar(a, 2), "t": 1} for a in THETAS],
     counterexample="h_t = 2h_{t−1}, o = h, T = 2, t = 1: written 3, true 1",
@@ -128,45 +111,6 @@ def adjoint_recurrence(problem):
     return Claim(written, state_gradient(problem))
 
 
-def _next_output(problem, t):
-    """(∂L_{t+1}/∂o_{t+1}) do_{t+1}/dh_t, total."""
-    return problem.loss_output[t] @ sensitivities(problem)[0].state[t, :, t - 1]
-
-
-def _next_output_by_jacobian(problem, t):
-    """(∂L_{t+1}/∂o_{t+1})(∂⁺o_{t+1}/∂⁺h_{t+1}) J_{t+1}."""
-    return via_output(problem)[t] @ problem.product(t, t + 1)
-
-
-@identity(
-    "S1.11",
-    "conditional",
-    r"\frac{\partial C}{\partial h^t}=\frac{\partial C}{\partial L^t}\frac{\partial L^t}{\partial o^t}"
-    r"\frac{\partial o^t}{\partial h^t}+\frac{\partial C}{\partial L^{t+1}}"
-    r"\frac{\partial L^{t+1}}{\partial o^{t+1}}\frac{\partial o^{t+1}}{\partial h^t}",
-    "the gradient in h_t is what L_t and L_{t+1} send back",
-    general=_mean_at_last_steps_or_earlier,
-    **TWO_LOSSES,
-)
-def two_losses_weighted(problem, t):
-    written = problem.weight * via_output(problem)[t - 1] + problem.weight * _next_output(problem, t)
-    return Claim(written, problem.adjoints[t - 1], all_later_losses(problem, t))
-
-
-@identity(
-    "S1.12",
-    "conditional",
-    r"\frac{\partial C}{\partial h^t}=\frac{\partial L^t}{\partial o^t}\frac{\partial o^t}{\partial h^t}"
-    r"+\frac{\partial L^{t+1}}{\partial o^{t+1}}\frac{\partial o^{t+1}}{\partial h^t}",
-    "the same with ∂C/∂L = 1, C the plain sum",
-    general=_last_steps_or_earlier,
-    **TWO_LOSSES,
-)
-def two_losses(problem, t):
-    written = via_output(problem)[t - 1] + _next_output(problem, t)
-    return Claim(written, problem.adjoints[t - 1], all_later_losses(problem, t))
-
-
 @identity(
     "S1.13",
     "holds",
@@ -194,35 +138,6 @@ def through_output_and_next_state(problem):
     return Claim(jnp.sum(losses.read, axis=0) + jnp.sum(losses.carried, axis=0), problem.adjoints)
 
 
-@identity(
-    "S1.15",
-    "conditional",
-    r"\frac{\partial C}{\partial h^t}=\frac{\partial C}{\partial L^t}\frac{\partial L^t}{\partial o^t}"
-    r"\frac{\partial o^t}{\partial h^t}+\frac{\partial C}{\partial L^{t+1}}\frac{\partial L^{t+1}}{\partial o^{t+1}}"
-    r"\frac{\partial o^{t+1}}{\partial h^{t+1}}\frac{\partial h^{t+1}}{\partial h^t}",
-    "what L_t and L_{t+1} send back, the factor ∂h_{t+1}/∂h_t shown",
-    general=_mean_at_last_steps_or_earlier,
-    **TWO_LOSSES,
-)
-def two_losses_weighted_with_jacobian(problem, t):
-    written = problem.weight * via_output(problem)[t - 1] + problem.weight * _next_output_by_jacobian(problem, t)
-    return Claim(written, problem.adjoints[t - 1], all_later_losses(problem, t))
-
-
-@identity(
-    "S1.16",
-    "conditional",
-    r"\frac{\partial C}{\partial h^t}=1\times\nabla_{o}L\,\nabla_{h}g"
-    r"+1\times\nabla_{o}L_{t+1}\nabla_{h^{t+1}}g_{t+1}\times\frac{\partial h^{t+1}}{\partial h^t}",
-    "the same in gradients, ∇g_{t+1} taken in h_{t+1} (printed o^{t+1})",
-    general=_last_steps_or_earlier,
-    **TWO_LOSSES,
-)
-def two_losses_with_jacobian(problem, t):
-    written = via_output(problem)[t - 1] + _next_output_by_jacobian(problem, t)
-    return Claim(written, problem.adjoints[t - 1], all_later_losses(problem, t))
-
-
 def _shifted_recurrence(problem, t):
     """∇_oL ∇_hg at t plus (dC/dh_{t+1}) J_{t+1}, or nothing at T."""
     here = problem.weight * via_output(problem)[t - 1]
@@ -236,6 +151,8 @@ def _shifted_recurrence(problem, t):
     r"+\frac{\partial C}{\partial L^{t+1}}\frac{\partial h^{t+1}}{\partial h^t}",
     "the gradient in h_t is ∇_o L plus ∇_h g plus (∂C/∂L_{t+1}) J_{t+1} (scalars; else the shapes differ)",
     correct="∇_o L · ∇_h g + (dC/dh_{t+1}) J_{t+1}: a product, and the whole gradient in h_{t+1}, not the 1 of L_{t+1}",
+    correct_latex=r"\frac{\partial C}{\partial h^t}=\nabla_{o}L\,\nabla_{h}g"
+    r"+\frac{\partial C}{\partial h^{t+1}}\frac{\partial h^{t+1}}{\partial h^t}",
     general=lambda key: {"problem": curved_chain(key), "t": 2},
     smallest=[{"problem": chain(a, 5.0, 3.0, 2), "t": 1} for a in THETAS],
     counterexample="L = 3o, o = 5h, h_{t+1} = 2h_t, t = T − 1: written 3 + 5 + 2 = 10, true 45",
@@ -253,6 +170,8 @@ def plus_for_product(problem, t):
     r"+\frac{\partial C}{\partial h^{t+1}}\frac{\partial h^{t+1}}{\partial h^t}",
     "the gradient in h_{t+1} solves x = ∇L ∇g + x J_{t+1}",
     correct="the left side is dC/dh_t, or every index on the right is one later",
+    correct_latex=r"\frac{\partial C}{\partial h^{t+1}}=\nabla L_{t+1}\nabla g_{t+1}"
+    r"+\frac{\partial C}{\partial h^{t+2}}\frac{\partial h^{t+2}}{\partial h^{t+1}}",
     general=_net_at_step,
     smallest=[{"problem": chain(a, 5.0, 3.0, 2), "t": 1} for a in THETAS],
     counterexample="x = 15 + 2x gives −15; true 15 at t + 1 = T (and 45 at t)",
@@ -279,8 +198,11 @@ def _nested(problem, t, later):
     r"\frac{\partial h_{t+2}}{\partial h_{t+1}}\right\}",
     "the recurrence put into itself once, as Horner's rule",
     correct="juxtaposition is a product and each index inside the braces is one later than outside",
+    correct_latex=r"\frac{\partial C}{\partial h_{t}}=\nabla_{o}L_{t}\nabla_{h}g_{t}"
+    r"+\left\{\nabla_{o}L_{t+1}\nabla_{h}g_{t+1}+\frac{\partial C}{\partial h_{t+2}}"
+    r"\frac{\partial h_{t+2}}{\partial h_{t+1}}\right\}\frac{\partial h_{t+1}}{\partial h_{t}}",
     general=lambda key, satisfied: {**_net_at_step(key), "later": int(satisfied)},
-    smallest=[{**scalar, "later": 0} for scalar in SCALARS],
+    smallest=[{"problem": instances.scalar(a, 3), "t": 1, "later": 0} for a in THETAS],
     counterexample="h_t = 2h_{t−1}, o = h, T = 3, t = 1: 1 + 2(1 + 2 · 1) = 7; the same index inside "
     "gives 1 + 2(1 + 2 · 3) = 15",
 )

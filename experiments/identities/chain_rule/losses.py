@@ -26,6 +26,7 @@ def losses_only_at(problem, *steps):
     r"\frac{\partial C}{\partial\theta}=\frac{\partial}{\partial\theta}\sum L_t=1",
     "the gradient of the summed losses in θ is 1",
     correct="dC/dθ = Σ_t dL_t/dθ; the 1 is ∂⁺C/∂⁺L_t",
+    correct_latex=r"\frac{dC}{d\theta}=\sum_{t=1}^{T}\frac{dL_t}{d\theta},\quad\frac{\partial C}{\partial L_t}=1",
     general=lambda key: {"problem": instances.shared_net(key)},
     smallest=[{"problem": instances.unit(theta)} for theta in THETAS],
     counterexample="unit problem, θ = 2: written 1, true 48",
@@ -42,6 +43,8 @@ def gradient_is_one(problem):
     r"=1\times\frac{\partial L_t}{\partial\theta}",
     "the gradient of C in θ is that of the loss of one step",
     correct="with Σ_t; without it only if no other loss depends on θ to first order",
+    correct_latex=r"\frac{dL_s}{d\theta}=0\ (s\neq t),"
+    r"\quad\mathrm{else}\ \frac{dC}{d\theta}=\sum_{t=1}^{T}\frac{\partial C}{\partial L_t}\frac{dL_t}{d\theta}",
     general=lambda key, satisfied: {
         "problem": losses_only_at(instances.shared_net(key), 3) if satisfied else instances.shared_net(key),
         "t": 3,
@@ -88,6 +91,8 @@ def dependency_of_outputs(problem):
     r"\frac{\partial L_t}{\partial o_t}\frac{\partial o_t}{\partial\theta}",
     "the gradient of C in θ is L_t by h_{t+1} plus L_t by o_t",
     correct="dC/dθ = Σ_t [(dC/dh_t) ∂⁺h_t/∂⁺θ + (∂C/∂o_t) ∂⁺o_t/∂⁺θ]: total on the loss side, direct at the parameter",
+    correct_latex=r"\frac{dC}{d\theta}=\sum_{t=1}^{T}\left[\frac{dC}{dh_t}\frac{\partial^{+}h_t}{\partial^{+}\theta}"
+    r"+\frac{\partial C}{\partial o_t}\frac{\partial^{+}o_t}{\partial^{+}\theta}\right]",
     general=lambda key: {"problem": instances.shared_net(key), "t": 3},
     smallest=UNITS,
     counterexample="unit problem, θ = 2: written 4, 12, 32 for t = 1, 2, 3, true 48 = (14·1 + 6·2 + 2·4) + (2 + 4 + 8)",
@@ -139,6 +144,9 @@ def _loss_by_two_paths(problem, t):
     r"g(h^t,\theta)\times\frac{\partial h^t}{\partial\theta}\right\}",
     "the derivative of o_t in θ is g's own derivative in θ times that of h_t",
     correct="a sum of two paths: ∂⁺g/∂⁺θ + (∂⁺g/∂⁺h) dh_t/dθ",
+    correct_latex=r"\frac{dL^t}{d\theta}="
+    r"\frac{\partial L^t}{\partial o^t}\left\{\frac{\partial^{+}}{\partial^{+}\theta}g(h^t,\theta)"
+    r"+\frac{\partial^{+}g}{\partial^{+}h^t}\frac{dh^t}{d\theta}\right\}",
     general=lambda key: {"problem": instances.shared_net(key), "t": 3},
     smallest=UNITS,
     counterexample="unit problem, θ = 2: written 2, 16, 96, true 4, 12, 32 for t = 1, 2, 3",
@@ -155,6 +163,9 @@ def product_for_sum(problem, t):
     r"\frac{\partial}{\partial\theta}f(h^{t-1},x,\theta)",
     "the derivative of o_t in θ is g's own derivative in θ times f's own",
     correct="∂⁺g/∂⁺θ + (∂⁺g/∂⁺h) dh_t/dθ, with h_{t−1} in f depending on θ too",
+    correct_latex=r"\frac{dL_t}{d\theta}="
+    r"\frac{\partial L_t}{\partial o}\left\{\frac{\partial^{+}g}{\partial^{+}\theta}"
+    r"+\frac{\partial^{+}g}{\partial^{+}h^t}\frac{d}{d\theta}f(h^{t-1},x,\theta)\right\}",
     general=lambda key: {"problem": instances.shared_net(key), "t": 3},
     smallest=[{"problem": instances.unit(theta), "t": t} for theta, t in ((3.0, 3), (0.7, 3), (2.0, 1), (2.0, 2))],
     counterexample="unit problem, θ = 3, t = 3: written 243, true 108; θ = 2, t = 1, 2: written 2, 8, true 4, 12, and "
@@ -172,6 +183,8 @@ def product_of_direct_partials(problem, t):
     r"f(h^t(\theta),\theta)=D_{g}L^t",
     "the gradient of a loss in θ is its derivative in o_t times that of f(h_t(θ), θ), which is D_g L_t",
     correct="f must be g, and the factor do_t/dθ stays: D_g L_t alone is only ∂L_t/∂o_t",
+    correct_latex=r"\frac{dL^t}{d\theta}="
+    r"\frac{\partial L^t}{\partial o^t}\frac{d}{d\theta}g(h^t(\theta),\theta)=D_{g}L^t\,\frac{do^t}{d\theta}",
     general=lambda key, satisfied: {
         "problem": instances.shared_net(key),
         "t": 3,

@@ -87,6 +87,8 @@ def chain_rule_of_square(x):
     r"\frac{\partial f}{\partial\theta}=2\theta+3\theta",
     "f = θ h(θ) + θ² with h = 3θ has the derivative 2θ + 3θ",
     correct="the part through h is 3θ, but the direct part is 2θ + h(θ): 8θ",
+    correct_latex=r"\frac{\partial f}{\partial h}\frac{\partial h}{\partial\theta}=\theta\times 3=3\theta,"
+    r"\quad\frac{df}{d\theta}=3\theta+\left(2\theta+h(\theta)\right)=8\theta",
     general=_draw,
     smallest=AT_SEVERAL,
     counterexample="θ = 1: written 5, true 8",
@@ -150,6 +152,7 @@ def three_parts(theta):
     r"\frac{\partial f(\theta)}{\partial\theta}=3\theta+2\theta+\theta=f(\theta)",
     "the three parts are 3θ, 2θ and θ, which is f(θ)",
     correct="h(θ) = 3θ, so 3θ + 2θ + 3θ = 8θ (the printed f(θ) is very likely a misread 8θ)",
+    correct_latex=r"\frac{\partial f(\theta)}{\partial\theta}=3\theta+2\theta+h(\theta)=8\theta",
     general=_draw,
     smallest=AT_SEVERAL,
     counterexample="θ = 1: written 6, f(1) = 4, true 8",
@@ -193,6 +196,8 @@ def eight_theta(theta):
     r"+\frac{\partial z}{\partial w_t}\frac{\partial w_t}{\partial w}",
     "give each step its own copy of w: the derivative in w is the sum over two of the copies",
     correct="over all copies that reach z; two are enough if there are no more, as for z = L_2",
+    correct_latex=r"t=1,\quad\mathrm{else}\ \frac{\partial z}{\partial w}="
+    r"\sum_{s=1}^{t+1}\frac{\partial z}{\partial w_s}\frac{\partial w_s}{\partial w},\quad z=L_{t+1}",
     general=lambda key, satisfied: {"problem": instances.shared_net(key), "t": 2 if satisfied else 4},
     smallest=[{"problem": instances.scalar(a, 3), "t": 3} for a in THETAS],
     counterexample="z = L_3 = w³ at w = 2: two copies 8, true 12",

@@ -169,6 +169,7 @@ def chain_rule(net, x):
     r"s=\frac{\lambda}{2}\left(\Vert W^{(1)}\Vert_2^2+\Vert W^{(2)}\Vert_2^2\right)",
     "the penalty whose gradient is λW is half λ times the squared 2-norms",
     correct="with the Frobenius norm; the 2-norm of a matrix is the spectral one",
+    correct_latex=r"s=\frac{\lambda}{2}\left(\Vert W^{(1)}\Vert_F^2+\Vert W^{(2)}\Vert_F^2\right)",
     general=_frobenius_or_spectral,
     smallest=[_diagonal(order=2)],
     counterexample="W_1 = W_2 = diag(2, 1), λ = 1: a spectral square is 4, a Frobenius square 5; s = 4, not 5",
@@ -211,6 +212,8 @@ def cost_in_output(net):
     r"\frac{\partial s}{\partial W^{(1)}}=\lambda W^{(1)},\quad\frac{\partial s}{\partial W^{(2)}}=\lambda W^{(2)}",
     "the gradient of the penalty is λ times the weights",
     correct="with the Frobenius norm; with the spectral norm λ σ_1 u_1 v_1ᵀ",
+    correct_latex=r"\Vert\cdot\Vert_F:\ \frac{\partial s}{\partial W^{(i)}}=\lambda W^{(i)},"
+    r"\quad\Vert\cdot\Vert_2:\ \frac{\partial s}{\partial W^{(i)}}=\lambda\,\sigma_1u_1v_1^{\top}",
     general=_frobenius_or_spectral,
     smallest=[_diagonal(order=2)],
     counterexample="W = diag(2, 1), λ = 1: the spectral penalty has the gradient diag(2, 0), written diag(2, 1)",
@@ -254,6 +257,9 @@ def hidden_units(net):
     r"=\left(W^{(2)\top}\,\frac{\partial\ell}{\partial o}\right)\odot\varphi'(z)",
     "the gradient before the activation is that after it, times φ' entry by entry",
     correct="for an elementwise φ; else the transposed Jacobian of φ times W_2ᵀ ∂ℓ/∂o",
+    correct_latex=r"\frac{\partial h}{\partial z}=\mathrm{diag}(\varphi'(z)),"
+    r"\quad\mathrm{else}\ \frac{\partial J}{\partial z}="
+    r"\left(\frac{\partial h}{\partial z}\right)^{\top}W^{(2)\top}\,\frac{\partial\ell}{\partial o}",
     general=lambda key, satisfied: _draw(key, activation=jnp.tanh if satisfied else jax.nn.softmax),
     smallest=[_softmax_at_zero()],
     counterexample="softmax, z = (0, 0), W_2ᵀ ∂ℓ/∂o = (1, 0): written (1/4, 0), true (1/4, −1/4)",

@@ -106,6 +106,8 @@ def _linear_alone(key):
     r"h_{t+1}=W_{hh}\,h_t",
     "the next state is W_hh times the state",
     correct="for φ = identity and x_{t+1} = 0 (and no bias); else h_{t+1} = φ(W_hx x_{t+1} + W_hh h_t)",
+    correct_latex=r"\varphi(a)=a,\ x_{t+1}=0,\ b_h=0,"
+    r"\quad\mathrm{else}\ h_{t+1}=\varphi(W_{hx}\,x_{t+1}+W_{hh}\,h_t+b_h)",
     general=lambda key, satisfied: {
         "problem": _linear_alone(key) if satisfied else instances.net(key),
         "activation": jnp.positive if satisfied else jnp.tanh,
@@ -163,6 +165,8 @@ def last_state(problem):
     r"\frac{\partial h_T}{\partial T}\right)=W_{yh}^{\top}\,\frac{\partial L}{\partial O_T}",
     "the last state's gradient is the product of the derivatives of O_T and h_T in the number of steps",
     correct="T is an integer; the right-hand side is what was meant: W_yhᵀ ∂L/∂o_T, from Prod(∂L/∂o_T, ∂o_T/∂h_T)",
+    correct_latex=r"\frac{\partial L}{\partial h_T}=\mathrm{Prod}\left(\frac{\partial L}{\partial O_T},"
+    r"\frac{\partial O_T}{\partial h_T}\right)=W_{yh}^{\top}\,\frac{\partial L}{\partial O_T}",
     general=_net,
     smallest=[{"problem": scalar_net(2.0, (1.0, 10.0, 100.0), initial=1.0)}],
     counterexample="o = h = 2, 4, 8 and ∂L/∂o_3 = 100: differences in T give 4 · 4 = 16, true 100",
@@ -196,6 +200,9 @@ def error_from_next_and_own(problem):
     r"+W_{yh}^{\top}\,\frac{\partial L}{\partial o_t}\quad(t<T)",
     "the error from t + 1 is carried back by W_hhᵀ alone",
     correct="for φ = identity; else W_hhᵀ(φ'(a_{t+1}) ⊙ ∂L/∂h_{t+1}) + W_yhᵀ ∂L/∂o_t",
+    correct_latex=r"\varphi(a)=a,"
+    r"\quad\mathrm{else}\ \frac{\partial L}{\partial h_t}=W_{hh}^{\top}\left(\varphi'(a_{t+1})\odot"
+    r"\frac{\partial L}{\partial h_{t+1}}\right)+W_{yh}^{\top}\,\frac{\partial L}{\partial o_t}\quad(t<T)",
     general=lambda key, satisfied: {"problem": instances.linear_net(key)} if satisfied else _net(key),
     smallest=[{"problem": scalar_net(1.0, (0.5, 0.5), activation=jnp.tanh, x=1.0)}],
     counterexample="tanh, all weights 1, x = (1, 1), L = ½ Σ o_t: ∂L/∂h_1 = 0.5557 as φ'(a_2) = 0.1114; written 1",
@@ -212,6 +219,8 @@ def carried_back_by_weight(problem):
     r"\frac{\partial L}{\partial h_T}\rightarrow\frac{\partial L}{\partial h_t},\quad\mathrm{gradient\ explosion}",
     "the gradients follow from the last one by recursion, and explode",
     correct="the recursion always; explosion only where J_T … J_2 grows, which for φ = identity is ρ(W_hh) > 1",
+    correct_latex=r"\frac{\partial L}{\partial h_T}\rightarrow\frac{\partial L}{\partial h_t},"
+    r"\quad\mathrm{gradient\ explosion}\ \Leftrightarrow\ \Vert J_TJ_{T-1}\cdots J_2\Vert_2>1",
     general=lambda key, satisfied: {"problem": linear_with_radius(key, 1.5 if satisfied else 0.6)},
     smallest=[{"problem": scalar_net(1.5, (0.0,) * 19 + (1.0,), activation=jnp.tanh, initial=0.1)}],
     counterexample="tanh with W_hh = 1.5, h_0 = 0.1, T = 20: 8e-6 of the last error reaches h_1, though ρ(W_hh) > 1",
@@ -256,6 +265,8 @@ def recurrent_weights(problem):
     r"\,\frac{\partial L}{\partial o_{T+i}}",
     "unrolled for φ = identity, a state's gradient sums powers of W_hhᵀ on the errors of the outputs T + i",
     correct="the output is T + t − i (S3.14), and φ = identity; T + i is past the end, where JAX reads the last entry",
+    correct_latex=r"\frac{\partial L}{\partial h_t}="
+    r"\sum_{i=t}^{T}(W_{hh}^{\top})^{T-i}\,W_{yh}^{\top}\,\frac{\partial L}{\partial o_{T+t-i}}\quad(\varphi(a)=a)",
     general=lambda key: {"problem": instances.linear_net(key)},
     smallest=[{"problem": scalar_net(2.0, (1.0, 10.0, 100.0), initial=1.0)}],
     counterexample="W_hh = 2, ∂L/∂o = (1, 10, 100), T = 3, t = 1: as JAX clamps the index 700, true 421",
@@ -273,6 +284,8 @@ def index_past_the_end(problem):
     r"\ \mathrm{is\ big}\ \Rightarrow\ \mathrm{gradient\ explosion}",
     "the largest power of W_hhᵀ in the sum is the T-th, and it is big",
     correct="i runs from t ≥ 1, so the largest power is T − t ≤ T − 1; it is big where ρ(W_hh) > 1",
+    correct_latex=r"i\geq t\geq 1\ \Rightarrow\ T-i\leq T-1,"
+    r"\quad(W_{hh}^{\top})^{T-1}\ \mathrm{is\ big}\ \Leftrightarrow\ \rho(W_{hh})>1",
     general=lambda key: {"problem": linear_with_radius(key, 1.5 if jax.random.bernoulli(key) else 0.6)},
     smallest=[{"problem": scalar_net(w_hh, (1.0,) * 10, initial=1.0)} for w_hh in (0.5, 2.0)],
     counterexample="T = 10, t = 1: W_hh = ½ gives ½^9 = 0.002, not big (written ½^10); W_hh = 2 gives 512, not 1024",

@@ -114,6 +114,7 @@ def composition_bends(problem, direction):
     r"h_t=W^{\top}h_{t-1},\ W=Q\Lambda Q^{\top}\ \Rightarrow\ h_t=Q^{\top}\Lambda^{t-1}Q\,h_0",
     "a symmetric linear recurrence by its eigenvectors",
     correct="h_t = QΛᵗQᵀ h_0: the other side of Q, and t steps from h_0",
+    correct_latex=r"h_t=W^{\top}h_{t-1},\ W=Q\Lambda Q^{\top}\ \Rightarrow\ h_t=Q\Lambda^{t}Q^{\top}h_0",
     general=symmetric_instance,
     smallest=[SYMMETRIC],
     counterexample="Q = [[.6, −.8], [.8, .6]], Λ = diag(2, ½), h_0 = (1, 0), t = 2: (1.6, 1.8), written (1.04, −.72)",
@@ -129,6 +130,8 @@ def power_of_a_symmetric_matrix(q, eigenvalues, initial, t):
     r"\lambda<1\rightarrow 0,\quad\lambda>1\rightarrow\infty",
     "the component on each eigenvector shrinks for λ < 1 and grows for λ > 1",
     correct="with |λ| ≠ 1 in place of λ, and a component that is not zero at the start",
+    correct_latex=r"\left|\lambda\right|<1\rightarrow 0,"
+    r"\quad\left|\lambda\right|>1\rightarrow\infty\ (q^{\top}h_0\neq 0)",
     general=lambda key, satisfied: {
         "q": orthogonal(key),
         "eigenvalues": jnp.array([1.6, 0.8, 0.5 if satisfied else -1.2 - jax.random.uniform(key)]),
@@ -153,6 +156,7 @@ def growth_of_components(q, eigenvalues, initial):
     r"\frac{\partial h_t}{\partial h_0}=Q^{\top}\Lambda^{t-1}Q\,h_0",
     "the Jacobian from h_0 to h_t by eigenvectors",
     correct="QΛᵗQᵀ, a matrix without h_0",
+    correct_latex=r"\frac{\partial h_t}{\partial h_0}=Q\Lambda^{t}Q^{\top}",
     general=symmetric_instance,
     smallest=[SYMMETRIC],
     counterexample="the same W, t = 2: true [[1.6, 1.8], [1.8, 2.65]], written a vector",
@@ -169,6 +173,8 @@ def jacobian_of_a_symmetric_matrix(q, eigenvalues, initial, t):
     r"g\rightarrow Jg\rightarrow\cdots\rightarrow J^{n}g",
     "backpropagation sends g to J g and so on to Jⁿ g",
     correct="where J is the transposed Jacobian and the same at each step; in general J_1ᵀ … J_nᵀ g",
+    correct_latex=r"J=J_1^{\top}=\cdots=J_n^{\top},"
+    r"\quad\mathrm{else}\ g\rightarrow J_n^{\top}g\rightarrow\cdots\rightarrow J_1^{\top}\cdots J_n^{\top}g",
     general=lambda key, satisfied: {
         "problem": recurrence(instances.matrix(key), initial=generic_vector(key)),
         "g": generic_vector(jax.random.fold_in(key, 3)),
@@ -198,6 +204,9 @@ def backpropagated_vector(problem, g, transposed):
     r"g=\delta x,\quad\left\|J^{n}(h+\delta x)-J^{n}h\right\|=\delta\,|\lambda|^{n}",
     "two runs set apart along an eigenvector separate by δ |λ|ⁿ",
     correct="for a real eigenvector; for a complex pair ‖Re(λⁿ v)‖ in the plane of Re v, Im v",
+    correct_latex=r"Jv=\lambda v,\ \mathrm{Im}\,v=0,\quad\mathrm{else}\ \left\|J^{n}(h+\delta x)-J^{n}h\right\|="
+    r"\delta\,\frac{\left\|\mathrm{Re}(\lambda^{n}v)\right\|}{\left\|\mathrm{Re}\,v\right\|},"
+    r"\quad\delta x=\delta\,\frac{\mathrm{Re}\,v}{\left\|\mathrm{Re}\,v\right\|}",
     general=lambda key, satisfied: {
         "problem": recurrence(
             oblique(key, jnp.diag(jnp.array([1.3, -0.7, 0.4])) if satisfied else PAIR), initial=generic_vector(key)
@@ -240,6 +249,7 @@ def perturbed_vector_sent_on(problem, shift):
     r"J^{n}(g+\delta x)-J^{n}g=J^{n}\delta x+\delta x",
     "the two runs differ by Jⁿ δx and δx again",
     correct="Jⁿ δx alone (λⁿ δx for an eigenvector)",
+    correct_latex=r"J^{n}(g+\delta x)-J^{n}g=J^{n}\delta x",
     general=lambda key: {
         "problem": recurrence(instances.matrix(key), initial=generic_vector(key)),
         "shift": 0.3 * generic_vector(jax.random.fold_in(key, 3)),
@@ -260,6 +270,7 @@ def difference_of_two_runs(problem, shift):
     r"\rho(J)<1\ \Rightarrow\ \mathrm{contractive}",
     "eigenvalues inside the unit circle make the map contractive",
     correct="contractive in the 2-norm means σ_max(J) < 1 everywhere; degenerate (rank-deficient) is another property",
+    correct_latex=r"\sigma_{\max}(J_t)<1\ \mathrm{for\ all}\ t\ \Leftrightarrow\ \mathrm{contractive}",
     general=lambda key, satisfied: {
         "problem": recurrence(
             orthogonal(key) @ (0.5 * jnp.eye(N) + (0.1 if satisfied else 10.0) * jnp.eye(N, k=1)) @ orthogonal(key).T,

@@ -71,6 +71,8 @@ def derivative_or_none(function, argument):
     r"\frac{\partial C}{\partial L_t}=\frac{\partial}{\partial L_t}(L_1+\ldots+L_t+\ldots)=1",
     "each step's loss enters the total with derivative one",
     correct="for the sum, with L_1 … L_T as independent coordinates; 1/T for the mean",
+    correct_latex=r"C=\sum_{t=1}^{T}L_t:\ \frac{\partial C}{\partial L_t}=1,"
+    r"\quad C=\frac{1}{T}\sum_{t=1}^{T}L_t:\ \frac{\partial C}{\partial L_t}=\frac{1}{T}",
     general=lambda key, satisfied: {"problem": instances.net(key, reduction="sum" if satisfied else "mean")},
     smallest=[{"problem": instances.net(jax.random.key(0), reduction="mean", length=3)}],
     counterexample="mean over T = 3: 1/3 each, not 1",
@@ -101,6 +103,7 @@ def loss_in_output(problem):
     r"\frac{\partial L_t}{\partial y_t}=\frac{\partial}{\partial y_t}L(o_t,y_t)",
     "the loss of step t has a derivative in its target",
     correct="for a real target; an integer label has none",
+    correct_latex=r"y_t\in\mathbb{R}^{O}",
     general=lambda key, satisfied: {
         "problem": instances.net(key) if satisfied else labelled(instances.net(key), key),
     },
@@ -121,6 +124,8 @@ def loss_in_target(problem):
     r"\frac{\partial o_t}{\partial\theta}=\frac{\partial}{\partial\theta}g(h_t,\theta)",
     "the derivative of the output in θ is that of g in its own θ",
     correct="for a θ that f does not use; else do_t/dθ = ∂⁺g/∂⁺θ + (∂⁺g/∂⁺h) dh_t/dθ",
+    correct_latex=r"\frac{\partial^{+}f}{\partial^{+}\theta}=0,\quad\mathrm{else}\ \frac{do_t}{d\theta}="
+    r"\frac{\partial^{+}g}{\partial^{+}\theta}+\frac{\partial^{+}g}{\partial^{+}h_t}\,\frac{dh_t}{d\theta}",
     general=lambda key, satisfied: (
         {"problem": instances.net(key), "columns": OF_READOUT}
         if satisfied
@@ -141,6 +146,8 @@ def output_in_params(problem, columns):
     r"\frac{\partial h_t}{\partial\theta}=\frac{\partial}{\partial\theta}f(h_{t-1},x,\theta)",
     "the derivative of h_t in θ is the derivative of f in its own θ",
     correct="only as the direct partial; total: dh_t/dθ = ∂⁺f/∂⁺θ + J_t dh_{t−1}/dθ",
+    correct_latex=r"t=1,\quad\mathrm{else}\ \frac{dh_t}{d\theta}=\frac{\partial^{+}f}{\partial^{+}\theta}"
+    r"+\frac{\partial^{+}f}{\partial^{+}h_{t-1}}\,\frac{dh_{t-1}}{d\theta}",
     general=lambda key, satisfied: {"problem": instances.net(key), "t": 1 if satisfied else 4},
     smallest=[{"problem": instances.unit(theta), "t": 3} for theta in THETAS],
     counterexample="unit problem, t = 3: direct 4, total 12",
@@ -169,6 +176,8 @@ def unrolled_gradient(problem):
     r"\frac{\partial C}{\partial\theta}=\frac{\partial L_t}{\partial\theta}\,\frac{\partial C}{\partial L_t}",
     "the gradient is one step's total loss gradient times the derivative of C in that loss",
     correct="where L_t alone has a gradient; else summed over t, with total dL_t/dθ",
+    correct_latex=r"\frac{dL_s}{d\theta}=0\ (s\neq t),"
+    r"\quad\mathrm{else}\ \frac{dC}{d\theta}=\sum_{t=1}^{T}\frac{dL_t}{d\theta}\,\frac{\partial C}{\partial L_t}",
     general=lambda key, satisfied: {
         "problem": last_loss_only(instances.net(key)) if satisfied else instances.net(key),
     },
@@ -200,6 +209,10 @@ def output_by_two_ways(problem):
     r"\,\frac{\partial C}{\partial L_t}",
     "the gradient is one product of total output, loss and cost derivatives, multiplied left to right",
     correct="in denominator layout, summed over t; in numerator layout the order is reversed",
+    correct_latex=r"\frac{dC}{d\theta}=\sum_{t=1}^{T}\frac{do_t}{d\theta}\,"
+    r"\frac{\partial L_t}{\partial o_t}\,\frac{\partial C}{\partial L_t}\ (\mathrm{denominator\ layout}),"
+    r"\quad\frac{dC}{d\theta}=\sum_{t=1}^{T}\frac{\partial C}{\partial L_t}\,"
+    r"\frac{\partial L_t}{\partial o_t}\,\frac{do_t}{d\theta}\ (\mathrm{numerator\ layout})",
     general=lambda key, satisfied: {
         "problem": last_loss_only(instances.net(key)) if satisfied else instances.net(key),
         "denominator": True,
@@ -225,6 +238,9 @@ def gradient_from_one_output(problem, denominator):
     r"\,\frac{\partial L_t}{\partial o_t}\,\frac{\partial C}{\partial L_t}",
     "summed over t, the gradient goes through h_t alone",
     correct="for a θ that g does not use; else add Σ_t (∂⁺L_t/∂⁺o_t) ∂⁺g/∂⁺θ",
+    correct_latex=r"\frac{\partial^{+}g}{\partial^{+}\theta}=0,\quad\mathrm{else}\ \frac{dC}{d\theta}=\sum_{t=1}^{T}"
+    r"\left(\frac{dh_t}{d\theta}\,\frac{\partial^{+}g}{\partial^{+}h_t}+\frac{\partial^{+}g}{\partial^{+}\theta}"
+    r"\right)\frac{\partial L_t}{\partial o_t}\,\frac{\partial C}{\partial L_t}",
     general=lambda key, satisfied: (
         {"problem": instances.net(key), "columns": OF_CELL}
         if satisfied
@@ -247,6 +263,9 @@ def gradient_through_states(problem, columns):
     r"\,\frac{\partial L_t}{\partial g}\,\frac{\partial C}{\partial L_t}",
     "the gradient is one product of direct partials along f, g, L",
     correct="for T = 1 and a θ that g does not use; else Σ_t [λ_tᵀ ∂⁺f/∂⁺θ + (∂C/∂o_t) ∂⁺g/∂⁺θ]",
+    correct_latex=r"T=1,\ \frac{\partial^{+}g}{\partial^{+}\theta}=0,\quad"
+    r"\mathrm{else}\ \frac{dC}{d\theta}=\sum_{t=1}^{T}\left[\frac{\partial^{+}f}{\partial^{+}\theta}\,\frac{dC}{dh_t}"
+    r"+\frac{\partial^{+}g}{\partial^{+}\theta}\,\frac{\partial C}{\partial o_t}\right]",
     general=lambda key, satisfied: (
         {"problem": instances.net(key, length=1), "columns": OF_CELL}
         if satisfied

@@ -75,6 +75,8 @@ def output_in_state(problem):
     r"\frac{\partial h_t}{\partial h_{t-1}}=\frac{\partial}{\partial h_{t-1}}f(h_{t-1},x,\theta)",
     "the derivative of h_t in h_{t−1} is the derivative of f in its state",
     correct="where x_t does not itself depend on h_{t−1}; else add (∂⁺f/∂⁺x) dx_t/dh_{t−1}",
+    correct_latex=r"\frac{dx_t}{dh_{t-1}}=0,\quad\mathrm{else}\ \frac{dh_t}{dh_{t-1}}="
+    r"\frac{\partial^{+}f}{\partial^{+}h_{t-1}}+\frac{\partial^{+}f}{\partial^{+}x_t}\,\frac{dx_t}{dh_{t-1}}",
     general=lambda key, satisfied: {"problem": instances.net(key), "feedback": 0.0 if satisfied else 1.0},
     smallest=[{"problem": recurrence([[theta]], [[1.0]]), "feedback": 1.0} for theta in THETAS],
     counterexample="h_t = 2 h_{t−1} + o_{t−1} with o = h: direct 2, total 3",
@@ -96,6 +98,8 @@ def state_in_previous_state(problem, feedback):
     r"\frac{\partial h_t}{\partial x}=\frac{\partial}{\partial x}f(h_{t-1},x,\theta)",
     "the derivative of h_t in the input x is the derivative of f in its input",
     correct="for the x_t of that step; for one x fed at every step, Σ_{s≤t} (dh_t/dh_s) ∂⁺h_s/∂⁺x_s",
+    correct_latex=r"x=x_t,\quad\mathrm{else\ with}\ x\ \mathrm{at\ every\ step}\ \frac{dh_t}{dx}="
+    r"\sum_{s=1}^{t}\frac{dh_t}{dh_s}\,\frac{\partial^{+}h_s}{\partial^{+}x_s}",
     general=lambda key, satisfied: {
         "problem": instances.net(key),
         "t": 4,
@@ -132,6 +136,8 @@ def two_steps(problem):
     r"\frac{\partial h_t}{\partial h_i}=\frac{\partial}{\partial h_i}f(h_t,x,\theta)",
     "the derivative of h_t in h_i is that of f at h_t",
     correct="f is taken at h_{t−1}; at h_t it is dh_{t+1}/dh_i",
+    correct_latex=r"\frac{dh_t}{dh_i}="
+    r"\frac{d}{dh_i}f(h_{t-1},x,\theta)=\frac{\partial^{+}f}{\partial^{+}h_{t-1}}\,\frac{dh_{t-1}}{dh_i}",
     general=lambda key: {"problem": instances.net(key), "i": 2, "t": 4},
     smallest=[{"problem": instances.scalar(theta, 5), "i": 1, "t": 4} for theta in THETAS],
     counterexample="h_t = 2 h_{t−1}, t − i = 3: written 16, true 8",
@@ -162,6 +168,8 @@ def three_factors(problem):
     r"\frac{\partial h_t}{\partial h_i}=\frac{\partial h_t}{\partial h_{t-1}}\cdots\frac{\partial h_1}{\partial x}",
     "the chain from h_t to h_i ends in the derivative of h_1 in x",
     correct="its last factor is ∂⁺h_{i+1}/∂⁺h_i; as written it is dh_t/dx_1",
+    correct_latex=r"\frac{\partial h_t}{\partial h_i}="
+    r"\frac{\partial h_t}{\partial h_{t-1}}\cdots\frac{\partial h_{i+1}}{\partial h_i}",
     general=lambda key: {
         "problem": recurrence(instances.matrix(key), instances.matrix(jax.random.fold_in(key, 1)), activation=jnp.tanh),
         "i": 1,
@@ -182,6 +190,8 @@ def chain_that_ends_in_x(problem, i, t):
     r"\,\frac{\partial h_{t-1}}{\partial h_i}",
     "the derivative of f in h_i, times that of h_{t−1} in h_i",
     correct="(∂⁺f/∂⁺h_{t−1}) dh_{t−1}/dh_i: ∂f/∂h_i has the chain rule in it already",
+    correct_latex=r"\frac{dh_t}{dh_i}="
+    r"\frac{\partial^{+}}{\partial^{+}h_{t-1}}f(h_{t-1},x,\theta)\,\frac{dh_{t-1}}{dh_i}",
     general=lambda key: {"problem": instances.net(key), "i": 2, "t": 5},
     smallest=[{"problem": instances.scalar(theta, 5), "i": 1, "t": 3} for theta in THETAS],
     counterexample="h_t = 2 h_{t−1}, t − i = 2: written 8, true 4",
@@ -197,6 +207,7 @@ def chain_rule_twice(problem, i, t):
     r"\frac{\partial h_t}{\partial h_{t-1}}\,q_i=\lambda_i\,q_i",
     "the Jacobian of a step has a basis of real orthonormal eigenvectors to name",
     correct="for a symmetric Jacobian; any other has its singular vectors",
+    correct_latex=r"J_t^{\top}=J_t,\quad J_t=\frac{\partial h_t}{\partial h_{t-1}}",
     general=lambda key, satisfied: {
         "problem": recurrence(instances.matrix(key) + instances.matrix(key).T) if satisfied else instances.net(key),
     },

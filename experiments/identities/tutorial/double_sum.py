@@ -87,6 +87,8 @@ def transposed_product(weights, x):
     r"\frac{\partial z}{\partial x}=W^{\top}",
     "the derivative of the row z = (Wx)ᵀ in the column x is Wᵀ, one row for each entry of x",
     correct="in denominator layout (rows indexed by x); in numerator layout, and from jacfwd, it is W",
+    correct_latex=r"\frac{\partial z}{\partial x}=W^{\top}\ (\mathrm{denominator\ layout}),"
+    r"\quad\frac{\partial z}{\partial x}=W\ (\mathrm{numerator\ layout})",
     general=lambda key, satisfied: {**weights_and_input(key), "layout": "denominator" if satisfied else "numerator"},
     smallest=[{"weights": jnp.arange(1.0, 7.0).reshape(2, 3), "x": jnp.ones(3), "layout": "numerator"}],
     counterexample="W of shape 2 × 3: jacfwd gives W, 2 × 3; Wᵀ is 3 × 2",
@@ -152,6 +154,8 @@ def dependency_on_earlier_states(problem):
     "the gradient in W is the sum over all k ≤ t of ∂L_t/∂h_t ∂h_t/∂h_k ∂h_k/∂W",
     correct="with the direct ∂⁺h_k/∂⁺W (h_{k−1} frozen) and the total ∂h_t/∂h_k; with the total ∂h_k/∂W every path is "
     "counted again",
+    correct_latex=r"\sum_{t=0}^{T}\frac{\partial L_t}{\partial h_t}\frac{dh_t}{dW}=\sum_{t=0}^{T}"
+    r"\sum_{k=0}^{t}\frac{\partial L_t}{\partial h_t}\frac{dh_t}{dh_k}\frac{\partial^{+}h_k}{\partial^{+}W}",
     general=direct_or_total,
     smallest=[{**instance, "last": "total"} for instance in SCALARS],
     counterexample="h_t = 2h_{t−1}, h_{−1} = 1, L_t = h_t, T = 3: with total ∂h_k/∂W 111, true 49",
@@ -185,6 +189,8 @@ def ordered_product(problem):
     r"\prod_{i=k+1}^{t}\frac{\partial h_i}{\partial h_{i-1}}\cdot\frac{\partial h_k}{\partial W}",
     "the gradient in W is the double sum with the product of step Jacobians written out",
     correct="with the direct ∂⁺h_k/∂⁺W; then exact",
+    correct_latex=r"\frac{dL}{dW}=\sum_{t=0}^{T}\sum_{k=0}^{t}\frac{\partial L_t}{\partial h_t}\cdot"
+    r"\prod_{i=k+1}^{t}\frac{\partial h_i}{\partial h_{i-1}}\cdot\frac{\partial^{+}h_k}{\partial^{+}W}",
     general=direct_or_total,
     smallest=[{**instance, "last": "total"} for instance in SCALARS],
     counterexample="h_t = 2h_{t−1}, h_{−1} = 1, L_t = h_t, T = 3: with total ∂h_k/∂W 111, true 49",
@@ -203,6 +209,8 @@ def double_sum_of_products(problem, columns, last):
     r"\frac{\partial h_2}{\partial W}",
     f"at T = 3 the gradient in W is a sum of {len(WRITTEN)} terms, one for every chain of intermediate stops",
     correct=f"{len(EXACT)} terms, each (t, k) with k ≤ t once: dh_t/dh_k holds all chains already",
+    correct_latex=r"\frac{dL}{dW}=\sum_{t=0}^{3}"
+    r"\sum_{k=0}^{t}\frac{\partial L_t}{\partial h_t}\frac{dh_t}{dh_k}\frac{\partial^{+}h_k}{\partial^{+}W}",
     general=lambda key: {**tutorial(key), "reading": "total"},
     smallest=[{**instance, "reading": reading} for instance in SCALARS for reading in ("total", "direct")],
     counterexample=f"(t, k) more than once: {REPEATED}, missing: {MISSING}; h_t = 2h_{{t−1}}, h_{{−1}} = 1, L_t = h_t: "

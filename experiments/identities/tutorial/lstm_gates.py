@@ -190,6 +190,9 @@ def remembering(key, satisfied):
     "the cell state hands its gradient back unchanged, with h_{t−1} frozen, through h_{t−1}, and over all steps",
     correct="with f_t ≈ 1 and a small path through h_{t−1} (output gate shut, small weights or saturated cell): it is "
     "diag(f_t) + B_t diag(o_{t−1} ⊙ tanh'(C_{t−1})) through h_{t−1}, diag(f_t) without",
+    correct_latex=r"f_t\approx 1,\ B_t\,\delta_t\approx 0,"
+    r"\quad\mathrm{else}\ \frac{\partial C_t}{\partial C_{t-1}}=\mathrm{diag}(f_t)+B_t\,\delta_t,\quad\delta_t="
+    r"\mathrm{diag}(o_{t-1}\odot\tanh^{\prime}(C_{t-1})),\quad B_t=\frac{\partial^{+}C_t}{\partial^{+}h_{t-1}}",
     general=remembering,
     smallest=[
         scalar(),

@@ -70,6 +70,9 @@ def gates_through_hidden(problem, output):
     r"+\tanh^{\prime}\right]",
     "∂h_{t−1}/∂C_{t−1} is the bracket C_{t−1} + tanh'(C_{t−1}), with C̃_t in the second line",
     correct="the bracket is o_{t−1} ⊙ tanh'(C_{t−1}) in every line, W_c stands in the third, and f_t is added",
+    correct_latex=r"\frac{\partial C_t}{\partial C_{t-1}}=\sigma^{\prime}W_f\,\delta\odot C_{t-1}"
+    r"+f_t+\sigma^{\prime}W_i\,\delta\odot\tilde{C}_t+i_t\odot\tanh^{\prime}W_c\,\delta,"
+    r"\quad\delta=\frac{\partial C_{t-1}}{\partial C_{t-1}}\odot o_{t-1}\odot\tanh^{\prime}(C_{t-1})",
     general=drawn,
     smallest=[scalar()],
     counterexample="one unit, C = 1, o = ½, weights 1: written 1.143, true .771",
@@ -92,6 +95,9 @@ def wrong_brackets(problem, output):
     r"\delta=\frac{\partial C_{t-1}}{\partial C_{t-1}}\odot C_{t-1}+\tanh^{\prime}(\cdot)",
     "∂C_t/∂C_{t−1} by the four terms with δ = C_{t−1} + tanh'(C_{t−1})",
     correct="δ = o_{t−1} ⊙ tanh'(C_{t−1}), and W_c before the last δ",
+    correct_latex=r"\frac{\partial C_t}{\partial C_{t-1}}=\sigma^{\prime}W_f\,\delta\odot C_{t-1}"
+    r"+f_t+\sigma^{\prime}W_i\,\delta\odot\tilde{C}_t+i_t\odot\tanh^{\prime}(\cdot)\,W_c\,\delta,"
+    r"\quad\delta=\frac{\partial C_{t-1}}{\partial C_{t-1}}\odot o_{t-1}\odot\tanh^{\prime}(C_{t-1})",
     general=drawn,
     smallest=[scalar(), scalar(cell=10.0)],
     counterexample="one unit, o = ½, weights 1: C = 1: written 1.793, true .771; C = 10: 30.1, true .622",
@@ -142,6 +148,8 @@ def state_jacobian(problem, output):
     "over many steps the gradient of the cell state is the product of the ∂C_t/∂C_{t−1}, each through h_{t−1}",
     correct="the product of the (C, h) Jacobians: C_{t−2} reaches h_{t−1} by o_{t−1} as well, without passing C_{t−1}; "
     "equal if W_o = 0 or T = 1",
+    correct_latex=r"\frac{\partial C_T}{\partial C_0}=P_{CC}+P_{Ch}\,\mathrm{diag}(o_0\odot\tanh^{\prime}(C_0)),"
+    r"\quad P=\prod_{t=1}^{T}\frac{\partial(C_t,h_t)}{\partial(C_{t-1},h_{t-1})}",
     general=drawn,
     smallest=[scalar(), scalar((1.0, 1.0, 1.0, 5.0))],
     counterexample="one unit, C_0 = 1, o_0 = ½, weights 1, T = 2: written .6632, true .6903; W_o = 5: .7809, .8421",

@@ -93,6 +93,8 @@ DEFECTIVE = {
     r"\sum_{i=1}^{t}\left[\mathrm{diag}(\sigma^{\prime}(W_i^{\top}x))\,W\right]",
     "dh_t/dh_k is the sum of the step Jacobians from 1 to t",
     correct="the product from k + 1 to t, with σ' at W h_{i−1} + x_i",
+    correct_latex=r"\prod_{i=k+1}^{t}\frac{\partial h_i}{\partial h_{i-1}}="
+    r"\prod_{i=k+1}^{t}\left[\mathrm{diag}(\sigma^{\prime}(Wh_{i-1}+Ux_i+b))\,W\right]",
     general=lambda key: {"problem": tutorial(key)["problem"], "t": 3, "k": 1},
     smallest=[{"problem": instances.scalar(theta, LENGTH), "t": 3, "k": 0} for theta in THETAS],
     counterexample="three factors 2: sum 6, product 8",
@@ -111,6 +113,9 @@ def sum_for_product(problem, t, k):
     r"+\ldots+\frac{\partial L_3}{\partial h_3}\frac{\partial h_3}{\partial W}",
     "at T = 3 the gradient in W is ten terms, dh_t/dh_k being a power of diag(σ') W",
     correct="where σ' is the same at every step; else the power stands for D_t W … D_{k+1} W",
+    correct_latex=r"D_1=D_2=D_3,\quad\mathrm{else}\ \frac{dL}{dW}=\sum_{t=0}^{3}"
+    r"\sum_{k=0}^{t}\frac{\partial L_t}{\partial h_t}\,D_tW\cdots D_{k+1}W\,\frac{\partial^{+}h_k}{\partial^{+}W},"
+    r"\quad D_t=\mathrm{diag}(\sigma_t^{\prime})",
     general=lambda key, satisfied: (
         {**tutorial(key), "problem": instances.net(key, activation=affine, reduction="sum", length=LENGTH)}
         if satisfied
@@ -133,6 +138,7 @@ def powers_for_products(problem, columns):
     r"M=Q\Lambda Q^{-1}\ \Rightarrow\ M^n=Q\Lambda^nQ^{-1}",
     "the powers of a matrix are had from its eigenvectors and the powers of its eigenvalues",
     correct="for M diagonalisable over the complex numbers, which cond(Q) tells; else the Schur form Z Tⁿ Zᴴ",
+    correct_latex=r"\mathrm{cond}(Q)<\infty,\quad\mathrm{else}\ M=ZTZ^{H}\ \Rightarrow\ M^n=ZT^nZ^{H}",
     general=with_or_without_eigenvectors,
     **DEFECTIVE,
 )
@@ -148,6 +154,8 @@ def power_by_eigenvectors(matrix):
     r"MQ=(\lambda_1q_1,\ldots,\lambda_nq_n)=Q\Lambda,\quad\mathrm{thus}\ M=Q\Lambda Q^{-1}",
     "the eigenvectors as columns give MQ = QΛ, and so M itself",
     correct="MQ = QΛ always; M = QΛQ⁻¹ only with n independent eigenvectors (else Z T Zᴴ)",
+    correct_latex=r"MQ=Q\Lambda,"
+    r"\quad\mathrm{cond}(Q)<\infty\ \Rightarrow\ M=Q\Lambda Q^{-1},\quad\mathrm{else}\ M=ZTZ^{H}",
     general=with_or_without_eigenvectors,
     smallest=DEFECTIVE["smallest"],
     counterexample="M = [[1, 1], [0, 1]]: cond Q = 9e15, QΛQ⁻¹ = I",
@@ -180,6 +188,8 @@ def induction_on_powers(matrix):
     r"\prod_{i=1}^{n}\mathrm{diag}(\sigma_i^{\prime})\,W=\mathrm{diag}(\sigma_i^{\prime})^n\cdot W^n",
     "in the product of Jacobians all slopes can be gathered on the left of a power of W",
     correct="only if every D_i commutes with W, that is d_j = d_k wherever W_jk ≠ 0; in general the ordered product",
+    correct_latex=r"\prod_{i=1}^{n}\mathrm{diag}(\sigma_i^{\prime})\,W=D_nW\,D_{n-1}W\cdots D_1W,\quad D_i="
+    r"\mathrm{diag}(\sigma_i^{\prime}),\quad(D_iW-WD_i)_{jk}=(\sigma_{ij}^{\prime}-\sigma_{ik}^{\prime})\,W_{jk}",
     general=lambda key: {
         "weights": instances.matrix(key),
         "slopes": 1 - jnp.tanh(jax.random.normal(key, (T, N))) ** 2,
@@ -207,6 +217,8 @@ def slopes_gathered(weights, slopes):
     r"W^n=Q\Lambda^nQ^{-1}\ \Rightarrow\ \Lambda^n=\mathrm{diag}(\lambda_1^n,\ldots,\lambda_n^n)",
     "dh_n/dh_0 of the linear recurrence h_t = W h_{t−1} is QΛⁿQ⁻¹, its trace the sum of the powers of the eigenvalues",
     correct="for W diagonalisable over the complex numbers, which cond(Q) tells; the trace always",
+    correct_latex=r"\mathrm{cond}(Q)<\infty,\quad\mathrm{else}\ W=ZTZ^{H}\ \Rightarrow\ W^n=ZT^nZ^{H},"
+    r"\quad\mathrm{tr}(W^n)=\sum_{i}\lambda_i^n\ \mathrm{always}",
     general=with_or_without_eigenvectors,
     **DEFECTIVE,
 )
@@ -240,6 +252,8 @@ def limits_of_powers(values):
     "the powers of an eigenvalue go to infinity, one or zero as it is above, at or below one",
     correct="for real λ > −1; for λ ≤ −1, and for complex λ with |λ| ≥ 1, there is no limit. It bounds neither Wⁿ "
     "of a defective W nor the nonlinear product (X1 to X4)",
+    correct_latex=r"\lim_{n\rightarrow\infty}\lambda_i^n=\infty\ (\lambda_i>1),"
+    r"\quad 1\ (\lambda_i=1),\quad 0\ (\left|\lambda_i\right|<1),\quad\mathrm{none}\ (\mathrm{else})",
     general=lambda key, satisfied: {
         "values": jnp.array([1.0, 1.5, -0.5, 0.5]) * jnp.array([1.0, *jax.random.uniform(key, (3,), minval=0.8)])
         if satisfied
