@@ -155,9 +155,10 @@ def solved_recurrence(recurrence, order):
     correct="for an h_0 that does not depend on w_h (else add J_t … J_1 dh_0/dw_h) and the product in the order "
     "J_t … J_{i+1}",
     correct_latex=r"\frac{\partial h_0}{\partial w_h}=0,\ \prod_{j=i+1}^{t}J_j=J_t\cdots J_{i+1},"
-    r"\quad\mathrm{else}\ \frac{\partial h_t}{\partial w_h}=\frac{\partial f(x_t,h_{t-1},w_h)}{\partial w_h}"
-    r"+\sum_{i=1}^{t-1}J_t\cdots J_{i+1}\,\frac{\partial f(x_i,h_{i-1},w_h)}{\partial w_h}"
-    r"+J_t\cdots J_1\,\frac{\partial h_0}{\partial w_h},\quad J_j=\frac{\partial f(x_j,h_{j-1},w_h)}{\partial h_{j-1}}",
+    r"\quad\mathrm{else}\ \frac{\partial h_t}{\partial w_h}=\frac{\partial f_t}{\partial w_h}"
+    r"+\sum_{i=1}^{t-1}J_t\cdots J_{i+1}\,\frac{\partial f_i}{\partial w_h}"
+    r"+J_t\cdots J_1\,\frac{\partial h_0}{\partial w_h},"
+    r"\quad f_j=f(x_j,h_{j-1},w_h),\quad J_j=\frac{\partial f_j}{\partial h_{j-1}}",
     general=_initial_state_constant_or_not,
     smallest=[
         {"problem": instances.scalar(2.0, 3, initial=2.0), "first": jnp.ones((1, 1)), "order": "descending"},

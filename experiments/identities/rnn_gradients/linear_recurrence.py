@@ -114,7 +114,7 @@ def composition_bends(problem, direction):
     r"h_t=W^{\top}h_{t-1},\ W=Q\Lambda Q^{\top}\ \Rightarrow\ h_t=Q^{\top}\Lambda^{t-1}Q\,h_0",
     "a symmetric linear recurrence by its eigenvectors",
     correct="h_t = QΛᵗQᵀ h_0: the other side of Q, and t steps from h_0",
-    correct_latex=r"h_t=W^{\top}h_{t-1},\ W=Q\Lambda Q^{\top}\ \Rightarrow\ h_t=Q\Lambda^{t}Q^{\top}h_0",
+    correct_latex=r"h_t=W^{\top}h_{t-1},\quad W=Q\Lambda Q^{\top}\ \Rightarrow\ h_t=Q\Lambda^{t}Q^{\top}h_0",
     general=symmetric_instance,
     smallest=[SYMMETRIC],
     counterexample="Q = [[.6, −.8], [.8, .6]], Λ = diag(2, ½), h_0 = (1, 0), t = 2: (1.6, 1.8), written (1.04, −.72)",
