@@ -1,10 +1,8 @@
-"""A report on the disk: arrays.npz, summary.json and figure.png, each written whole or not at all."""
+"""A report on the disk: arrays.npz, figure.png and, last, summary.json: where it is, all three are of one report."""
 
 import importlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,27 @@ ARRAYS, SUMMARY, FIGURE = "arrays.npz", "summary.json", "figure.png"
 
 
 def write_report(folder: Path, arrays: Mapping[str, np.ndarray], text: Any, report: Any) -> None:
-    """The three files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / ARRAYS, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
-    written = json.dumps(_to_json(text), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_whole(folder / SUMMARY, lambda file: file.write(written.encode()))
+    """The three files, written beside their places first; an older report loses its summary before anything else."""
     # Only here: drawing needs matplotlib.
     figure = importlib.import_module("jaxbptt.plotting").xray(report)
-    write_whole(folder / FIGURE, lambda file: figure.savefig(file, format="png", dpi=130))
+    written = json.dumps(_to_json(text), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    contents: dict[str, Callable[[Any], Any]] = {
+        ARRAYS: lambda file: np.savez_compressed(file, allow_pickle=False, **arrays),
+        FIGURE: lambda file: figure.savefig(file, format="png", dpi=130),
+        SUMMARY: lambda file: file.write(written.encode()),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = {name: folder / f".{name}.partial" for name in contents}  # what a process that died has left is replaced
+    try:
+        for name, write in contents.items():
+            with beside[name].open("wb") as file:
+                write(file)
+        (folder / SUMMARY).unlink(missing_ok=True)
+        for name in contents:
+            beside[name].replace(folder / name)
+    finally:
+        for path in beside.values():
+            path.unlink(missing_ok=True)
 
 
 def read_report(folder: Path) -> tuple[dict[str, np.ndarray], Any]:
@@ -37,19 +48,6 @@ def read_report(folder: Path) -> tuple[dict[str, np.ndarray], Any]:
         raise ValueError(
             f"folder: got {folder} ({reason}), expected one that XRay.save wrote ({ARRAYS} and {SUMMARY})"
         ) from error
-
-
-def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
-    """`write` into a temporary file beside `path`, then rename: a reader sees the old file or the new one, whole."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _to_json(value):

@@ -1,6 +1,7 @@
 """The verdict and its numbers, each against what the toolkit's own functions or dense algebra say."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,35 @@ def test_numbers_that_json_lacks_come_back(found, tmp_path):
     assert back.norms is back.log_saliency is None
     assert (back.summary["half_life"], back.summary["rate_per_step"]) == (np.inf, -np.inf)
     assert np.isnan(back.summary["lambda_1_error"])
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_save_that_is_cut_off_never_leaves_parts_of_two_reports(moment, found, tmp_path, monkeypatch):
+    """Cut off before the moment-th file comes to its place; a cut before all leaves the old report whole."""
+    found.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other, calls, replace, unlink = report.XRay(found.summary, ["new"], **found.arrays()), [], Path.replace, Path.unlink
+
+    def cut(act):
+        def maybe(path, *arguments, **options):
+            calls.append(path)
+            if len(calls) > moment:
+                raise KeyboardInterrupt
+            return act(path, *arguments, **options)
+
+        return maybe
+
+    monkeypatch.setattr(Path, "replace", cut(replace))
+    monkeypatch.setattr(Path, "unlink", cut(unlink))
+    with pytest.raises(KeyboardInterrupt):
+        other.save(tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "summary.json").exists() == (moment == 0)
+    if moment == 0:
+        assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    other.save(tmp_path)
+    assert report.load(tmp_path).verdict == ["new"]
+    assert {path.name for path in tmp_path.iterdir()} == set(before)
 
 
 def test_what_is_no_report_is_not_loaded(tmp_path):
