@@ -1,6 +1,7 @@
 """python -m experiments [NAME] [options]: run an experiment; without a name, the main job."""
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -37,23 +38,59 @@ def find_experiment(name: str) -> Any:
 
 
 def main(arguments: list[str]) -> int:
+    """The exit code: of the experiment; 2: it cannot be done, 130: interrupted, each in one line; 141: nobody reads.
+
+    The last is what other tools give where a pipe is closed, as in `| head -1`.
+    """
+    try:
+        try:
+            return _run(arguments)
+        finally:  # also after --help, which exits
+            sys.stdout.flush()
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):  # the interpreter flushes both when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+
+
+def _run(arguments):
+    # Only now: these take a second, in which Ctrl-C is to be one line, too.
+    import jaxbptt
+
+    from . import harness, options
+
     if arguments and arguments[0] in ("-h", "--help", "list"):
         print("python -m experiments [NAME] [options]; NAME --help lists its options; no NAME: " + MAIN_JOB)
         for name in NAMES:
             print(f"  {name:12} {find_experiment(name).purpose}")
         return 0
+    if arguments == ["--version"]:
+        print(f"jaxbptt {jaxbptt.__version__}")
+        return 0
     named = bool(arguments) and not arguments[0].startswith("-")
-    name, options = (arguments[0], arguments[1:]) if named else (MAIN_JOB, arguments)
-    if name not in NAMES:
-        print(f"experiments: unknown experiment {name!r}, expected one of {', '.join(NAMES)}", file=sys.stderr)
+    given, words = (arguments[0], arguments[1:]) if named else (MAIN_JOB, arguments)
+    try:
+        name = options.match("experiment", given, NAMES)
+    except ValueError:
+        near = options.nearest(given, NAMES)
+        guess = f"expected one of {', '.join(NAMES)}" if near is None else f"did you mean {near!r}? (list shows all)"
+        print(f"experiments: unknown experiment {given!r}, {guess}", file=sys.stderr)
         return 2
     try:
-        return importlib.import_module(f"{__package__}.harness").run_experiment(find_experiment(name), options)
+        return harness.run_experiment(find_experiment(name), words)
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError) as error:
         print(f"experiments {name}: {error}{''.join(getattr(error, '__notes__', ()))}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as error:
+        print(f"experiments {name}: interrupted{''.join(getattr(error, '__notes__', ()))}", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
     interrupts.watch("experiments")
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if code == 130:
+        os._exit(code)  # JAX may compute on in a thread of its own, under which an ordinary end crashes
+    sys.exit(code)

@@ -1,6 +1,5 @@
 """Random networks left to themselves, through the transition to chaos: exponents against the mean field, and size."""
 
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,14 +24,14 @@ GATED_COLOURS = {"lstm": "#7a5195", "gru": "#c77d0a"}
 WORDS = {"font.size": 16, "axes.titlesize": 16.5, "legend.fontsize": 14.5}
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    size: int = field(default=256, metadata={"help": "state entries N of the largest net (and N/2 and N/4)"})
-    nets: int = field(default=4, metadata={"help": "nets drawn at each gain, at least 2"})
-    length: int = field(default=600, metadata={"help": "steps T"})
-    transient: int = field(default=200, metadata={"help": "steps before them"})
-    seed: int = field(default=0, metadata={"help": "seed of the weights"})
-    out: str = field(default="results/chaos", metadata={"help": "folder of the results"})
+    size: int = options.size(256, "state entries N of the largest net (and N/2 and N/4)", least=8)
+    nets: int = options.size(4, "nets drawn at each gain", least=2)
+    length: int = options.size(600, "steps T", least=2)
+    transient: int = options.size(200, "steps before them", least=0)
+    seed: int = options.seed("seed of the weights")
+    out: str = options.out("chaos")
 
 
 class Transition(NamedTuple):
@@ -63,10 +62,6 @@ class Point(NamedTuple):
 
 def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Transition]:
     """Tanh nets of three sizes, gated nets of the smallest, over gains, in float64 (the caller enables x64)."""
-    options.require_size("size", config.size, least=8)
-    options.require_size("nets", config.nets, least=2)
-    options.require_size("length", config.length, least=2)
-    options.require_size("transient", config.transient, least=0)
     swept = {f"tanh, N = {n}": (systems.random_tanh(n, 1.0), GAINS) for n in _sizes(config)}
     smallest = 2 * (config.size // 8)
     swept[f"lstm, N = {smallest}"] = (cells.lstm(0, smallest // 2), GATED_GAINS)

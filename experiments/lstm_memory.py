@@ -1,6 +1,5 @@
 """An LSTM on real text: its gates, and the three meanings of ∂C_t/∂C_{t−1} against f_t and 1, over forget biases."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +21,14 @@ GATE_COLOURS = {"input": "#CC79A7", "forget": "#0072B2", "output": "#E69F00"}
 WORDS = {"font.size": 14, "axes.titlesize": 15, "legend.fontsize": 12.5}
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    text: str | None = field(default=None, metadata={"help": "a text file", "shown": "CPython's documentation"})
-    hidden: int = field(default=32, metadata={"help": "hidden units H"})
-    length: int = field(default=100, metadata={"help": "steps T"})
-    gain: float = field(default=1.0, metadata={"help": "gain of the Gaussian recurrent weights"})
-    seed: int = field(default=0, metadata={"help": "seed of the weights"})
-    out: str = field(default="results/lstm_memory", metadata={"help": "folder of the results"})
+    text: str | None = options.file("a text file", shown="CPython's documentation")
+    hidden: int = options.size(32, "hidden units H")
+    length: int = options.size(100, "steps T")
+    gain: float = options.number(1.0, "gain of the Gaussian recurrent weights")
+    seed: int = options.seed("seed of the weights")
+    out: str = options.out("lstm_memory")
 
 
 class Memory(NamedTuple):
@@ -43,8 +42,6 @@ class Memory(NamedTuple):
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Memory]:
     """Every forget bias, in float64 (the caller enables x64)."""
-    for name in ("hidden", "length"):
-        options.require_size(name, getattr(config, name))
     symbols = text.load_text(config.text)
     if len(symbols) < config.length + 1:
         raise ValueError(

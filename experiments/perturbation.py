@@ -1,6 +1,5 @@
 """Two trajectories a small distance apart: what the Jacobian product predicts and what happens, forward and back."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +19,12 @@ STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#D55E00", "^"))  # Okabe & Ito's
 WORDS = {"font.size": 14, "axes.titlesize": 15, "legend.fontsize": 13}
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    hidden: int = field(default=64, metadata={"help": "state size N"})
-    length: int = field(default=80, metadata={"help": "steps T"})
-    seed: int = field(default=0, metadata={"help": "seed of weights, states and directions"})
-    out: str = field(default="results/perturbation", metadata={"help": "folder of the results"})
+    hidden: int = options.size(64, "state entries N")
+    length: int = options.size(80, "steps T")
+    seed: int = options.seed("seed of weights, states and directions")
+    out: str = options.out("perturbation")
 
 
 class Divergence(NamedTuple):
@@ -49,8 +48,6 @@ def make_cells(size: int) -> dict[str, cells.Cell]:
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Divergence]:
     """Every cell, in float64 (the caller enables x64)."""
-    options.require_size("hidden", config.hidden)
-    options.require_size("length", config.length)
     results = {}
     for name, cell in make_cells(config.hidden).items():
         progress(name)

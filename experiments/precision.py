@@ -1,6 +1,5 @@
 """How many digits of each singular value of dh_t/dh_0 survive: assembled product and graded method, both floats."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +21,14 @@ COLOURS |= {"graded, float32": "#4393c3", "graded, float64": "#053061"}
 DIGITS = {"float32": 7.2, "float64": 16.0}  # log₁₀ 2/eps, what a float can have
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    hidden: int = field(default=32, metadata={"help": "units N of the random tanh net"})
-    length: int = field(default=150, metadata={"help": "steps T"})
-    records: int = field(default=50, metadata={"help": "how many t are looked at"})
-    gain: float = field(default=2.0, metadata={"help": "g: weights are N(0, g²/N)"})
-    seed: int = field(default=0, metadata={"help": "seed of the weights"})
-    out: str = field(default="results/precision", metadata={"help": "folder of the results"})
+    hidden: int = options.size(32, "units N of the random tanh net")
+    length: int = options.size(150, "steps T")
+    records: int = options.size(50, "steps t that are looked at")
+    gain: float = options.number(2.0, "g: weights are N(0, g²/N)", above=0)
+    seed: int = options.seed("seed of the weights")
+    out: str = options.out("precision")
 
 
 class Digits(NamedTuple):
@@ -57,10 +56,6 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Digit
     the method's doing. Truth is the graded method in float64; for that one, its values from the transposed, reversed
     chain, which meets the same matrices in the opposite order.
     """
-    for name in ("hidden", "length", "records"):
-        options.require_size(name, getattr(config, name))
-    if not (np.isfinite(config.gain) and config.gain > 0):
-        raise ValueError(f"gain: got {config.gain}, expected a positive number")
     progress(f"tanh net, N = {config.hidden}, g = {config.gain:g}")
     chain = tanh_chain(config.hidden, config.gain, config.length, config.seed)
     every = max(1, config.length // config.records)

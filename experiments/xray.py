@@ -1,6 +1,6 @@
 """The main job: on real text, prove the gradient of a character model and show where it goes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,18 @@ WARM_UP = 50  # symbols read before step 1, so that h_0 is a state the text lead
 WRONG = 0.1  # nats: a singular value is wrong when it is off by more than this, about 10 %
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    cell: str = field(default="all", metadata={"choices": ("all", *CELLS), "help": "which cell"})
-    text: str | None = field(default=None, metadata={"help": "a text file", "shown": "CPython's documentation"})
-    hidden: int = field(default=64, metadata={"help": "hidden units H"})
-    length: int = field(default=256, metadata={"help": "steps T"})
-    offset: int = field(default=0, metadata={"help": "first symbol of the text to use"})
-    gain: float = field(default=1.0, metadata={"help": "gain of the recurrent scheme"})
-    scheme: str = field(default="gaussian", metadata={"choices": tuple(nets.SCHEMES), "help": "recurrent scheme"})
-    forget_bias: float = field(default=1.0, metadata={"help": "LSTM's forget bias"})
-    seed: int = field(default=0, metadata={"help": "seed of the weights"})
-    out: str = field(default="results/xray", metadata={"help": "folder of the results"})
+    cell: tuple = options.choices("all", CELLS, "cells")
+    text: str | None = options.file("a text file", shown="CPython's documentation")
+    hidden: int = options.size(64, "hidden units H")
+    length: int = options.size(256, "steps T")
+    offset: int = options.size(0, "symbols of the text skipped", least=0)
+    gain: float = options.number(1.0, "gain of the recurrent scheme")
+    scheme: str = options.choice("gaussian", nets.SCHEMES, "recurrent scheme")
+    forget_bias: float = options.number(1.0, "an LSTM's forget bias")
+    seed: int = options.seed("seed of the weights")
+    out: str = options.out("xray")
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,10 @@ class Result:
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Result]:
     """Every cell of the config, in float64 (the caller enables x64)."""
     symbols = _symbols(config)
-    names = CELLS if config.cell == "all" else (config.cell,)
-    return {name: _run_cell(name, config, symbols, progress) for name in names}
+    return {name: _run_cell(name, config, symbols, progress) for name in config.cell}
 
 
 def _symbols(config):
-    for name in ("hidden", "length"):
-        options.require_size(name, getattr(config, name))
-    options.require_size("offset", config.offset, least=0)
-    for name in ("gain", "forget_bias"):
-        options.require_finite(name, getattr(config, name))
     available = text.load_text(config.text)
     needed = WARM_UP + config.length + 1
     if config.offset + needed > len(available):

@@ -1,7 +1,9 @@
 """python -m jaxbptt xray|verify FILE.py:FUNCTION, on small files."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -115,11 +117,116 @@ def test_what_cannot_be_done_gets_one_line(file, place, words, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["xray"], ["xray", "a.py:b", "--deep"], ["verify", "a.py:b", "--out", "x"]])
-def test_other_words_get_one_line(words, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        command_line.main(words)
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("xrya a.py:b", "jaxbptt: unknown command 'xrya', did you mean 'xray'? (--help shows all)"),
+        ("verfy", "jaxbptt: unknown command 'verfy', did you mean 'verify'? (--help shows all)"),
+        ("--verison", "jaxbptt: unknown command '--verison', did you mean '--version'? (--help shows all)"),
+        ("train", "jaxbptt: got 'train', expected xray, verify, --help or --version"),
+        ("xray", "jaxbptt xray: the following arguments are required: FILE.py:FUNCTION (--help lists the options)"),
+        ("xray a.py:b --deep", "jaxbptt xray: unrecognized option --deep (--help lists the options)"),
+        (
+            "xray a.py:b --ouf=x",
+            "jaxbptt xray: unrecognized option --ouf, did you mean --out? (--help lists the options)",
+        ),
+        ("verify a.py:b c", "jaxbptt verify: unexpected word 'c' (--help lists the options)"),
+        ("verify a.py:b --out x", "jaxbptt verify: unrecognized option --out (--help lists the options)"),
+        (
+            "verify a.py:b --x46",
+            "jaxbptt verify: unrecognized option --x46, did you mean --x64? (--help lists the options)",
+        ),
+    ],
+)
+def test_other_words_get_one_line(words, line, capsys):
+    assert command_line.main(words.split()) == 2
+    assert capsys.readouterr().err == line + "\n"
+
+
+class Found(SimpleNamespace):
+    """Stands for a report: writes a file, then does what `then` does."""
+
+    summary = {"proved": True}  # noqa: RUF012
+    __str__ = lambda self: "found"
+
+    def save(self, folder):
+        with open(os.path.join(folder, "arrays.npz"), "w") as file:
+            file.write("arrays")
+        self.then()
+
+
+def fail(error):
+    def then(*at, **named):
+        raise error
+
+    return then
+
+
+FULL = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (FULL, 2, "jaxbptt xray: --out deep/er/here: No space left on device"),
+        (KeyboardInterrupt(), 130, "jaxbptt xray: interrupted"),
+    ],
+)
+@pytest.mark.parametrize("where", ["while it is computed", "while it is saved"])
+def test_what_fails_leaves_nothing(file, error, code, line, where, monkeypatch, capsys):
+    computing = where == "while it is computed"
+    if computing and error is FULL:
+        line = "jaxbptt xray: [Errno 28] No space left on device"
+    monkeypatch.setattr(report, "xray", fail(error) if computing else lambda *at: Found(then=fail(error)))
+    before = set(os.listdir())
+    assert command_line.main(["xray", "mine.py:problem", "--out", "deep/er/here"]) == code
+    assert capsys.readouterr().err == line + "\n"
+    assert set(os.listdir()) - before <= {"__pycache__"}
+
+
+def test_what_was_there_stays_where_saving_fails(file, monkeypatch):
+    (file.parent / "here").mkdir()
+    (file.parent / "here" / "arrays.npz").write_text("old")
+    monkeypatch.setattr(report, "xray", lambda *at: Found(then=fail(FULL)))
+    assert command_line.main(["xray", "mine.py:problem", "--out", "here"]) == 2
+    assert [(path.name, path.read_text()) for path in (file.parent / "here").iterdir()] == [("arrays.npz", "old")]
+    monkeypatch.setattr(report, "xray", lambda *at: Found(then=lambda: None))
+    assert command_line.main(["xray", "mine.py:problem", "--out", "here"]) == 0
+    assert [(path.name, path.read_text()) for path in (file.parent / "here").iterdir()] == [("arrays.npz", "arrays")]
+
+
+@pytest.mark.parametrize(
+    ("out", "line"),
+    [
+        ("mine.py", "--out mine.py: mine.py is no folder"),
+        ("mine.py/here", "--out mine.py/here: {there}/mine.py is no folder"),
+        ("full/here", "--out full/here: cannot write in {there}: No space left on device"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_known_before_the_work(file, out, line, monkeypatch, capsys):
+    if "full" in out:
+        monkeypatch.setattr(tempfile, "TemporaryFile", fail(FULL))
+    monkeypatch.setattr(report, "xray", fail(AssertionError("the work began")))
+    assert command_line.main(["xray", "mine.py:problem", "--out", out]) == 2
+    assert capsys.readouterr().err == f"jaxbptt xray: {line.format(there=file.parent)}\n"
+    assert not (file.parent / "full").exists()
+
+
+def test_a_closed_pipe_ends_it_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command, environment = [sys.executable, "-m", "jaxbptt", "--help"], {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(("code", "said"), [(130, b""), (1, b"handlers\n")])
+def test_an_interrupted_process_ends_at_once(code, said):
+    program = "import atexit; from jaxbptt import __main__ as entry; atexit.register(print, 'handlers'); "
+    program += f"entry.main = lambda: {code}; entry.run()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, said, b"")
 
 
 @pytest.mark.parametrize("option", ["--x64", "--float64"])

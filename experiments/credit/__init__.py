@@ -25,7 +25,6 @@ Hypotheses, each a claim stated before the run:
   the tasks test it: a net whose recurrent weights never learn recovers at most .95 of what RTRL does, RMSprop both.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,14 +43,14 @@ from .training import METHODS, OPTIMISERS, RATES, WHOLE, Found, make_learner, ma
 LEADER = ("RTRL", "RMSprop")  # whose nets the gradients are compared on
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    hidden: int = field(default=32, metadata={"help": "units N of the Elman net", "full": 64})
-    steps: int = field(default=2400, metadata={"help": "steps of a stream, a multiple of 800", "full": 3200})
-    keys: int = field(default=4, metadata={"help": "independent nets and streams", "full": 10})
-    seed: int = field(default=0, metadata={"help": "seed of everything random"})
-    full: bool = field(default=False, metadata={"help": "the record run: N = 64, 10 keys, 3200 steps"})
-    out: str = field(default="results/credit", metadata={"help": "folder of the results"})
+    hidden: int = options.size(32, "units N of the Elman net", least=2, full=64)
+    steps: int = options.size(2400, "steps of a stream, a multiple of 800", full=3200)
+    keys: int = options.size(4, "independent nets and streams", least=2, full=10)
+    seed: int = options.seed()
+    full: bool = options.flag("the record run: N = 64, 10 keys, 3200 steps")
+    out: str = options.out("credit")
 
 
 class Outcome(NamedTuple):
@@ -76,8 +75,6 @@ class Outcome(NamedTuple):
 
 def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Outcome]:
     """Every task, in float32."""
-    for name, least in {"hidden": 2, "keys": 2, "steps": 1}.items():
-        options.require_size(name, getattr(config, name), least=least)
     if config.steps % (8 * WHOLE):  # the last quarter of the second half is then in whole stretches
         raise ValueError(f"steps: got {config.steps}, expected a multiple of {8 * WHOLE}")
     keys = jax.random.split(jax.random.key(config.seed), config.keys)

@@ -6,7 +6,6 @@ trained ones do, cannot change the sum ln|1 − β|: they forget these direction
 within a subspace of r dimensions leave K − r exponents at 0, and the others are those of K = r.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -34,15 +33,12 @@ from .figure import plot
 FARTHEST, RESOLVED, SAME = 4.0, 2.0, 1e-12  # the first two in standard errors
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    sizes: tuple = field(
-        default=SIZES,
-        metadata={"type": options.integers, "shown": "2,4,8,16,32", "help": f"K, also {SHOWN_SIZE}"},
-    )
-    length: int = field(default=10_000, metadata={"help": "steps T of each chain"})
-    seed: int = field(default=0, metadata={"help": "seed of the keys"})
-    out: str = field(default="results/delta", metadata={"help": "folder of the results"})
+    sizes: tuple = options.sizes(SIZES, f"entries K of a key, {SHOWN_SIZE} among them", least=2)
+    length: int = options.size(10_000, "steps T of each chain", least=200)
+    seed: int = options.seed("seed of the keys")
+    out: str = options.out("delta")
 
 
 class Chains(NamedTuple):
@@ -71,11 +67,8 @@ class Keys(NamedTuple):
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Chains | Keys]:
     """Uniform keys at every K and β, then every kind of keys, in float64 (the caller enables x64)."""
-    for size in config.sizes:
-        options.require_size("sizes", size, least=2)
     if SHOWN_SIZE not in config.sizes:
         raise ValueError(f"sizes: got {','.join(map(str, config.sizes))}, expected {SHOWN_SIZE} among them")
-    options.require_size("length", config.length, least=200)
     key, steps, results = jax.random.key(config.seed), np.array(config.length), {}
     programs = {size: jax.jit(_measure_exponents) for size in config.sizes}
     for size, program in programs.items():

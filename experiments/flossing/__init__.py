@@ -24,7 +24,6 @@ nets, so that the budget is 3000. The critical start was added later, after it h
 keys: 4 is the claim that a referee would doubt.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from experiments import harness, options
@@ -35,20 +34,20 @@ from .summary import summarise
 from .training import WARM_UP, train_all
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    full: bool = field(default=False, metadata={"help": "the record run: more keys"})
-    hidden: int = field(default=32, metadata={"help": "hidden units N"})
-    delay: int = field(default=24, metadata={"help": "steps d back to the older bit, even; T = 2d"})
-    exponents: int = field(default=30, metadata={"help": "leading exponents k that are flossed"})
-    updates: int = field(default=3000, metadata={"help": "parameter updates, of flossing and of training"})
-    floss: int = field(default=500, metadata={"help": "of these, of flossing before training"})
-    again: int = field(default=100, metadata={"help": "and of flossing each of two times during it"})
-    every: int = field(default=100, metadata={"help": "updates between records"})
-    batch: int = field(default=16, metadata={"help": "sequences an update of training; flossing takes one"})
-    keys: int = field(default=8, metadata={"help": "nets of each arm", "full": 40})
-    seed: int = field(default=0, metadata={"help": "seed of everything random"})
-    out: str = field(default="results/flossing", metadata={"help": "folder of the results"})
+    full: bool = options.flag("the record run: more keys")
+    hidden: int = options.size(32, "hidden units N", least=2)
+    delay: int = options.size(24, "steps d back to the older bit, even; T = 2d", least=WARM_UP // 2 + 1)
+    exponents: int = options.size(30, "leading exponents k that are flossed, at most N", least=2)
+    updates: int = options.size(3000, "parameter updates, of flossing and of training, a multiple of every")
+    floss: int = options.size(500, "updates of flossing before training, among them")
+    again: int = options.size(100, "updates of flossing each of two times during it, among them", least=0)
+    every: int = options.size(100, "updates between records")
+    batch: int = options.size(16, "sequences an update of training; flossing takes one")
+    keys: int = options.size(8, "nets of each arm", least=2, full=40)
+    seed: int = options.seed()
+    out: str = options.out("flossing")
 
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
@@ -60,8 +59,6 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
 
 
 def _check(config):
-    for name, least in {"hidden": 2, "delay": WARM_UP // 2 + 1, "every": 1, "batch": 1, "keys": 2}.items():
-        options.require_size(name, getattr(config, name), least=least)
     if config.delay % 2:
         raise ValueError(f"delay: got {config.delay}, expected an even number")
     options.require_size("exponents", config.exponents, least=2, most=config.hidden)

@@ -19,7 +19,6 @@ Reference: Mikhaeil, Monfared & Durstewitz (2022), arXiv:2110.07238 (growth, spa
 Durstewitz (2023), arXiv:2306.04406 (the net, generalised forcing, α).
 """
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -37,23 +36,25 @@ from .training import METHODS, PREDICTED, RECORDS, Training, train_all
 SAMPLES = (10_000, 2_000, 2_000)  # of the training, validation and test data
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    hidden: int = field(default=50, metadata={"help": "hidden units H of the net"})
-    length: int = field(default=6 * nets.LYAPUNOV_TIME, metadata={"help": "samples T of a training window"})
-    updates: int = field(default=2000, metadata={"help": "parameter updates", "full": 4000})
-    batch: int = field(default=4, metadata={"help": "windows an update"})
-    keys: int = field(default=6, metadata={"help": "trainings: weights and windows", "full": 20})
-    seed: int = field(default=0, metadata={"help": "seed of everything random"})
-    out: str = field(default="results/forcing", metadata={"help": "folder of the results"})
-    full: bool = field(default=False, metadata={"help": "the record run: more keys and twice the updates"})
+    hidden: int = options.size(50, "hidden units H of the net")
+    length: int = options.size(
+        6 * nets.LYAPUNOV_TIME,
+        "samples T of a training window",
+        least=4 * nets.LYAPUNOV_TIME + 1,
+        most=SAMPLES[0] - 1,
+    )
+    updates: int = options.size(2000, "parameter updates", least=RECORDS, full=4000)
+    batch: int = options.size(4, "windows an update")
+    keys: int = options.size(6, "trainings: weights and windows", least=2, full=20)
+    seed: int = options.seed()
+    out: str = options.out("forcing")
+    full: bool = options.flag("the record run: more keys and twice the updates")
 
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Training | Growth | Identities]:
     """Training in float32, all that is measured in float64 (the caller enables x64)."""
-    options.require_size("length", config.length, least=4 * nets.LYAPUNOV_TIME + 1, most=SAMPLES[0] - 1)
-    for name, least in {"hidden": 1, "batch": 1, "keys": 2, "updates": RECORDS}.items():
-        options.require_size(name, getattr(config, name), least=least)
     progress("data")
     data_key, key = jax.random.split(jax.random.key(config.seed))
     samples = np.asarray(jax.jit(partial(nets.lorenz_data, length=sum(SAMPLES)))(data_key))

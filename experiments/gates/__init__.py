@@ -9,7 +9,6 @@ the critical gain the net comes to rest and λ_1 is the logarithm of the spectra
 Reference: Ginibre (1965), J. Math. Phys. 6 (the disc); Krishnamurthy, Can & Schwab (2022), PRX 12, 011011 (gates).
 """
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -31,17 +30,15 @@ STABLE = -0.02  # nats per step: with ln of its spectral radius below this a net
 SAME = 1e-12
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    sizes: tuple = field(
-        default=(64, 128, 256), metadata={"type": options.integers, "shown": "64,128,256", "help": "units H"}
-    )
-    keys: int = field(default=32, metadata={"help": "matrices G drawn at each H"})
-    nets: int = field(default=4, metadata={"help": "nets of the first H run at each gain"})
-    length: int = field(default=1000, metadata={"help": "steps T of each"})
-    transient: int = field(default=500, metadata={"help": "steps before them"})
-    seed: int = field(default=0, metadata={"help": "seed of the weights"})
-    out: str = field(default="results/gates", metadata={"help": "folder of the results"})
+    sizes: tuple = options.sizes((64, 128, 256), "units H", least=2)
+    keys: int = options.size(32, "matrices G drawn at each H", least=CHECKED)
+    nets: int = options.size(4, "nets of the first H run at each gain, at most as many as keys")
+    length: int = options.size(1000, "steps T of each", least=2)
+    transient: int = options.size(500, "steps before them", least=0)
+    seed: int = options.seed("seed of the weights")
+    out: str = options.out("gates")
 
 
 class Stability(NamedTuple):
@@ -63,12 +60,7 @@ class Stability(NamedTuple):
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Stability]:
     """A GRU, and an LSTM of three forget biases, in float64 (the caller enables x64)."""
-    for size in config.sizes:
-        options.require_size("sizes", size, least=2)
-    options.require_size("keys", config.keys, least=CHECKED)
     options.require_size("nets", config.nets, most=config.keys)
-    options.require_size("length", config.length, least=2)
-    options.require_size("transient", config.transient, least=0)
     keys = jax.random.split(jax.random.key(config.seed), config.keys)
     of_kind = {kind: {size: make_programs(kind, size, config) for size in config.sizes} for kind in ("gru", "lstm")}
     measure = lambda name: _measure(name, of_kind[name.split(",")[0]], keys, config, progress)

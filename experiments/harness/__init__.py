@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -50,11 +49,11 @@ class Experiment(NamedTuple):
         return {self.figure_file: self.plot, **self.further_plots}
 
 
-@dataclass(frozen=True)
+@options.config
 class RunOptions:
-    resume: bool = field(default=False, metadata={"help": "continue an unfinished run of the same options"})
-    force: bool = field(default=False, metadata={"help": "replace a finished run; begin an unfinished one anew"})
-    no_cache: bool = field(default=False, metadata={"help": "compile anew: leave the compilation cache alone"})
+    resume: bool = options.flag("continue an unfinished run of the same options")
+    force: bool = options.flag("replace a finished run; begin an unfinished one anew")
+    no_cache: bool = options.flag("compile anew: leave the compilation cache alone")
 
 
 def run_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:

@@ -8,11 +8,10 @@ import importlib
 import pkgutil
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments import files, harness
+from experiments import files, harness, options
 
 SOURCES = {
     "S0": "exercise notes on RNN gradients",
@@ -26,14 +25,12 @@ VERDICTS = ("fails", "conditional", "holds")
 WORDS = {"false": "fails", "true": "holds"}
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    source: str | None = field(default=None, metadata={"choices": tuple(SOURCES), "help": "one source", "shown": "all"})
-    id: str | None = field(default=None, metadata={"help": "one row, e.g. S4.16", "shown": "all"})
-    only: str | None = field(
-        default=None, metadata={"choices": (*VERDICTS, *WORDS), "help": "rows of this verdict", "shown": "all"}
-    )
-    out: str = field(default="results/identities", metadata={"help": "folder of the results"})
+    source: tuple = options.choices("all", SOURCES, "sources")
+    id: tuple | None = options.texts("rows, such as S4.16,S0.9", shown="all")
+    only: tuple = options.choices("all", (*VERDICTS, "undecided", *WORDS), "rows of these verdicts")
+    out: str = options.out("identities")
 
 
 def load() -> dict[str, Any]:
@@ -53,16 +50,16 @@ def run(config: Config, progress: Any = lambda message: None) -> list[Any]:
     from .identity import judge
 
     rows = load()
-    if config.id is not None and config.id not in rows:
-        raise ValueError(f"id: got {config.id!r}, expected a row such as 'S4.16' (there are {len(rows)})")
+    expected = f"a row such as 'S4.16' (there are {len(rows)})"
+    asked = [options.match("id", id, rows, expected) for id in config.id or ()] or rows
     judgements = []
     for source in SOURCES:
-        chosen = [row for id, row in rows.items() if row.source == source and config.id in (None, id)]
-        if chosen and config.source in (None, source):
+        chosen = [row for id, row in rows.items() if row.source == source and id in asked]
+        if chosen and source in config.source:
             progress(f"{source}: {len(chosen)} rows")
             judgements += map(judge, chosen)
-    wanted = WORDS.get(config.only, config.only)
-    return [judgement for judgement in judgements if wanted in (None, judgement.verdict)]
+    wanted = {WORDS.get(verdict, verdict) for verdict in config.only}
+    return [judgement for judgement in judgements if judgement.verdict in wanted]
 
 
 def record(judgement: Any) -> dict[str, Any]:

@@ -18,7 +18,6 @@ Reference: Pennington, Schoenholz & Ganguli (2017), arXiv:1711.04735; Chen, Penn
 arXiv:1806.05394; Gilboa et al. (2019), arXiv:1901.08987; Alexeev, Götze & Tikhomirov (2010), arXiv:1002.4442.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -31,25 +30,22 @@ from .summary import summarise
 from .training import Training, train_all
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    size: int = field(default=256, metadata={"help": "state entries N of the singular values"})
-    keys: int = field(default=4, metadata={"help": "nets drawn of each kind, for these", "full": 10})
-    transient: int = field(default=100, metadata={"help": "steps before them"})
-    hidden: int = field(default=64, metadata={"help": "units H of the trained nets"})
-    trainings: int = field(default=5, metadata={"help": "keys: weights and batches of these", "full": 20})
-    updates: int = field(default=400, metadata={"help": "parameter updates", "full": 2000})
-    batch: int = field(default=8, metadata={"help": "sequences an update"})
-    seed: int = field(default=0, metadata={"help": "seed of everything random"})
-    out: str = field(default="results/isometry", metadata={"help": "folder of the results"})
-    full: bool = field(default=False, metadata={"help": "the record run: more keys, five times the updates"})
+    size: int = options.size(256, "state entries N of the singular values", least=4)
+    keys: int = options.size(4, "nets drawn of each kind, for these", least=2, full=10)
+    transient: int = options.size(100, "steps before them")
+    hidden: int = options.size(64, "units H of the trained nets")
+    trainings: int = options.size(5, "trainings (weights and batches) of these", least=2, full=20)
+    updates: int = options.size(400, "parameter updates", least=10, full=2000)
+    batch: int = options.size(8, "sequences an update")
+    seed: int = options.seed()
+    out: str = options.out("isometry")
+    full: bool = options.flag("the record run: more keys, five times the updates")
 
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Products | Spectra | Exact | Training]:
     """Singular values in float64 (the caller enables x64), training in float32."""
-    for name, least in {"size": 4, "keys": 2, "transient": 1, "hidden": 1, "trainings": 2, "batch": 1}.items():
-        options.require_size(name, getattr(config, name), least=least)
-    options.require_size("updates", config.updates, least=10)
     product_key, start_key, training_key = jax.random.split(jax.random.key(config.seed), 3)
     record = make_record()
     progress("products of Gaussian matrices")

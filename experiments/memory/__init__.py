@@ -8,7 +8,6 @@ on simulated sequences, dh_t/dθ by forward-mode differentiation of `unroll`.
 Reference: Zucchet & Orvieto (2024), arXiv:2405.21064; the parametrisations: Orvieto et al. (2023), arXiv:2303.06349.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,12 +31,12 @@ SAME = 1e-12
 BATCH = 8  # sequences simulated side by side
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    keys: int = field(default=128, metadata={"help": "simulated sequences"})
-    memories: int = field(default=60, metadata={"help": "length of each after the start, in longest 1/(1 − λ)"})
-    seed: int = field(default=0, metadata={"help": "seed of the sequences"})
-    out: str = field(default="results/memory", metadata={"help": "folder of the results"})
+    keys: int = options.size(128, "simulated sequences", least=2)
+    memories: int = options.size(60, "length of each after the start, in longest 1/(1 − λ) steps")
+    seed: int = options.seed("seed of the sequences")
+    out: str = options.out("memory")
 
 
 class Sensitivity(NamedTuple):
@@ -66,8 +65,6 @@ class Growth(NamedTuple):
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Sensitivity | Growth]:
     """Every parametrisation under every ρ, and the chain's growth, in float64 (the caller enables x64)."""
-    options.require_size("keys", config.keys, least=2)
-    options.require_size("memories", config.memories)
     forgetting = np.array(FORGETTING)
     decay, cell = 1 - forgetting, cells.lru(1, len(FORGETTING))
     start = round(MEMORIES / forgetting.min())

@@ -5,13 +5,12 @@ fact, that is named beside it; the same code without the mistake passes the same
 """
 
 import time
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import harness
+from experiments import harness, options
 
 from . import kernels, memories, slopes
 from .figure import plot
@@ -19,13 +18,11 @@ from .figure import plot
 MISTAKES = (*memories.ROWS, *slopes.ROWS, *kernels.ROWS)
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    only: str | None = field(
-        default=None, metadata={"help": "rows whose name has this part, such as LSTM", "shown": "all rows"}
-    )
-    seed: int = field(default=0, metadata={"help": "seed of weights, inputs and losses"})
-    out: str = field(default="results/mistakes", metadata={"help": "folder of the results"})
+    only: str | None = options.text("rows whose name has this part, such as LSTM", shown="all rows")
+    seed: int = options.seed("seed of weights, inputs and losses")
+    out: str = options.out("mistakes")
 
 
 class Outcome(NamedTuple):

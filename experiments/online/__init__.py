@@ -1,6 +1,5 @@
 """Online estimators on four tasks: cosine to the exact gradient over training, final loss and cost."""
 
-from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -18,20 +17,20 @@ from .summary import summarise
 from .tasks import DELAY, RATES, TASKS, Task, estimate, make_tasks, train
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    task: str = field(default="all", metadata={"choices": ("all", *TASKS), "help": "which task"})
-    text: str | None = field(default=None, metadata={"help": "a text file", "shown": "CPython's documentation"})
-    hidden: int = field(default=64, metadata={"help": "units N of the Elman net"})
-    gain: float = field(default=1.0, metadata={"help": "gain of its recurrent weights at the start"})
-    length: int = field(default=32, metadata={"help": "steps T of a sequence"})
-    updates: int = field(default=160, metadata={"help": "parameter updates"})
-    records: int = field(default=4, metadata={"help": "times after the start that cosines are measured"})
-    batch: int = field(default=2, metadata={"help": "sequences an update"})
-    sequences: int = field(default=6, metadata={"help": "sequences a cosine is measured on, each with its own signs"})
-    keys: int = field(default=3, metadata={"help": "trainings: weights, data and signs"})
-    seed: int = field(default=0, metadata={"help": "seed of everything random"})
-    out: str = field(default="results/online", metadata={"help": "folder of the results"})
+    task: tuple = options.choices("all", TASKS, "tasks")
+    text: str | None = options.file("a text file", shown="CPython's documentation")
+    hidden: int = options.size(64, "units N of the Elman net")
+    gain: float = options.number(1.0, "gain of its recurrent weights at the start", above=0)
+    length: int = options.size(32, "steps T of a sequence", least=DELAY + 1)
+    updates: int = options.size(160, "parameter updates, at least one for each record")
+    records: int = options.size(4, "times after the start that cosines are measured")
+    batch: int = options.size(2, "sequences an update")
+    sequences: int = options.size(6, "sequences a cosine is measured on, each with its own signs")
+    keys: int = options.size(3, "trainings: weights, data and signs", least=2)
+    seed: int = options.seed()
+    out: str = options.out("online")
 
 
 class Exact(NamedTuple):
@@ -66,15 +65,11 @@ class Outcome(NamedTuple):
 
 def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Outcome]:
     """Every task, in JAX's default float."""
-    options.require_positive("gain", config.gain)
-    for name, least in {"hidden": 1, "length": DELAY + 1, "batch": 1, "sequences": 1, "keys": 2, "records": 1}.items():
-        options.require_size(name, getattr(config, name), least=least)
     options.require_size("updates", config.updates, least=config.records)
     symbols = text.encode(text.load_text(config.text))
     options.require_size("length", config.length, most=len(symbols) // 10 - 2)
     tasks = make_tasks(config.hidden, config.length, config.gain, symbols)
-    names = TASKS if config.task == "all" else (config.task,)
-    return {name: _run_task(name, tasks[name], config, progress) for name in names}
+    return {name: _run_task(name, tasks[name], config, progress) for name in config.task}
 
 
 def _run_task(name, task: Task, config, progress):

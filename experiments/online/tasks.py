@@ -12,7 +12,7 @@ from experiments import descent, tasks
 from jaxbptt import cells
 from jaxbptt.models import Model, sequence_model
 
-TASKS = {"copy": "nats", "delayed XOR": "nats", "adding": "½ error²", "text": "nats"}  # unit of the loss
+TASKS = {"copy": "nats", "delayed-xor": "nats", "adding": "½ error²", "text": "nats"}  # unit of the loss
 DELAY = 3  # steps, of copy and delayed XOR
 RATES = (0.002, 0.006)  # of Adam; every rule gets its best
 HELD_OUT = 64  # sequences of the final losses
@@ -37,7 +37,7 @@ def make_tasks(hidden: int, length: int, gain: float, symbols: Any) -> dict[str,
     """
     posed = {
         "copy": tasks.delayed_copy(length, DELAY),
-        "delayed XOR": tasks.delayed_xor(length, DELAY),
+        "delayed-xor": tasks.delayed_xor(length, DELAY),
         "adding": tasks.adding(length, at_every_step=True),
         "text": tasks.next_symbol(symbols, length),
     }

@@ -8,7 +8,6 @@ Hypotheses. Newton's method on all T steps at once takes a number of iterations 
 late.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,17 @@ from . import horizon, newton
 from .figure import plot
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    size: int = field(default=32, metadata={"help": "units N of the tanh nets; 100 as published (2 min more)"})
-    iterations: int = field(default=100, metadata={"help": "Newton's iterations are stopped at so many"})
-    slowest: float = field(
-        default=0.99, metadata={"help": "the largest λ of the scalars; 0.999: 40,000 steps", "choices": horizon.DECAYS}
-    )
-    seed: int = field(default=0, metadata={"help": "seed of weights, inputs and losses"})
-    out: str = field(default="results/parallel", metadata={"help": "folder of the results"})
+    size: int = options.size(32, "units N of the tanh nets; 100 as published (2 min more)", least=2)
+    iterations: int = options.size(100, "iterations after which Newton's method is stopped", least=100)
+    slowest: float = options.choice(0.99, horizon.DECAYS, "the largest λ of the scalars (0.999: 40,000 steps)")
+    seed: int = options.seed("seed of weights, inputs and losses")
+    out: str = options.out("parallel")
 
 
 def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
     """ "newton", "scalar, λ, float" and "nets, start, float" (the caller enables x64)."""
-    options.require_size("size", config.size, least=2)
-    options.require_size("iterations", config.iterations, least=100)
     results: dict[str, Any] = {
         "newton": newton.measure_iterations(config.size, config.iterations, config.seed, progress)
     }

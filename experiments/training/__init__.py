@@ -19,7 +19,6 @@ back the gradient reaches, how fast perturbations grow and what clipping takes a
    clipping a batch's mean gradient to a norm of 1 does.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -36,31 +35,29 @@ TASKS = ("copy", "adding", "xor", "text", "digits")
 ITEMS = 5  # symbols of the copy task
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    task: str = field(default="copy", metadata={"choices": ("all", *TASKS), "full": "all", "help": "what is learned"})
-    text: str | None = field(default=None, metadata={"help": "a text file", "shown": "CPython's documentation"})
-    hidden: int = field(default=32, metadata={"help": "units N"})
-    length: int = field(default=30, metadata={"help": "steps T of a sequence (digits: 64)"})
-    updates: int = field(default=1000, metadata={"full": 2000, "help": "parameter updates"})
-    records: int = field(default=10, metadata={"help": "times after the start that the net is looked at"})
-    batch: int = field(default=16, metadata={"help": "sequences an update"})
-    keys: int = field(default=5, metadata={"full": 10, "help": "trainings of each net: weights and data"})
-    seed: int = field(default=0, metadata={"help": "seed of everything random"})
-    full: bool = field(default=False, metadata={"help": "the record run: every task, longer, more keys"})
-    out: str = field(default="results/training", metadata={"help": "folder of the results"})
+    task: tuple = options.choices("copy", TASKS, "what is learned", full="all")
+    text: str | None = options.file("a text file", shown="CPython's documentation")
+    hidden: int = options.size(32, "units N")
+    length: int = options.size(30, "steps T of a sequence (digits: 64)", least=ITEMS * 2 + 1)
+    updates: int = options.size(1000, "parameter updates, a multiple of records", full=2000)
+    records: int = options.size(10, "times after the start that the net is looked at")
+    batch: int = options.size(16, "sequences an update")
+    keys: int = options.size(5, "trainings of each net: weights and data", least=2, full=10)
+    seed: int = options.seed()
+    full: bool = options.flag("the record run: every task, longer, more keys")
+    out: str = options.out("training")
 
 
 def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Curves]:
     """Curves of every net on every task, "copy: GRU", and of the exploding one by kind of clipping; float32."""
-    for name, least in {"hidden": 1, "length": ITEMS * 2 + 1, "records": 1, "batch": 1, "keys": 2}.items():
-        options.require_size(name, getattr(config, name), least=least)
     options.require_size("updates", config.updates, least=config.records)
     if config.updates % config.records:
         raise ValueError(f"updates: got {config.updates}, expected a multiple of records = {config.records}")
     init_key, batch_key, held_out_key = jax.random.split(jax.random.key(config.seed), 3)
     init_keys, batch_keys = (jax.random.split(key, config.keys) for key in (init_key, batch_key))
-    posed = {name: _make_task(name, config) for name in (TASKS if config.task == "all" else (config.task,))}
+    posed = {name: _make_task(name, config) for name in config.task}
     compiled: dict[tuple[str, str], Compiled] = {}  # nets of one kind share their step
 
     def learn(task_name, arm, clipped):

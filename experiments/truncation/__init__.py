@@ -1,6 +1,5 @@
 """Truncation on real text: what is cut and kept, bias and spread at equal cost, and training by each scheme."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -16,20 +15,20 @@ from .training import RECORDS, train_all
 from .windows import SEQUENCES, draw_windows
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    cell: str = field(default="elman", metadata={"choices": ("elman", "gru", "lstm"), "help": "which cell"})
-    text: str | None = field(default=None, metadata={"help": "a text file", "shown": "CPython's documentation"})
-    hidden: int = field(default=32, metadata={"help": "hidden units H"})
-    length: int = field(default=96, metadata={"help": "steps T of a sequence"})
-    window: int = field(default=7, metadata={"help": "K of regular truncation; the others cost the same"})
-    tolerance: float = field(default=0.2, metadata={"help": "relative bias the adaptive scheme allows"})
-    updates: int = field(default=500, metadata={"help": "parameter updates"})
-    batch: int = field(default=4, metadata={"help": "sequences an update"})
-    keys: int = field(default=8, metadata={"help": "trainings of each scheme: weights, batches and cuts"})
-    draws: int = field(default=200, metadata={"help": "draws of the cuts, for bias and spread"})
-    seed: int = field(default=0, metadata={"help": "seed of everything random"})
-    out: str = field(default="results/truncation", metadata={"help": "folder of the results"})
+    cell: str = options.choice("elman", ("elman", "gru", "lstm"), "which cell")
+    text: str | None = options.file("a text file", shown="CPython's documentation")
+    hidden: int = options.size(32, "hidden units H")
+    length: int = options.size(96, "steps T of a sequence", least=3)
+    window: int = options.size(7, "steps K of regular truncation, at most T; the others cost the same", least=2)
+    tolerance: float = options.number(0.2, "relative bias the adaptive scheme allows", above=0, most=1)
+    updates: int = options.size(500, "parameter updates", least=RECORDS)
+    batch: int = options.size(4, "sequences an update")
+    keys: int = options.size(8, "trainings of each scheme: weights, batches and cuts", least=2)
+    draws: int = options.size(200, "draws of the cuts, for bias and spread", least=2)
+    seed: int = options.seed()
+    out: str = options.out("truncation")
 
 
 def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Any]:
@@ -49,11 +48,7 @@ def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Any]:
 
 
 def _read_symbols(config):
-    for name, least in {"hidden": 1, "length": 3, "batch": 1, "keys": 2, "draws": 2}.items():
-        options.require_size(name, getattr(config, name), least=least)
-    options.require_size("updates", config.updates, least=RECORDS)
-    options.require_size("window", config.window, least=2, most=config.length)
-    options.require_probability("tolerance", config.tolerance)
+    options.require_size("window", config.window, most=config.length)
     available = text.load_text(config.text)
     if config.length > (most := len(available) // 10 - 2):
         raise ValueError(f"length: got T = {config.length}, expected at most {most} (a tenth of the text, held out)")

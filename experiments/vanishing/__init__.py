@@ -1,6 +1,5 @@
 """When gradients vanish or explode: recurrent gain × scheme × cell on real text, against what theory expects."""
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,13 +22,13 @@ WARM_UP = 50  # symbols read before step 1
 RADII, POWER, SYMMETRIC = (0.9, 1.0, 1.1), 40, 100  # the symmetric case: ρ(W), t, N
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    text: str | None = field(default=None, metadata={"help": "a text file", "shown": "CPython's documentation"})
-    size: int = field(default=64, metadata={"help": "state entries N (an LSTM has N // 2 units)"})
-    length: int = field(default=300, metadata={"help": "steps T"})
-    seed: int = field(default=0, metadata={"help": "seed of the weights"})
-    out: str = field(default="results/vanishing", metadata={"help": "folder of the results"})
+    text: str | None = options.file("a text file", shown="CPython's documentation")
+    size: int = options.size(64, "state entries N (an LSTM has N // 2 units)", least=2)
+    length: int = options.size(300, "steps T")
+    seed: int = options.seed("seed of the weights")
+    out: str = options.out("vanishing")
 
 
 class Point(NamedTuple):
@@ -77,8 +76,6 @@ def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Sweep | Symm
 
 
 def _read_inputs(config):
-    options.require_size("size", config.size, least=2)
-    options.require_size("length", config.length)
     available = text.load_text(config.text)
     if config.length > (most := len(available) - WARM_UP):
         raise ValueError(f"length: got T = {config.length}, expected at most {most} (the text less {WARM_UP} symbols)")

@@ -8,7 +8,7 @@ from experiments.forcing import figure, growth, nets, summary, training
 
 from .runs import WITH_SUMMARY, run_tiny
 
-SMALL = "--hidden 4 --length 89 --updates 2 --batch 1 --keys 2"
+SMALL = "--hidden 4 --length 89 --updates 20 --batch 1 --keys 2"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def small(tmp_path_factory):
             patch.setattr(module, name, value)
         run = run_tiny("forcing", SMALL, tmp_path_factory.mktemp("forcing"), "standard")
         with jax.numpy_dtype_promotion("standard"):
-            again = experiment.run(experiment.Config(hidden=4, length=89, updates=2, batch=1, keys=2))
+            again = experiment.run(experiment.Config(hidden=4, length=89, updates=20, batch=1, keys=2))
         return run, again
 
 

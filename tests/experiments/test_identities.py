@@ -89,7 +89,7 @@ def test_breaking_the_toolkit_changes_verdicts(module, name, old, new, ids, monk
 
 def row_of(expected, written, truth, corrected=None, general=None, smallest=()):
     claim = lambda **instance: Claim(written(**instance), truth(**instance), corrected and corrected(**instance))
-    return Identity("S0.1", expected, "x", "", "", "", general or (lambda key: {"x": 2.0}), claim, smallest, "")
+    return Identity("S0.1", expected, "x", "", "", general or (lambda key: {"x": 2.0}), claim, smallest, "")
 
 
 def test_the_judge():
@@ -115,7 +115,7 @@ def test_residuals_see_shape_and_nan():
 
 
 def test_command_line_filters_and_files(tmp_path, capsys):
-    assert entry.main(["identities", "--id", "S0.9", "--out", str(tmp_path)]) == 0
+    assert entry.main(["identities", "--id", "s0.9", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "S0.9" in out
     assert "1 rows: 1 conditional" in out
@@ -127,7 +127,7 @@ def test_command_line_filters_and_files(tmp_path, capsys):
     assert entry.main(["identities", "--source", "X", "--only", "true", "--force", "--out", str(tmp_path)]) == 0
     assert {record["verdict"] for record in json.loads((tmp_path / "identities.json").read_text())} == {"holds"}
     assert entry.main(["identities", "--id", "S9.9", "--force", "--out", str(tmp_path)]) == 2
-    assert "id: got 'S9.9', expected a row" in capsys.readouterr().err
+    assert "id: got 'S9.9', expected a row such as 'S4.16' (there are 128), did you mean 'S" in capsys.readouterr().err
 
 
 def test_a_verdict_that_differs_is_an_exit_code(monkeypatch, tmp_path, capsys):
@@ -139,26 +139,9 @@ def test_a_verdict_that_differs_is_an_exit_code(monkeypatch, tmp_path, capsys):
     assert "verdict differs from the expected one: S0.10" in capsys.readouterr().out
 
 
-WORDS_ALONE = {"S0.20"}  # how often a line through the states is folded is counted, not computed
-EQUATIONS = [(row.id, latex) for row in ROWS.values() for latex in (row.latex, row.correct_latex) if latex]
-
-
-def test_every_correct_statement_stands_there_as_an_equation():
-    assert {id for id, row in ROWS.items() if row.correct and not row.correct_latex} == WORDS_ALONE
-    assert not [id for id, row in ROWS.items() if row.correct_latex and not row.correct]
-    assert not [id for id, row in ROWS.items() if row.correct_latex == row.latex or "$" in row.correct_latex]
-
-
 def test_every_equation_can_be_drawn():
-    for id, latex in EQUATIONS:
-        assert re.search(r'<path d="M.*Z', page.equation(latex)), id
-
-
-def test_every_equation_is_mathml():
-    converter = pytest.importorskip("latex2mathml.converter")
-    for id, latex in EQUATIONS:
-        # An unknown command goes through as text; mathtext reads \quadC as \quad C.
-        assert "\\" not in converter.convert(latex), id
+    for row in ROWS.values():
+        assert re.search(r'<path d="M.*Z', page.equation(row.latex)), row.id
 
 
 def test_truncation_strategies_as_exact_expectations():

@@ -3,23 +3,22 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments import files, harness
+from experiments import files, harness, options
 
 POINTS = 3
 
 
-@dataclass(frozen=True)
+@options.config
 class Config:
-    value: int = field(default=1, metadata={"help": "which run"})
-    text: str | None = field(default=None, metadata={"help": "a file", "file": True})
-    out: str = field(default="results/toy", metadata={"help": "folder of the results"})
+    value: int = options.size(1, "which run")
+    text: str | None = options.file("a file", shown="none")
+    out: str = options.out("toy")
 
 
 class Point(NamedTuple):
