@@ -13,6 +13,7 @@ from jaxbptt.jacobians import prefix_products, step_jacobians
 from jaxbptt.trajectories import Trajectory, unroll
 
 from . import captions, files, harness, nets, options, text
+from .text import KEEP
 
 FORGET_BIASES = (0.0, 1.0, 3.0)
 MEANINGS = ("h frozen: diag f", "through h, o frozen", "C block of the full product")
@@ -24,6 +25,7 @@ WORDS = {"font.size": 14, "axes.titlesize": 15, "legend.fontsize": 12.5}
 @options.config
 class Config:
     text: str | None = options.file("a text file", shown="CPython's documentation")
+    keep: tuple = options.choices("letters", KEEP, "kinds of characters of the text that stay; letters always do")
     hidden: int = options.size(32, "hidden units H")
     length: int = options.size(100, "steps T")
     gain: float = options.number(1.0, "gain of the Gaussian recurrent weights")
@@ -40,19 +42,20 @@ class Memory(NamedTuple):
     jacobian_error: float  # of B_t and of the blocks used here against the toolkit's J_t, largest entry
 
 
-def run(config: Config, progress: Any = lambda message: None) -> dict[str, Memory]:
-    """Every forget bias, in float64 (the caller enables x64)."""
-    symbols = text.load_text(config.text)
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
+    """Every forget bias, in float64 (the caller enables x64), and the text's alphabet."""
+    symbols, alphabet = text.load_text(config.text, config.keep)
     if len(symbols) < config.length + 1:
         raise ValueError(
             f"length: got T = {config.length}, expected at most {len(symbols) - 1} (the text's symbols less 1)"
         )
-    one_hot = nets.encode_one_hot(text.encode(symbols[: config.length + 1]))
-    results = {}
+    size = len(alphabet.characters)
+    one_hot = nets.encode_one_hot(symbols[: config.length + 1], size)
+    results: dict[str, Any] = {"alphabet": alphabet}
     for bias in FORGET_BIASES:
         progress(f"forget bias {bias:g}")
         recurrent = cells.gaussian(config.gain)
-        cell = nets.make_text_cell("lstm", config.hidden, forget_bias=bias, recurrent=recurrent)
+        cell = nets.make_text_cell("lstm", size, config.hidden, forget_bias=bias, recurrent=recurrent)
         measured = jax.jit(lambda params, inputs, cell=cell: _measure(cell, params, inputs))
         traces, one_step, log_norms, error = measured(cell.init(jax.random.key(config.seed)), one_hot)
         results[f"{bias:g}"] = Memory(np.asarray(traces), np.asarray(one_step), np.asarray(log_norms), float(error))
@@ -85,9 +88,9 @@ def _measure(cell, params, inputs):
     return jnp.stack((i, f, o), axis=1), jnp.stack(one_step), jnp.stack(log_norms), error
 
 
-def summarise(results: dict[str, Memory], config: Config) -> harness.Summary:
+def summarise(results: dict[str, Any], config: Config) -> harness.Summary:
     """The median forget gate, and the growth of dC_T/dC_0 by each meaning."""
-    lines = []
+    lines, results = text.take_alphabet(results)
     for bias, memory in results.items():
         rates = memory.log_norms[:, -1] / len(memory.gates)
         said = "; ".join(f"{name} {rate:+.3f}" for name, rate in zip(MEANINGS, rates, strict=True))
@@ -96,11 +99,12 @@ def summarise(results: dict[str, Memory], config: Config) -> harness.Summary:
     return harness.Summary(lines)
 
 
-def plot(results: dict[str, Memory], path: Path) -> None:
+def plot(results: dict[str, Any], path: Path) -> None:
     """One column a forget bias: gates, singular values of one step, growth over many."""
     import matplotlib
     from matplotlib.figure import Figure
 
+    results = text.take_alphabet(results)[1]
     with matplotlib.rc_context(WORDS):
         figure = Figure(figsize=(1.2 + 3.9 * len(results), 12.8), layout="constrained")
         figure.suptitle(

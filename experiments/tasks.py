@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import text
 from jaxbptt.cells import Cell
 from jaxbptt.models import Model, Weighted, read, sequence_model, softmax_cross_entropy, squared_error, weighted
 from jaxbptt.trajectories import unroll
@@ -138,12 +137,12 @@ def adding(length: int, *, at_every_step: bool = False) -> Task:
     return Task(2, 1, draw, squared_error, "½ error²", *asked)
 
 
-def next_symbol(symbols: Any, length: int, kept_back: int = 10) -> Task:
-    """The next symbol of a text [S]; its last `kept_back`-th is for the final losses only.
+def next_symbol(symbols: Any, size: int, length: int, kept_back: int = 10) -> Task:
+    """The next symbol of a text [S] of an alphabet of `size`; its last `kept_back`-th is for the final losses only.
 
     Without memory, from the present symbol alone: the entropy of a symbol given the one before it.
     """
-    size, held_back = len(text.ALPHABET), len(symbols) // kept_back
+    held_back = len(symbols) // kept_back
 
     def windows_of(part):
         def draw(key):

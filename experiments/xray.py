@@ -14,6 +14,7 @@ from jaxbptt.report import XRay
 from jaxbptt.trajectories import unroll
 
 from . import assembled, files, harness, nets, options, text
+from .text import KEEP
 
 CELLS = ("elman", "lstm", "gru")
 WARM_UP = 50  # symbols read before step 1, so that h_0 is a state the text leads to and not zero
@@ -24,6 +25,7 @@ WRONG = 0.1  # nats: a singular value is wrong when it is off by more than this,
 class Config:
     cell: tuple = options.choices("all", CELLS, "cells")
     text: str | None = options.file("a text file", shown="CPython's documentation")
+    keep: tuple = options.choices("letters", KEEP, "kinds of characters of the text that stay; letters always do")
     hidden: int = options.size(64, "hidden units H")
     length: int = options.size(256, "steps T")
     offset: int = options.size(0, "symbols of the text skipped", least=0)
@@ -46,29 +48,30 @@ class Result:
         return {**self.xray.arrays(), "assembled": self.assembled, "assembled_float32": self.assembled_float32}
 
 
-def run(config: Config, progress: Any = lambda message: None) -> dict[str, Result]:
-    """Every cell of the config, in float64 (the caller enables x64)."""
-    symbols = _symbols(config)
-    return {name: _run_cell(name, config, symbols, progress) for name in config.cell}
+def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
+    """Every cell of the config, in float64 (the caller enables x64), and the text's alphabet."""
+    symbols, alphabet = _read_symbols(config)
+    size = len(alphabet.characters)
+    return {name: _run_cell(name, config, symbols, size, progress) for name in config.cell} | {"alphabet": alphabet}
 
 
-def _symbols(config):
-    available = text.load_text(config.text)
+def _read_symbols(config):
+    available, alphabet = text.load_text(config.text, config.keep)
     needed = WARM_UP + config.length + 1
     if config.offset + needed > len(available):
         got = f"{len(available)} symbols in the text, {config.offset} of them skipped"
         raise ValueError(
             f"length: got T = {config.length}, expected at most what is left ({got}, {WARM_UP + 1} kept back)"
         )
-    return text.encode(available[config.offset : config.offset + needed])
+    return available[config.offset : config.offset + needed], alphabet
 
 
-def _run_cell(name, config, symbols, progress):
+def _run_cell(name, config, symbols, size, progress):
     gates = {"forget_bias": config.forget_bias} if name == "lstm" else {}
-    cell = nets.make_text_cell(name, config.hidden, recurrent=nets.SCHEMES[config.scheme](config.gain), **gates)
+    cell = nets.make_text_cell(name, size, config.hidden, recurrent=nets.SCHEMES[config.scheme](config.gain), **gates)
     model = nets.make_text_model(cell)
     params = model.init(jax.random.key(config.seed))
-    one_hot = nets.encode_one_hot(symbols)
+    one_hot = nets.encode_one_hot(symbols, size)
     inputs, targets = one_hot[WARM_UP:-1], jnp.asarray(symbols[WARM_UP + 1 :])
     h_0 = jax.jit(lambda params, inputs: nets.settle(model, params, inputs))(params, one_hot[:WARM_UP])
     progress(f"{name}: proof, singular values, tables")
@@ -84,10 +87,11 @@ def _run_cell(name, config, symbols, progress):
     )
 
 
-def summarise(results: dict[str, Result], config: Config) -> harness.Summary:
+def summarise(results: dict[str, Any], config: Config) -> harness.Summary:
     """The verdict on every cell; the exit code says whether every gradient is proved."""
+    read, results = text.take_alphabet(results)
     judged = {name: judge(result) for name, result in results.items()}
-    lines = [f"{name}\n  " + "\n  ".join(entry["verdict"]) for name, entry in judged.items()]
+    lines = [*read, *(f"{name}\n  " + "\n  ".join(entry["verdict"]) for name, entry in judged.items())]
     return harness.Summary(lines, judged, exit_code=0 if all(entry["proved"] for entry in judged.values()) else 1)
 
 
@@ -111,10 +115,11 @@ def _count_wrong(assembled, log_sigma):
     return int(np.sum(~right))
 
 
-def plot(results: dict[str, Result], path: Path) -> None:
+def plot(results: dict[str, Any], path: Path) -> None:
     """One column a cell."""
     from jaxbptt import plotting
 
+    results = text.take_alphabet(results)[1]
     names = [name.capitalize() if name == "elman" else name.upper() for name in results]
     files.write_figure(path, plotting.xray(*(result.xray for result in results.values()), names=names), dpi=100)
 

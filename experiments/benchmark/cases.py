@@ -30,9 +30,12 @@ class Case(NamedTuple):
     targets: jax.Array  # [T, O], for B > 1 [T, B, O]
 
     def flops(self) -> float:
-        """Of a gradient: three products (forward, adjoint, weights), 2 flops a multiply-add."""
-        weights = 2 * GATES[self.cell] * self.units**2 + OUTPUTS * self.units
-        return 3 * 2 * weights * self.length * self.batch
+        """Of a gradient, 2 a multiply-add: w_hh and w_yh in three products (forward, adjoint, weights), w_hx in two.
+
+        Nobody asks for the gradient of the inputs, so w_hx has no adjoint to compute.
+        """
+        recurrent = GATES[self.cell] * self.units**2  # entries of w_hh, and as many of w_hx
+        return 2 * (5 * recurrent + 3 * OUTPUTS * self.units) * self.length * self.batch
 
     def label(self) -> dict[str, Any]:
         dtype = str(self.inputs.dtype)

@@ -130,7 +130,7 @@ def _plot_speed(ax, rows, roofline):
     sizes = sorted({row["N"] for row in ours})
     middle = (sizes[0] * sizes[-1]) ** 0.5
     ax.annotate(
-        f"one large product: {limit:.0f}", (middle, limit), (0, 5), textcoords="offset points", fontsize=12, ha="center"
+        f"a square product: {limit:.0f}", (middle, limit), (0, 5), textcoords="offset points", fontsize=12, ha="center"
     )
     ax.set_ylim(min(row["gflops"] for row in ours) / 6, 2 * limit)  # room below for the legend
     _dress(

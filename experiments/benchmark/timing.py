@@ -82,6 +82,7 @@ def race(
             quartiles=np.quantile(taken, (0.25, 0.75)).tolist(),
             ratio=float(ratio[1]),
             ratio_quartiles=ratio[[0, 2]].tolist(),
+            ratio_of_medians=float(np.median(taken) / np.median(times[0])),
         )
         if flops is not None:
             row.update(flops=flops, gflops=flops / row["seconds"] / 1e9)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from experiments import descent, harness, options, text
+from experiments.text import KEEP
 from jaxbptt import gradients
 
 from . import rules
@@ -21,6 +22,7 @@ from .tasks import DELAY, RATES, TASKS, Task, estimate, make_tasks, train
 class Config:
     task: tuple = options.choices("all", TASKS, "tasks")
     text: str | None = options.file("a text file", shown="CPython's documentation")
+    keep: tuple = options.choices("letters", KEEP, "kinds of characters of the text that stay; letters always do")
     hidden: int = options.size(64, "units N of the Elman net")
     gain: float = options.number(1.0, "gain of its recurrent weights at the start", above=0)
     length: int = options.size(32, "steps T of a sequence", least=DELAY + 1)
@@ -63,13 +65,14 @@ class Outcome(NamedTuple):
     sequences: np.ndarray  # [] that a cosine is measured on
 
 
-def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Outcome]:
-    """Every task, in JAX's default float."""
+def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Any]:
+    """Every task, in JAX's default float, and the "alphabet" where text is one."""
     options.require_size("updates", config.updates, least=config.records)
-    symbols = text.encode(text.load_text(config.text))
+    symbols, alphabet = text.load_text(config.text, config.keep)
     options.require_size("length", config.length, most=len(symbols) // 10 - 2)
-    tasks = make_tasks(config.hidden, config.length, config.gain, symbols)
-    return {name: _run_task(name, tasks[name], config, progress) for name in config.task}
+    tasks = make_tasks(config.hidden, config.length, config.gain, symbols, len(alphabet.characters))
+    results: dict[str, Any] = {name: _run_task(name, tasks[name], config, progress) for name in config.task}
+    return results | ({"alphabet": alphabet} if "text" in config.task else {})
 
 
 def _run_task(name, task: Task, config, progress):

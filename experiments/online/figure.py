@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import captions, files
+from experiments import captions, files, text
 from experiments.descent import find_best_rates
 
 from .rules import LEAK, PUBLISHED
@@ -27,6 +27,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
+    results = text.take_alphabet(results)[1]
     with matplotlib.rc_context(WORDS):
         figure = Figure(figsize=(17, 22), layout="constrained")
         figure.suptitle("Gradients forward in time: what does each online rule keep, learn and cost?", fontsize=20)

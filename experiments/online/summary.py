@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments import harness
+from experiments import harness, text
 from experiments.descent import find_best_rates
 
 from .rules import PUBLISHED
@@ -19,8 +19,9 @@ WHY = """published: sketched-rtrl's shipped results, N = 64. They differ from ou
 
 def summarise(results: dict[str, Any], config: Any) -> harness.Summary:
     """Every task in numbers; the cosines beside the published ones."""
+    read, results = text.take_alphabet(results)
     numbers = {name: judge(outcome) for name, outcome in results.items()}
-    return harness.Summary([*in_words(numbers), WHY], numbers)
+    return harness.Summary([*read, *in_words(numbers), WHY], numbers)
 
 
 def judge(outcome: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Task(NamedTuple):
     draw_held_out: Callable[[jax.Array], tuple[Any, Any]]  # the same for the final losses
 
 
-def make_tasks(hidden: int, length: int, gain: float, symbols: Any) -> dict[str, Task]:
+def make_tasks(hidden: int, length: int, gain: float, symbols: Any, size: int) -> dict[str, Task]:
     """Those of `experiments.tasks` with a loss at every step; copy and XOR, before there is anything to recall: of 0.
 
     Args:
@@ -34,12 +34,13 @@ def make_tasks(hidden: int, length: int, gain: float, symbols: Any) -> dict[str,
       length: T ≥ 2.
       gain: of its recurrent weights.
       symbols: [S] of the text.
+      size: M of its alphabet.
     """
     posed = {
         "copy": tasks.delayed_copy(length, DELAY),
         "delayed-xor": tasks.delayed_xor(length, DELAY),
         "adding": tasks.adding(length, at_every_step=True),
-        "text": tasks.next_symbol(symbols, length),
+        "text": tasks.next_symbol(symbols, size, length),
     }
 
     def model(task):

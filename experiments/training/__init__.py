@@ -25,6 +25,7 @@ from typing import Any
 import jax
 
 from experiments import harness, options, tasks, text
+from experiments.text import KEEP
 
 from .arms import ARMS, CLIPPINGS, EXPLODING
 from .curves import Compiled, Curves, compile_step, train
@@ -39,6 +40,7 @@ ITEMS = 5  # symbols of the copy task
 class Config:
     task: tuple = options.choices("copy", TASKS, "what is learned", full="all")
     text: str | None = options.file("a text file", shown="CPython's documentation")
+    keep: tuple = options.choices("letters", KEEP, "kinds of characters of the text that stay; letters always do")
     hidden: int = options.size(32, "units N")
     length: int = options.size(30, "steps T of a sequence (digits: 64)", least=ITEMS * 2 + 1)
     updates: int = options.size(1000, "parameter updates, a multiple of records", full=2000)
@@ -50,14 +52,18 @@ class Config:
     out: str = options.out("training")
 
 
-def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Curves]:
-    """Curves of every net on every task, "copy: GRU", and of the exploding one by kind of clipping; float32."""
+def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Any]:
+    """Curves of every net on every task, "copy: GRU", and of the exploding one by kind of clipping; float32.
+
+    Beside them the "alphabet" where text is a task.
+    """
     options.require_size("updates", config.updates, least=config.records)
     if config.updates % config.records:
         raise ValueError(f"updates: got {config.updates}, expected a multiple of records = {config.records}")
     init_key, batch_key, held_out_key = jax.random.split(jax.random.key(config.seed), 3)
     init_keys, batch_keys = (jax.random.split(key, config.keys) for key in (init_key, batch_key))
-    posed = {name: _make_task(name, config) for name in config.task}
+    read = text.load_text(config.text, config.keep) if "text" in config.task else None
+    posed = {name: _make_task(name, config, read) for name in config.task}
     compiled: dict[tuple[str, str], Compiled] = {}  # nets of one kind share their step
 
     def learn(task_name, arm, clipped):
@@ -75,15 +81,15 @@ def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Curves]:
         if not todo:
             trained += [(f"gain 2, {kind}", EXPLODING, kind) for kind in CLIPPINGS]
         todo |= {f"{task_name}: {name}": partial(learn, task_name, *how) for name, *how in trained}
-    return progress.sweep(todo, Curves(*Curves._fields))
+    found = progress.sweep(todo, Curves(*Curves._fields))
+    return ({} if read is None else {"alphabet": read.alphabet}) | found
 
 
-def _make_task(name, config):
+def _make_task(name, config, read):
     length = config.length
     if name == "text":
-        symbols = text.encode(text.load_text(config.text))
-        options.require_size("length", length, most=len(symbols) // 10 - 2)
-        return tasks.next_symbol(symbols, length)
+        options.require_size("length", length, most=len(read.symbols) // 10 - 2)
+        return tasks.next_symbol(read.symbols, len(read.alphabet.characters), length)
     makers = {
         "copy": lambda: tasks.copy_memory(length - 2 * ITEMS, items=ITEMS),
         "adding": lambda: tasks.adding(length),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import captions, files
+from experiments import captions, files, text
 from experiments.claims import mean_interval
 
 from .arms import ARMS, CLIPPINGS
@@ -39,6 +39,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
+    results = text.take_alphabet(results)[1]
     tasks = list(dict.fromkeys(name.split(": ")[0] for name in results))
     first, rows = tasks[0], len(FAMILIES) + 1 + (len(tasks) > 1)
     with matplotlib.rc_context(WORDS):

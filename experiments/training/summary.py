@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import harness
+from experiments import harness, text
 from experiments.claims import Claim, as_numbers, in_words, mean_interval
 
 from .arms import CLIPPINGS
@@ -22,9 +22,9 @@ REMEMBERS = "LSTM, forget bias 1"
 
 def summarise(results: dict[str, Any], config: Any) -> harness.Summary:
     """Table, claims and their numbers."""
+    lines, results = text.take_alphabet(results)
     tasks = list(dict.fromkeys(name.split(": ")[0] for name in results))
     claims = {task: make_claims(task, results) for task in tasks}
-    lines = []
     for task in tasks:
         lines += [*_table(task, results), ""]
     for task, made in claims.items():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import harness, nets, options, text
+from experiments.text import KEEP
 
 from .errors import Errors, measure_errors
 from .figure import plot
@@ -19,6 +20,7 @@ from .windows import SEQUENCES, draw_windows
 class Config:
     cell: str = options.choice("elman", ("elman", "gru", "lstm"), "which cell")
     text: str | None = options.file("a text file", shown="CPython's documentation")
+    keep: tuple = options.choices("letters", KEEP, "kinds of characters of the text that stay; letters always do")
     hidden: int = options.size(32, "hidden units H")
     length: int = options.size(96, "steps T of a sequence", least=3)
     window: int = options.size(7, "steps K of regular truncation, at most T; the others cost the same", least=2)
@@ -32,27 +34,27 @@ class Config:
 
 
 def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Any]:
-    """{"training", "tables", "errors"}: training in float32, the rest in float64 (the caller enables x64)."""
-    symbols = _read_symbols(config)
-    model = nets.make_text_model(nets.make_text_cell(config.cell, config.hidden))
+    """{"training", "tables", "errors", "alphabet"}: training in float32, the rest in float64 (x64 is on)."""
+    symbols, alphabet = _read_symbols(config)
+    model = nets.make_text_model(nets.make_text_cell(config.cell, len(alphabet.characters), config.hidden))
     last_tenth = len(symbols) // 10
     train, held_out = jnp.asarray(symbols[:-last_tenth]), jnp.asarray(symbols[-last_tenth:])
     training, params = train_all(model, config, train, held_out, progress)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), params)
     windows = draw_windows(train, jax.random.key(config.seed + 1), SEQUENCES, config.length)
-    tables = {"the (t, k) tables": lambda: measure_tables(model, params, config, symbols)}
+    tables = {"the (t, k) tables": lambda: measure_tables(model, params, config, symbols, alphabet)}
     errors = {"bias and spread": lambda: measure_errors(model, params, config, windows, progress)}
     (tables,) = progress.sweep(tables, Tables(*Tables._fields)).values()
     (errors,) = progress.sweep(errors, Errors(*Errors._fields)).values()
-    return {"training": training, "tables": tables, "errors": errors}
+    return {"training": training, "tables": tables, "errors": errors, "alphabet": alphabet}
 
 
 def _read_symbols(config):
     options.require_size("window", config.window, most=config.length)
-    available = text.load_text(config.text)
+    available, alphabet = text.load_text(config.text, config.keep)
     if config.length > (most := len(available) // 10 - 2):
         raise ValueError(f"length: got T = {config.length}, expected at most {most} (a tenth of the text, held out)")
-    return text.encode(available)
+    return available, alphabet
 
 
 EXPERIMENT = harness.Experiment(

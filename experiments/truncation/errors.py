@@ -38,7 +38,7 @@ class Errors(NamedTuple):
 
 def measure_errors(model: Model, params: Any, config: Any, windows: Any, progress: Callable) -> Errors:
     """Of every scheme on every sequence of `windows` [S, T + 1]; config: length, draws and seed."""
-    inputs, targets = make_pairs(windows, params.readout.b_y.dtype)
+    inputs, targets = make_pairs(windows, model.num_inputs, params.readout.b_y.dtype)
     progress("bias of the deterministic schemes")
     exact = _map_over(inputs, targets, lambda *pair: _flatten(gradients.bptt(model, params, *pair)[1]))
     unit = _rms(exact)

@@ -72,13 +72,21 @@ def _plot_tables(figure, tables):
             ax.plot([edge, edge], [-1.6, 0.3], color=COLOURS[name], linewidth=3, clip_on=False)
         for k, letter in enumerate(tables.letters, 1):
             style = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 13.5}
-            ax.text(k, -0.65, "·" if letter == " " else letter, color="0.15", **style)
+            ax.text(k, -0.65, _glyph(letter), color="0.15", **style)
         ax.set_title(title, fontweight="bold", fontsize=15, color=COLOURS[name], pad=36)
         ax.set(xlabel="θ used at step k", xlim=(0.5, steps + 0.5), ylim=(steps + 0.5, 0.5))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("loss at step t", fontsize=12)
     axes[1].text(0.04 * steps, 0.96 * steps, "dropped", color="0.45", fontsize=13)
     figure.colorbar(image, ax=axes, label=r"$\log_{10}$ (weight × ‖term (t, k)‖)", shrink=0.85, pad=0.01)
+
+
+def _glyph(letter):
+    """A dot for a space, a box for what the font lacks."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("monospace"))
+    return "·" if letter == " " else letter if font.get_char_index(ord(letter)) else "□"
 
 
 def _plot_errors(ax, errors, cost):

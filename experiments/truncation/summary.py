@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import harness
+from experiments import harness, text
 from experiments.claims import Claim, as_numbers, in_words, mean_interval
 from experiments.descent import find_best_rates
 
@@ -24,7 +24,7 @@ NAMES = {
 def summarise(results: dict[str, Any], config: Any) -> harness.Summary:
     """The verdict in numbers and words."""
     numbers = judge(results)
-    return harness.Summary(numbers["verdict"], numbers)
+    return harness.Summary([*text.take_alphabet(results)[0], *numbers["verdict"]], numbers)
 
 
 def judge(results: dict[str, Any]) -> dict[str, Any]:

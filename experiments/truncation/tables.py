@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import nets
-from experiments.text import ALPHABET
+from experiments.text import Alphabet
 from jaxbptt import truncation
 from jaxbptt.terms import gradient_terms
 
@@ -27,13 +27,14 @@ class Tables(NamedTuple):
     cuts: np.ndarray  # [3, S] True where the link into step t is cut
 
 
-def measure_tables(model: Any, params: Any, config: Any, symbols: np.ndarray) -> Tables:
+def measure_tables(model: Any, params: Any, config: Any, symbols: np.ndarray, alphabet: Alphabet) -> Tables:
     """The (t, k) table of the trained model, and what each scheme makes of it."""
     steps = min(SHOWN, config.length)
     window = symbols[config.length : config.length + steps + 1]  # the state before it is one the text leads to
-    before, _ = make_pairs(symbols[None, : config.length + 1], params.readout.b_y.dtype)
+    size, dtype = model.num_inputs, params.readout.b_y.dtype
+    before, _ = make_pairs(symbols[None, : config.length + 1], size, dtype)
     initial = nets.settle(model, params, before[0])
-    inputs, targets = make_pairs(window[None], params.readout.b_y.dtype)
+    inputs, targets = make_pairs(window[None], size, dtype)
     norms = jax.jit(partial(gradient_terms, model))(params, inputs[0], jnp.asarray(targets[0]), initial=initial).norms
     keep = keep_probabilities(config.window)["randomised"]
     drawn = truncation.draw_cuts(jax.random.key(config.seed), steps, keep)
@@ -41,5 +42,4 @@ def measure_tables(model: Any, params: Any, config: Any, symbols: np.ndarray) ->
     cuts = np.stack([done < 0, (done > 0) & (done % config.window == 0), drawn])
     regular, randomised = truncation.window_weights(steps, config.window), truncation.random_weights(drawn, keep)
     weights = np.stack([np.tri(steps), regular[:, 1:], randomised[:, 1:]])
-    letters = np.array([ALPHABET[symbol] for symbol in window[:-1]])
-    return Tables(letters, np.asarray(norms), weights, cuts)
+    return Tables(alphabet.characters[window[:-1]], np.asarray(norms), weights, cuts)

@@ -91,11 +91,12 @@ def train_all(model: Model, config: Any, text: Any, held_out: Any, progress: Any
 
 
 def _make_trainer(model, config, text, held_out, every, route):
-    evaluated = make_pairs(draw_windows(held_out, jax.random.key(config.seed), HELD_OUT, config.length), jnp.float32)
+    make = partial(make_pairs, size=model.num_inputs, dtype=jnp.float32)
+    evaluated = make(draw_windows(held_out, jax.random.key(config.seed), HELD_OUT, config.length))
 
     def gradient(params, key):
         batch_key, cut_key = jax.random.split(key)
-        batch = make_pairs(draw_windows(text, batch_key, config.batch, config.length), jnp.float32)
+        batch = make(draw_windows(text, batch_key, config.batch, config.length))
         each = jax.vmap(partial(route, model, params))(*batch, jax.random.split(cut_key, config.batch))[1]
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
@@ -109,6 +110,6 @@ def _choose_lag(model, config, text, params, key):
     """L for the tolerance, from the mean lag profile of SEQUENCES sequences."""
     windows = draw_windows(text, key, SEQUENCES, config.length)
     measure = partial(truncation.lag_profile, model, num_lags=min(schemes.LAGS[-1], config.length))
-    profiles = jax.vmap(measure, in_axes=(None, 0, 0))(params, *make_pairs(windows, jnp.float32))
+    profiles = jax.vmap(measure, in_axes=(None, 0, 0))(params, *make_pairs(windows, model.num_inputs, jnp.float32))
     mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), profiles)
     return truncation.choose_lag(mean.norms, config.tolerance, kept=mean.kept).num_lags

@@ -16,6 +16,6 @@ def draw_windows(symbols: jax.Array, key: jax.Array, count: int, length: int) ->
     return symbols[starts[:, None] + jnp.arange(length + 1)[None]]
 
 
-def make_pairs(windows: Any, dtype: Any) -> tuple[jax.Array, Any]:
-    """(inputs [B, T, 27], targets [B, T]) of windows [B, T + 1]."""
-    return nets.encode_one_hot(windows[:, :-1], dtype), windows[:, 1:]
+def make_pairs(windows: Any, size: int, dtype: Any) -> tuple[jax.Array, Any]:
+    """(inputs [B, T, M], targets [B, T]) of windows [B, T + 1], of an alphabet of M = `size`."""
+    return nets.encode_one_hot(windows[:, :-1], size, dtype), windows[:, 1:]

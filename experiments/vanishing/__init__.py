@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import harness, nets, options, systems, text
+from experiments.text import KEEP
 from jaxbptt import spectra
 from jaxbptt.jacobians import product, step_jacobians
 from jaxbptt.trajectories import unroll
@@ -25,6 +26,7 @@ RADII, POWER, SYMMETRIC = (0.9, 1.0, 1.1), 40, 100  # the symmetric case: ρ(W),
 @options.config
 class Config:
     text: str | None = options.file("a text file", shown="CPython's documentation")
+    keep: tuple = options.choices("letters", KEEP, "kinds of characters of the text that stay; letters always do")
     size: int = options.size(64, "state entries N (an LSTM has N // 2 units)", least=2)
     length: int = options.size(300, "steps T")
     seed: int = options.seed("seed of the weights")
@@ -42,9 +44,10 @@ class Point(NamedTuple):
     log_singular_values: np.ndarray  # [R, N] of dh_t/dh_0; R = 0 for gains that are not SHOWN
 
 
-def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Sweep | SymmetricNorms]:
-    """Every cell under every scheme, "cell, scheme", and "symmetric", in float64 (the caller enables x64)."""
-    one_hot, every = _read_inputs(config), max(1, config.length // RECORDS)
+def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Any]:
+    """Every "cell, scheme", "symmetric" and the text's "alphabet", in float64 (the caller enables x64)."""
+    (one_hot, alphabet), every = _read_inputs(config), max(1, config.length // RECORDS)
+    size = one_hot.shape[1]
     # N is the same for every cell: one compilation of each serves all.
     exponents_of = jax.jit(partial(spectra.lyapunov_exponents, k=max(1, config.size // 4)))
     follow = jax.jit(lambda jacobians: spectra.log_singular_values(jacobians, every=every))
@@ -59,7 +62,7 @@ def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Sweep | Symm
         return Point(exponents, error, carry, norms, eigenvalues.astype(complex), followed)
 
     for cell_name in CELLS:
-        make = partial(nets.make_text_cell, cell_name, config.size // (2 if cell_name == "lstm" else 1))
+        make = partial(nets.make_text_cell, cell_name, size, config.size // (2 if cell_name == "lstm" else 1))
         chain_of = jax.jit(partial(_chain, make(), GATES.get(cell_name)))
         for scheme, draw in nets.SCHEMES.items():
             drawn = make(recurrent=draw(1.0)).init(jax.random.key(config.seed))
@@ -67,19 +70,18 @@ def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Sweep | Symm
             for i, gain in enumerate(GAINS):
                 todo[f"{cell_name}, {scheme}, gain {gain:.3g}"] = partial(measure, chain_of, drawn, i)
     points = iter(progress.sweep(todo, Point(*Point._fields)).values())
-    length = {"every": every, "length": config.length}
+    same = {"every": every, "length": config.length, "size": size}
     results = {
-        ", ".join(kind): _sweep(*kind, [next(points) for _ in GAINS], block, **length)
-        for kind, block in weights.items()
+        ", ".join(kind): _sweep(*kind, [next(points) for _ in GAINS], block, **same) for kind, block in weights.items()
     }
-    return results | {"symmetric": measure_symmetric_norms()}
+    return results | {"symmetric": measure_symmetric_norms(), "alphabet": alphabet}
 
 
 def _read_inputs(config):
-    available = text.load_text(config.text)
+    available, alphabet = text.load_text(config.text, config.keep)
     if config.length > (most := len(available) - WARM_UP):
         raise ValueError(f"length: got T = {config.length}, expected at most {most} (the text less {WARM_UP} symbols)")
-    return nets.encode_one_hot(text.encode(available[: config.length + WARM_UP]))
+    return nets.encode_one_hot(available[: config.length + WARM_UP], len(alphabet.characters)), alphabet
 
 
 def _candidate_block(cell_name, w_hh):
@@ -99,7 +101,7 @@ def _chain(cell, gate, params, inputs):
     return step_jacobians(cell, params, trajectory), carry
 
 
-def _sweep(cell_name, scheme, points, weights, *, every, length):
+def _sweep(cell_name, scheme, points, weights, *, every, length, size):
     exponents, standard_error, carry, norms, of_steps = (
         np.stack([getattr(point, field) for point in points]) for field in Point._fields[:-1]
     )
@@ -125,7 +127,7 @@ def _sweep(cell_name, scheme, points, weights, *, every, length):
         return sweep._replace(powers=nothing, bound=nothing)
     if scheme != "gaussian":
         return sweep
-    drive = 1 / len(text.ALPHABET)  # one column of w_hx, N(0, 1/M), at a time
+    drive = 1 / size  # one column of w_hx, N(0, 1/M), at a time
     return sweep._replace(mean_field=np.array([systems.mean_field_exponent(gain, drive) for gain in GAINS]))
 
 
@@ -143,7 +145,7 @@ def measure_symmetric_norms() -> SymmetricNorms:
 def summarise(results: dict[str, Any], config: Config) -> harness.Summary:
     """The verdict on every sweep, and the symmetric case."""
     judged = {name: judge(results[name]) for name in NAMES}
-    lines = [_in_words(name, entry) for name, entry in judged.items()]
+    lines = text.take_alphabet(results)[0] + [_in_words(name, entry) for name, entry in judged.items()]
     norms = {f"{radius:g}": float(norm) for radius, norm in zip(*results["symmetric"], strict=True)}
     said = ", ".join(f"{norm:.3g} for radius {radius}" for radius, norm in norms.items())
     lines.append(f"‖J^{POWER}‖ of the symmetric {SYMMETRIC} × {SYMMETRIC} net: {said}")

@@ -21,7 +21,7 @@ def alone(monkeypatch):
     """No peer can be imported, and nothing large is measured."""
     for name in PACKAGES:
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setitem(machine.ROOFLINE_SIZE, "cpu", 16)
+    monkeypatch.setitem(machine.ROOFLINE_SIZES, "cpu", (8, 16))
     monkeypatch.setitem(machine.ROOFLINE_RACE, "seconds", 0.0)
     monkeypatch.setattr(suites, "SCALING", {"T": (4, 8)})
     monkeypatch.setattr(suites, "SCALING_AT", {"T": 4, "N": 4, "B": 1})
@@ -35,7 +35,9 @@ def test_a_tiny_run_without_peers_is_whole(alone, tmp_path):
     results = run.summary
     environment = results["environment"]
     assert environment["roofline"]["float32"] > 0
-    assert {"date", "cpu", "cores", "versions", "default_matmul_precision", "device"} <= set(environment)
+    assert {"date", "cpu", "cores", "load", "flags", "versions", "default_matmul_precision"} <= set(environment)
+    for name, fastest in environment["roofline"].items():
+        assert fastest == max(run[name] for run in environment["roofline_runs"])
     assert environment["versions"]["jax"] == jax.__version__
     rows = results["rows"]
     assert {row["suite"] for row in rows} == {
@@ -55,6 +57,7 @@ def test_a_tiny_run_without_peers_is_whole(alone, tmp_path):
             assert gradients[name, batch]["status"] == "missing"
         assert gradients["cudnn", batch]["status"] == "skipped"
     assert "flax missing (import of flax halted" in run.said
+    assert "No peer takes part: what follows is jaxbptt beside JAX's own ways." in run.said
     assert "gradients: tanh, T 8, N 4, B 2" in run.progress
     assert max(map(len, run.said.splitlines())) <= 120
 
@@ -127,6 +130,7 @@ def test_a_ratio_above_one_means_ours_is_faster(monkeypatch):
     assert theirs["ratio"] == 3.0  # of the pairs 3, 3, 1, 2, 5; the ratio of the medians is 4
     assert theirs["ratio_quartiles"] == [2.0, 3.0]
     assert (theirs["seconds"], theirs["gflops"]) == (4.0, 2.0)
+    assert theirs["ratio_of_medians"] == 4.0
 
 
 def test_fitted_exponent_of_a_power_law():
@@ -139,9 +143,18 @@ def test_another_shape_or_count_never_agrees(worst):
     assert timing.relative_difference([np.ones(3)], worst) >= 1 - 1e-15
 
 
-def test_flops_are_three_products():
+def test_flops_are_the_products_that_are_executed():
     case = cases.make_case("lstm", 5, 3, 2)
-    assert case.flops() == 3 * 2 * (4 * 3 * (3 + 3) + cases.OUTPUTS * 3) * 5 * 2
+    recurrent, inputs, readout = 4 * 3 * 3, 4 * 3 * 3, cases.OUTPUTS * 3
+    assert case.flops() == 2 * (3 * recurrent + 2 * inputs + 3 * readout) * 5 * 2
+
+
+def test_the_roofline_is_the_fastest_of_all_sizes(monkeypatch):
+    monkeypatch.setitem(machine.ROOFLINE_SIZES, "cpu", (8, 16, 32))
+    taken = {8: 1e-6, 16: 2e-6, 32: 1e-3}
+    monkeypatch.setattr(machine, "race", lambda makers, **_: [{"fastest": taken[len(makers[0][1]().arguments[0])]}])
+    fastest = 2 * 16**3 / 2e-6
+    assert machine.measure_rooflines() == {"float32": fastest, "float64": fastest}
 
 
 def test_the_grid_leaves_out_its_largest_corner():
@@ -163,7 +176,8 @@ def test_exponents_that_are_off_differ(monkeypatch, alone):
 
 def fake(suite, contestant, **values):
     row = {"suite": suite, "cell": "tanh", "T": 128, "N": 32, "B": 1, "dtype": "float32", "contestant": contestant}
-    row |= {"status": "ok", "note": "", "seconds": 1e-3, "ratio": 1.5, "ratio_quartiles": [1.2, 1.7], "rounds": 5}
+    row |= {"status": "ok", "note": "", "seconds": 1e-3, "ratio": 1.4, "ratio_quartiles": [1.3, 1.5], "rounds": 5}
+    row |= {"quartiles": [0.9e-3, 1.1e-3], "ratio_of_medians": 1.45}
     return row | {"compile_seconds": 0.5, "temp_bytes": 2**20, "gflops": 9.0} | values
 
 
@@ -183,8 +197,90 @@ def fake_results():
     ]
     rows.append(fake("gradients", "flax", status="differs", difference=0.2))
     del rows[-1]["seconds"]
-    environment = machine.describe() | {"roofline": {"float32": 1e11, "float64": 5e10}}
-    return {"environment": environment, "config": {}, "rows": rows}
+    return {"environment": fake_environment(), "config": {}, "rows": rows}
+
+
+def fake_environment(**values):
+    roofline = {"float32": 1e11, "float64": 5e10}
+    quiet = {"load": 0.1, "cores": 2, "flags": {}, "roofline": roofline, "roofline_runs": [roofline, roofline]}
+    return machine.describe() | quiet | values
+
+
+def render(*rows, **environment):
+    """(The table's rows, what is said below it, all of it)."""
+    said = report.render({"environment": fake_environment(**environment), "config": {}, "rows": list(rows)})
+    assert max(map(len, said.splitlines())) <= 120
+    _, table, *legend = said.split("\n\n")
+    return table.splitlines()[2:], " ".join(" ".join(legend).split()), said
+
+
+MARKED = {  # what of a row is marked, the mark, where it is seen
+    "a rate above the roofline": ({"gflops": 100.5}, "^", "100.5^"),
+    "a rate above that of its dtype": ({"gflops": 50.5, "dtype": "float64"}, "^", "50.5^"),
+    "terms faster than their flops": ({"suite": "terms", "times_roofline": 0.98}, "^", "0.98^"),
+    "rounds that spread": ({"quartiles": [1e-3, 1.26e-3]}, "~", "1 ms~"),
+    "pairs that spread": ({"ratio_quartiles": [1.2, 1.51]}, "~", "(1.20 1.51)~"),
+    "medians on the other side": ({"ratio_of_medians": 0.95}, "!", "1.40!"),
+    "medians beyond the quartiles": ({"ratio_of_medians": 1.51}, "!", "1.40!"),
+    "quartiles around 1": ({"ratio_quartiles": [0.98, 1.2], "ratio_of_medians": 1.1}, "cannot tell", "cannot tell"),
+    "quartiles around 1, medians below": (
+        {"ratio_quartiles": [0.9, 1.01], "ratio_of_medians": 0.97},
+        "cannot tell",
+        "cannot tell",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MARKED)
+def test_what_cannot_be_believed_is_marked_and_explained(what):
+    values, mark, seen = MARKED[what]
+    (row,), legend, _ = render(fake("gradients", "torch") | values)
+    assert seen in row
+    assert f"{mark} {' '.join(report.MEANINGS[mark].split())}" in legend
+    for other in set(report.MEANINGS) - {mark}:
+        assert other not in row
+        assert report.MEANINGS[other] not in legend
+
+
+def test_what_can_be_believed_has_no_mark():
+    at_the_bounds = {"gflops": 100.0, "quartiles": [1e-3, 1.25e-3], "ratio_quartiles": [1.0, 1.25], "ratio": 1.1}
+    rows, legend, said = render(
+        fake("gradients", "jaxbptt", ratio=1.0, ratio_quartiles=[1.0, 1.0], ratio_of_medians=1.0),
+        fake("gradients", "torch", **at_the_bounds, ratio_of_medians=1.0),
+        fake("terms", "gradient_terms", times_roofline=1.0),
+    )
+    assert len(rows) == 2
+    assert not set("".join(rows)) & set("^~!")
+    assert not any(meaning in legend for meaning in report.MEANINGS.values())
+    assert not any(word in said for word in ("other work", "differ by a factor", "No peer"))
+
+
+def test_the_machine_says_how_it_was():
+    runs = [{"float32": 2e10, "float64": 5e10}, {"float32": 1e11, "float64": 4.9e10}]
+    flags = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    _, _, said = render(fake("gradients", "flax"), load=1.5, roofline_runs=runs, flags=flags)
+    assert "other work: a load of 1.5 on 2 cores in the minute before the run; times are noisy" in said
+    assert "the roofline of float32 before the run and after it differ by a factor 5.0" in said
+    assert "float64 before" not in said
+    assert "XLA_FLAGS=--xla_cpu_multi_thread_eigen=false" in said
+
+
+@pytest.mark.parametrize(
+    ("contestant", "status", "code"),
+    [
+        ("jaxbptt, QR every step", "differs", 1),
+        ("jaxbptt, step only", "failed", 1),
+        ("torch", "differs", 0),
+        ("flax", "failed", 0),
+        ("flax", "missing", 0),
+    ],
+)
+def test_only_our_own_disagreement_is_an_exit_code(contestant, status, code):
+    row = fake("gradients", contestant, status=status, difference=0.2, note="why")
+    del row["seconds"]
+    results = fake_results()
+    results["rows"].append(row)
+    assert benchmark.summarise(results, benchmark.Config()).exit_code == code
 
 
 def test_plot_takes_rows_alone(tmp_path):

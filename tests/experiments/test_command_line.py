@@ -14,8 +14,8 @@ from experiments import harness, options
 BAD = {
     "xray": [
         ("--text /no/such", "text: cannot read /no/such: No such file or directory"),
-        ("--text {empty}", "has 0 different letters or spaces, expected at least 2"),
-        ("--text {one}", "has 1 different letters or spaces, expected at least 2"),
+        ("--text {empty}", "leaves 0 different symbols, expected at least 2 (nothing dropped of 0 characters)"),
+        ("--text {one}", "leaves 1 different symbols, expected at least 2"),
         ("--text {binary}", "not UTF-8 text"),
         ("--text {short}", "length: got T = 256, expected at most what is left (11 symbols in the text"),
     ],

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import online as experiment
+from experiments import text
 from experiments.online import figure
 from experiments.online import rules as rules_of
 from experiments.online import tasks as tasks_of
@@ -43,7 +44,7 @@ def test_a_tiny_run_measures_every_rule(tmp_path, monkeypatch):
 
 
 def test_every_step_of_a_task_has_its_loss():
-    tasks = tasks_of.make_tasks(3, LENGTH, 1.0, np.arange(200, dtype=np.int32) % 27)
+    tasks = tasks_of.make_tasks(3, LENGTH, 1.0, np.arange(200, dtype=np.int32) % 27, 27)
     assert set(tasks) == set(tasks_of.TASKS)
     for name, task in tasks.items():
         inputs, targets = task.draw(jax.random.key(2))
@@ -90,13 +91,15 @@ def fake_outcome():
 
 
 def test_summary_words_and_plot_of_arrays(tmp_path):
-    results = {"copy": fake_outcome(), "text": fake_outcome()}
+    read = text.Alphabet(np.array([" ", "a"]), np.array("text: 2 symbols"))
+    results = {"copy": fake_outcome(), "text": fake_outcome(), "alphabet": read}
     found = experiment.summarise(results, experiment.Config())
     rules = found.numbers["text"]["rules"]
     assert rules["RTRL"] | {"cosine": 1.0, "mean_cosine_one_step": 0.5, "final": 0.5, "rate": 0.2} == rules["RTRL"]
     assert rules["UORO"]["rate"] == 0.1
     assert rules["UORO"]["final"] == pytest.approx(1.25)
-    *said, why = found.lines
+    first, *said, why = found.lines
+    assert first == "text: 2 symbols"
     assert why.startswith("published: ")
     assert any(line.strip().startswith("SnAp-1         0.80 to 0.80 | 0.40 to 0.40 | 0.41 to 0.69") for line in said)
     assert said[-1].startswith("text: loss per step from 1.500 to RTRL 0.500, SnAp-1 0.600")
@@ -105,7 +108,7 @@ def test_summary_words_and_plot_of_arrays(tmp_path):
 
 
 def test_draws_are_the_same_for_every_rule_and_key_alone():
-    task = tasks_of.make_tasks(3, LENGTH, 1.0, np.arange(200, dtype=np.int32) % 27)["adding"]
+    task = tasks_of.make_tasks(3, LENGTH, 1.0, np.arange(200, dtype=np.int32) % 27, 27)["adding"]
     a, b, other = (task.draw(jax.random.key(seed))[0] for seed in (1, 1, 2))
     assert jnp.array_equal(a, b)
     assert not jnp.array_equal(a, other)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from experiments import tasks, training
+from experiments import tasks, text, training
 from experiments.training import arms, clipping, curves, figure, summary
 from jaxbptt import cells, gradients
 
@@ -126,7 +126,10 @@ def fakes(*names):
 
 
 def test_claims_and_table():
-    found = summary.summarise(fakes("copy", "adding"), training.Config())
+    read = text.Alphabet(np.array([" ", "a"]), np.array("text: 2 symbols"))
+    found = summary.summarise(fakes("copy", "adding") | {"alphabet": read}, training.Config())
+    assert found.lines[0] == "text: 2 symbols"
+    assert not any("alphabet" in name for name in found.numbers["nets"])
     verdicts = {task: [claim["verdict"] for claim in made] for task, made in found.numbers["claims"].items()}
     assert verdicts["copy"][:3] == ["holds", "fails", f"cannot tell with {KEYS} keys"]
     assert verdicts["copy"][-1] == "holds"  # the cosine falls by 0.2 a kind
@@ -140,7 +143,8 @@ def test_claims_and_table():
 
 @pytest.mark.parametrize("names", [("copy",), ("text", "adding")])
 def test_figure(tmp_path, names):
-    figure.plot(fakes(*names), tmp_path / "figure.png")
+    read = text.Alphabet(np.array([" ", "a"]), np.array("text: 2 symbols"))
+    figure.plot(fakes(*names) | {"alphabet": read}, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 20_000
 
 

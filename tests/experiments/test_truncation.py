@@ -121,7 +121,7 @@ def fake(excess, keys=8):
     cuts = np.zeros((3, steps), bool)
     cuts[1:, 3] = True
     weights = np.tri(steps) * np.ones((3, 1, 1))
-    tables = Tables(np.array(list("a cat sat"))[:steps], np.exp(-weights[0]), weights, cuts)
+    tables = Tables(np.array(list("a кот 語ि")), np.exp(-weights[0]), weights, cuts)
     sizes = np.array([2.0, 4, 8])
     errors = Errors(
         sizes,

@@ -18,7 +18,8 @@ def small(tmp_path_factory):
 def test_a_small_run_says_what_it_found(small):
     assert small.code == 0
     assert small.files == WITH_SUMMARY | {"theories.png"}
-    *sweeps, symmetric = small.said.splitlines()
+    read, *sweeps, symmetric = small.said.splitlines()
+    assert read.startswith("text: 27 symbols: ␠abc")
     assert symmetric == SYMMETRIC
     assert len(sweeps) == len(sweep.NAMES)
     for line, name in zip(sweeps, sweep.NAMES, strict=True):

@@ -16,11 +16,15 @@ SMALL = "--hidden 4 --length 12 --cell lstm"
 
 
 def test_small_run_from_the_command_line(tmp_path):
-    (tmp_path / "text.txt").write_text("The quick, brown fox -- jumps over the lazy dog! " * 5)
+    (tmp_path / "text.txt").write_text("Съешь же ещё этих мягких французских булок, да выпей чаю! " * 5, "utf-8")
     out = tmp_path / "o"
     places = ["--text", str(tmp_path / "text.txt"), "--out", str(out)]
     command = [sys.executable, "-m", "experiments", *SMALL.split(), *places]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, cwd=ROOT)
+    first, *_ = done.stdout.splitlines()
+    assert first == (
+        "text: 34 symbols: ␠абвгдежзийклмнопрстуфхцчшщъыьэюяё; dropped 10 of 290 characters (punctuation 10)"
+    )
     assert "Gradient proved: 4 routes agree to" in done.stdout
     assert "lstm: proof, singular values, tables" in done.stderr
     assert f"wrote config.json, arrays.npz, summary.json and figure.png to {out}" in done.stderr
@@ -31,6 +35,7 @@ def test_small_run_from_the_command_line(tmp_path):
     with np.load(out / "arrays.npz", allow_pickle=False) as arrays:
         assert arrays["lstm.norms"].shape == (12, 12)
         assert arrays["lstm.assembled"].shape == (8,)
+        assert "".join(arrays["alphabet.characters"]) == " абвгдежзийклмнопрстуфхцчшщъыьэюяё"
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
