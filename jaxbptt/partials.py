@@ -11,7 +11,7 @@ with J or Jᵀ then costs N products of the other kind.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,56 +29,46 @@ Mode: TypeAlias = Literal["forward", "reverse"]
 AT_ONCE = 128  # tangents side by side
 MISSING_RULE = (TypeError, ValueError, NotImplementedError)  # what JAX raises where a function lacks a mode
 
-
-class ValueAndJacobian(Protocol):
-    def __call__(self, params: Params, state: State, x: Input, /) -> tuple[State, jax.Array]:
-        """(h_t, J_t [N, N])."""
-        ...
-
-
-class Residuals(Protocol):
-    def __call__(self, params: Params, state: State, x: Input, /) -> Any:
-        """What `pull_state` needs from one step."""
-        ...
-
-
-class PullState(Protocol):
-    def __call__(self, params: Params, residuals: Any, cotangent: State, /) -> State:
-        """J_tᵀ cotangent."""
-        ...
-
-
-class Pull(Protocol):
-    def __call__(self, params: Params, state: State, x: Input, cotangent: State, /) -> Any:
-        """(∂⁺h_t/∂⁺·)ᵀ cotangent, shaped like the argument that the field names."""
-        ...
-
-
-class SumParams(Protocol):
-    def __call__(self, params: Params, states: States, xs: Any, cotangents: States, /) -> Params:
-        """Σ_t (∂⁺h_t/∂⁺θ)ᵀ cotangent_t over h_{t−1}, x_t and cotangents with leading T."""
-        ...
-
-
-class PushState(Protocol):
-    def __call__(self, params: Params, state: State, x: Input, tangent: State, /) -> tuple[State, State]:
-        """(h_t, J_t tangent), always by differentiating `step` itself."""
-        ...
+Residuals: TypeAlias = Any  # what `pull_state` needs from one step
+Pull: TypeAlias = Callable[[Params, State, Input, State], Any]
+SumParams: TypeAlias = Callable[[Params, States, Any, States], Params]
 
 
 class Partials(NamedTuple):
-    """The direct partials of one step, each from the most specific source that exists."""
+    """The direct partials of one step, each from the most specific source that exists.
+
+    Attributes:
+      source: "factored", "plain" or "automatic".
+      value_and_jacobian: (θ, h_{t−1}, x_t) -> (h_t, J_t [N, N]).
+      residuals: (θ, h_{t−1}, x_t) -> what `pull_state` needs.
+      pull_state: (θ, residuals, λ_t) -> J_tᵀ λ_t.
+      pull_params: (θ, h_{t−1}, x_t, λ_t) -> (∂⁺h_t/∂⁺θ)ᵀ λ_t, weight matrices as `Outer` where factored.
+      pull_input: (θ, h_{t−1}, x_t, λ_t) -> (∂⁺h_t/∂⁺x_t)ᵀ λ_t for float leaves of x_t; None for each other.
+      sum_params: (θ, h_0 … h_{T−1}, x_1 … x_T, λ_1 … λ_T) -> Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t.
+      push_state: (θ, h_{t−1}, x_t, tangent) -> (h_t, J_t tangent), always by differentiating `step` itself.
+      factored: the derivation's pullback, if it is in parts.
+      parts: what J_t consists of, formed from the factors of `factored`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, partials
+      >>> cell = cells.from_step(lambda a, h, x: a * h + x, jnp.zeros_like)
+      >>> at = jnp.asarray(0.5), jnp.asarray(3.0), jnp.asarray(1.0)  # a, h_{t−1}, x_t
+      >>> found = partials.step_partials(cell)
+      >>> found.jacobian(*at).tolist(), found.pull_params(*at, jnp.asarray(2.0)).item()  # a; h_{t−1} λ_t
+      ([[0.5]], 6.0)
+    """
 
     source: Source
-    value_and_jacobian: ValueAndJacobian
-    residuals: Residuals
-    pull_state: PullState
-    pull_params: Pull  # weight matrices as `Outer` where the source is factored
-    pull_input: Pull  # for the float leaves of x_t; None in place of each other leaf
+    value_and_jacobian: Callable[[Params, State, Input], tuple[State, jax.Array]]
+    residuals: Callable[[Params, State, Input], Residuals]
+    pull_state: Callable[[Params, Residuals, State], State]
+    pull_params: Pull
+    pull_input: Pull
     sum_params: SumParams
-    push_state: PushState
+    push_state: Callable[[Params, State, Input, State], tuple[State, State]]
     factored: FactoredPullback | None = None
-    parts: Parts | None = None  # what J_t consists of, formed from the factors of `factored`
+    parts: Parts | None = None
 
     def jacobian(self, params: Params, state: State, x: Input) -> jax.Array:
         """J_t [N, N]."""
@@ -98,8 +88,18 @@ def step_partials(cell: Recurrence, *, source: Literal["best", "automatic"] = "b
       source: "best", or "automatic" to leave out the hand derivation.
 
     Returns:
-      Partials.
+      Partials; its `source` says what they are made of.
+
+    Raises:
+      ValueError: another source.
+
+    Example:
+      >>> from jaxbptt import cells, partials
+      >>> cell = cells.gru(num_inputs=2, num_hidden=3)
+      >>> partials.step_partials(cell).source, partials.step_partials(cell, source="automatic").source
+      ('factored', 'automatic')
     """
+    _validation.require_choice("source", source, ("best", "automatic"))
     automatic = _automatic(cell.step)
     derivation: Derivation | None = cell.derivation if source == "best" else None
     if derivation is None:
@@ -210,10 +210,19 @@ def vjp(function: Callable[[Any], Any], primal: Any) -> tuple[Any, Callable[[Any
       primal: the point, such a pytree.
 
     Returns:
-      As `jax.vjp` for one argument, but the cotangent is not in a tuple.
+      (f(primal), pull): pull takes a cotangent like f(primal) and gives Jᵀ cotangent like primal (`jax.vjp` gives it in
+      a tuple).
 
     Raises:
       ValueError: a function with neither a reverse nor a forward rule.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import partials
+      >>> grow = lambda x: jax.lax.while_loop(lambda x: x < 8, lambda x: 2 * x, x)  # jax.vjp refuses it
+      >>> value, pull = partials.vjp(grow, jnp.asarray(1.0))
+      >>> value.item(), pull(jnp.asarray(1.0)).item()
+      (8.0, 8.0)
     """
     try:
         value, pull = jax.vjp(function, primal)
@@ -238,10 +247,19 @@ def jvp(function: Callable[[Any], Any], primal: Any, tangent: Any) -> tuple[Any,
       tangent: like primal.
 
     Returns:
-      As `jax.jvp` for one argument.
+      (f(primal), J tangent), both like f(primal).
 
     Raises:
       ValueError: a function with neither a reverse nor a forward rule.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import partials
+      >>> double = jax.custom_vjp(lambda x: 2 * x)
+      >>> double.defvjp(lambda x: (2 * x, None), lambda _, cotangent: (2 * cotangent,))  # jax.jvp refuses it
+      >>> value, tangent = partials.jvp(double, jnp.asarray(3.0), jnp.asarray(1.0))
+      >>> value.item(), tangent.item()
+      (6.0, 2.0)
     """
     one = jax.tree.map(lambda leaf: leaf[None], tangent)
     try:
@@ -269,11 +287,19 @@ def jacobian(
       has_aux: as in `jax.jacfwd`.
 
     Returns:
-      As `jax.jacfwd`.
+      [N, M] for f from [M] to [N], row = output, column = input; a tuple of them where argnums is one; with has_aux,
+      (that, the auxiliary result).
 
     Raises:
-      ValueError: a function with neither a reverse nor a forward rule.
+      ValueError: another mode; a function with neither a reverse nor a forward rule.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import partials
+      >>> partials.jacobian(lambda x: x**2, jnp.array([1.0, 2.0])).tolist()
+      [[2.0, 0.0], [0.0, 4.0]]
     """
+    _validation.require_choice("prefer", prefer, ("forward", "reverse"))
     modes = [jax.jacfwd, jax.jacrev] if prefer == "forward" else [jax.jacrev, jax.jacfwd]
     first, second = (mode(function, argnums, has_aux=has_aux) for mode in modes)
     try:

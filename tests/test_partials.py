@@ -105,6 +105,13 @@ def test_a_method_that_the_step_lacks_is_named(kind, method):
         step_jacobians(model_of(kind), data()[0], trajectory, method=method)
 
 
+def test_another_source_or_mode_is_refused():
+    with pytest.raises(ValueError, match="source: got 'plain', expected one of 'best', 'automatic'"):
+        partials.step_partials(model_of("both"), source="plain")
+    with pytest.raises(ValueError, match="prefer: got 'backward', expected one of 'forward', 'reverse'"):
+        partials.jacobian(jnp.sin, jnp.ones(2), prefer="backward")
+
+
 def test_a_reverse_rule_that_cannot_be_transposed_is_still_pushed():
     """Its pullback runs a callback, so that J v takes one pullback an entry."""
 

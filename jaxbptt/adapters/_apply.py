@@ -56,6 +56,16 @@ def from_apply(
 
     Raises:
       TypeError, ValueError: an argument not as stated; a result that is not (carry, output) with the carry's structure.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import adapters, gradients, models
+      >>> apply = lambda w, carry, x: (w["a"] * carry + x, w["b"] * carry)  # o_t reads h_{t−1}
+      >>> weights = {"a": jnp.asarray(0.5), "b": jnp.asarray(1.0)}
+      >>> mine = adapters.from_apply(apply, weights, jnp.asarray(0.0), loss=models.squared_error, x=jnp.asarray(0.0))
+      >>> loss, grads = gradients.bptt(mine.model, mine.params, jnp.ones(3), jnp.zeros(3))  # o = 0, 1, 1.5
+      >>> loss.item(), jax.tree.map(float, mine.restore(grads))
+      (1.625, {'a': 1.5, 'b': 3.25})
     """
     if not callable(apply):
         raise TypeError(f"apply: got {type(apply).__name__}, expected a function (params, carry, x) -> (carry, output)")

@@ -35,6 +35,16 @@ def equinox(
     Raises:
       ImportError: Equinox is not installed.
       TypeError, ValueError: as `from_apply`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import equinox as eqx
+      >>> from jaxbptt import adapters, gradients, models
+      >>> cell = eqx.nn.GRUCell(2, 3, key=jax.random.key(0))
+      >>> mine = adapters.equinox(cell, jnp.zeros(3), loss=models.squared_error)
+      >>> loss, grads = gradients.bptt(mine.model, mine.params, jnp.ones((5, 2)), jnp.zeros((5, 3)))
+      >>> mine.restore(grads).weight_hh.shape  # a GRUCell, as eqx.filter_grad gives it
+      (9, 3)
     """
     eqx = import_framework("equinox", "equinox")
     layers = take_layers(module, module, carry)

@@ -41,6 +41,17 @@ def haiku(
     Raises:
       ImportError: Haiku is not installed.
       TypeError, ValueError: a function that has a state where none is given; as `from_apply`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import haiku as hk
+      >>> from jaxbptt import adapters, gradients, models
+      >>> transformed = hk.transform(lambda x, carry: hk.VanillaRNN(3)(x, carry))
+      >>> params = transformed.init(jax.random.key(0), jnp.ones(2), jnp.zeros(3))
+      >>> mine = adapters.haiku(transformed, params, jnp.zeros(3), loss=models.squared_error)
+      >>> loss, grads = gradients.bptt(mine.model, mine.params, jnp.ones((5, 2)), jnp.zeros((5, 3)))
+      >>> sorted(mine.restore(grads))
+      ['vanilla_rnn/linear', 'vanilla_rnn/linear_1']
     """
     import_framework("haiku", "haiku")
     names = list(inspect.signature(transformed.apply).parameters)

@@ -37,6 +37,18 @@ def linen(
     Raises:
       ImportError: Flax is not installed.
       TypeError, ValueError: variables without "params", a reversed `nn.RNN`; as `from_apply`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import linen as nn
+      >>> from jaxbptt import adapters, gradients, models
+      >>> cell = nn.SimpleCell(features=3)
+      >>> variables = cell.init(jax.random.key(0), jnp.zeros(3), jnp.ones(2))
+      >>> mine = adapters.linen(cell, variables, jnp.zeros(3), loss=models.squared_error)
+      >>> inputs, targets = jnp.ones((5, 2), jnp.float32), jnp.zeros((5, 3), jnp.float32)  # Flax draws float32
+      >>> loss, grads = gradients.bptt(mine.model, mine.params, inputs, targets)
+      >>> mine.restore(grads)["params"]["i"]["kernel"].shape
+      (2, 3)
     """
     nn = import_framework("flax.linen", "flax")
     layers = take_layers(module, variables, carry)

@@ -36,6 +36,17 @@ def nnx(
     Raises:
       ImportError: Flax is not installed.
       TypeError, ValueError: as `from_apply`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jaxbptt import adapters, gradients, models
+      >>> cell = nnx.SimpleCell(2, 3, rngs=nnx.Rngs(0))
+      >>> mine = adapters.nnx(cell, jnp.zeros(3), loss=models.squared_error)
+      >>> inputs, targets = jnp.ones((5, 2), jnp.float32), jnp.zeros((5, 3), jnp.float32)  # Flax draws float32
+      >>> loss, grads = gradients.bptt(mine.model, mine.params, inputs, targets)
+      >>> type(mine.restore(grads)).__name__, type(mine.values(mine.params)).__name__
+      ('State', 'SimpleCell')
     """
     flax = import_framework("flax.nnx", "flax")
     layers = take_layers(module, module, carry)

@@ -67,6 +67,16 @@ def torch_weights(
     Raises:
       TypeError, ValueError: an argument not as stated; missing names; projections (`proj_size`).
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import adapters, gradients, models
+      >>> names = {"weight_ih_l0": (3, 2), "weight_hh_l0": (3, 3), "bias_ih_l0": (3,), "bias_hh_l0": (3,)}
+      >>> weights = {name: jnp.ones(shape) for name, shape in names.items()}  # or torch.nn.RNN(2, 3).state_dict()
+      >>> mine = adapters.torch_weights(weights, "rnn", loss=models.squared_error)
+      >>> loss, grads = gradients.bptt(mine.model, mine.params, jnp.ones((5, 2)), jnp.zeros((5, 3)))
+      >>> {name: leaf.shape for name, leaf in mine.restore(grads).items()} == names
+      True
+
     Reference: the equations in PyTorch's documentation of nn.RNN, nn.LSTM and nn.GRU.
     """
     kind = kind.lower()

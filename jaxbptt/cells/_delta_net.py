@@ -20,26 +20,54 @@ TIME_STEPS = 1e-3, 1e-1  # and softplus(b_g) log-uniformly from these, as publis
 
 
 class DeltaNetParams(NamedTuple):
-    """θ of `delta_net`."""
+    """θ of `delta_net`: floats of one dtype, named as in the equations.
 
-    w_q: jax.Array  # [K, M]
-    w_k: jax.Array  # [K, M]
-    w_v: jax.Array  # [V, M]
-    w_beta: jax.Array  # [M]
-    b_beta: jax.Array  # []
+    Attributes:
+      w_q, w_k: [K, M], of the query and of the key, which are scaled to length one.
+      w_v: [V, M], of the value.
+      w_beta, b_beta: [M] and [], of β = σ(w_β·x + b_β), the part of what the key held that is overwritten.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.delta_net(num_inputs=2, num_keys=3, num_values=4).init(jax.random.key(0))
+      >>> jax.tree.map(jnp.shape, params)
+      DeltaNetParams(w_q=(3, 2), w_k=(3, 2), w_v=(4, 2), w_beta=(2,), b_beta=())
+    """
+
+    w_q: jax.Array
+    w_k: jax.Array
+    w_v: jax.Array
+    w_beta: jax.Array
+    b_beta: jax.Array
 
 
 class GatedDeltaNetParams(NamedTuple):
-    """θ of `delta_net` with `gated=True`."""
+    """θ of `delta_net` with `gated=True`: floats of one dtype, named as in the equations.
 
-    w_q: jax.Array  # [K, M]
-    w_k: jax.Array  # [K, M]
-    w_v: jax.Array  # [V, M]
-    w_beta: jax.Array  # [M]
-    b_beta: jax.Array  # []
-    a_log: jax.Array  # []
-    w_g: jax.Array  # [M]
-    b_g: jax.Array  # []
+    Attributes:
+      w_q, w_k: [K, M], of the query and of the key, which are scaled to length one.
+      w_v: [V, M], of the value.
+      w_beta, b_beta: [M] and [], of β = σ(w_β·x + b_β), the part of what the key held that is overwritten.
+      a_log, w_g, b_g: [], [M] and [], of the log decay g = −e^{a_log} softplus(w_g·x + b_g).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.delta_net(num_inputs=2, num_keys=3, num_values=4, gated=True).init(jax.random.key(0))
+      >>> decay = -jnp.exp(params.a_log) * jax.nn.softplus(params.b_g)  # g at x = 0
+      >>> -1.6 < float(decay) < 0
+      True
+    """
+
+    w_q: jax.Array
+    w_k: jax.Array
+    w_v: jax.Array
+    w_beta: jax.Array
+    b_beta: jax.Array
+    a_log: jax.Array
+    w_g: jax.Array
+    b_g: jax.Array
 
 
 AnyParams: TypeAlias = DeltaNetParams | GatedDeltaNetParams
@@ -105,6 +133,16 @@ def delta_net(num_inputs: int, num_keys: int, num_values: int, *, gated: bool = 
 
     Raises:
       TypeError, ValueError: a size that is not an int or is too small; a `gated` that is not a bool.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.delta_net(num_inputs=2, num_keys=3, num_values=4)
+      >>> params, x = cell.init(jax.random.key(0)), jnp.array([1.0, 2.0])
+      >>> params = params._replace(w_q=params.w_k, b_beta=jnp.asarray(100.0))  # q = k and β = 1
+      >>> state = cell.step(params, jnp.ones((3, 4)), x)
+      >>> bool(jnp.allclose(cell.output(params, state, x), params.w_v @ x, atol=1e-5))  # k is overwritten: v is read
+      True
 
     Reference: Yang et al. (2024), arXiv:2406.06484 (DeltaNet) and arXiv:2412.06464 (gated); Schlag, Irie & Schmidhuber
     (2021), arXiv:2102.11174.

@@ -16,11 +16,24 @@ from jaxbptt.cells.structure import JacobianParts
 
 
 class ElmanParams(NamedTuple):
-    """θ of `linear` and `elman`."""
+    """θ of `linear` and `elman`: floats of one dtype, named as in the equations.
 
-    w_hx: jax.Array  # [N, M]
-    w_hh: jax.Array  # [N, N]
-    b_h: jax.Array  # [N]
+    Attributes:
+      w_hx: [N, M], of the input x_t.
+      w_hh: [N, N], of the previous state.
+      b_h: [N], the bias.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.ElmanParams(w_hx=jnp.ones((2, 1)), w_hh=jnp.eye(2), b_h=jnp.zeros(2))  # weights of your own
+      >>> cells.linear(num_inputs=1, num_hidden=2).step(params, jnp.array([3.0, 4.0]), jnp.ones(1)).tolist()
+      [4.0, 5.0]
+    """
+
+    w_hx: jax.Array
+    w_hh: jax.Array
+    b_h: jax.Array
 
 
 def linear(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)) -> Cell:
@@ -36,6 +49,15 @@ def linear(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0
 
     Raises:
       TypeError, ValueError: a size that is not an int or is too small.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians, trajectories
+      >>> cell = cells.linear(num_inputs=1, num_hidden=2, recurrent=cells.identity(0.5))
+      >>> params = cell.init(jax.random.key(0))
+      >>> chain = jacobians.step_jacobians(cell, params, trajectories.unroll(cell, params, jnp.ones((3, 1))))
+      >>> jacobians.product(chain, 0, 3).tolist()  # dh_3/dh_0 = W_hh³
+      [[0.125, 0.0], [0.0, 0.125]]
     """
     return elman(num_inputs, num_hidden, activation=lambda a: a, recurrent=recurrent)
 
@@ -64,6 +86,14 @@ def elman(
 
     Raises:
       TypeError, ValueError: a size that is not an int or is too small; an activation that mixes entries.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, trajectories
+      >>> cell = cells.elman(num_inputs=2, num_hidden=3, activation=jax.nn.relu, recurrent=cells.orthogonal(1.0))
+      >>> params = cell.init(jax.random.key(0))
+      >>> trajectories.unroll(cell, params, jnp.ones((5, 2))).states.shape
+      (5, 3)
 
     Reference: Elman (1990), Cognitive Science 14.
     """

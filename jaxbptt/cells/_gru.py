@@ -14,12 +14,27 @@ from jaxbptt.cells.structure import JacobianParts
 
 
 class GRUParams(NamedTuple):
-    """θ of `gru`."""
+    """θ of `gru`: floats of one dtype, named as in the equations.
 
-    w_hx: jax.Array  # [3H, M], gate order r, z, n
-    w_hh: jax.Array  # [3H, H]
-    b_x: jax.Array  # [3H]
-    b_h: jax.Array  # [3H]
+    Attributes:
+      w_hx: [3H, M], of the input; rows in the order r, z, n (reset gate, update gate, candidate), as in all leaves.
+      w_hh: [3H, H], of the previous state.
+      b_x: [3H], beside W_hx x_t.
+      b_h: [3H], beside W_hh h_{t−1}: r multiplies its n part.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.gru(num_inputs=2, num_hidden=3).init(jax.random.key(0))
+      >>> recurrent = dict(zip(params.gates, jnp.split(params.w_hh, 3)))
+      >>> recurrent["n"].shape  # the candidate's [H, H]
+      (3, 3)
+    """
+
+    w_hx: jax.Array
+    w_hh: jax.Array
+    b_x: jax.Array
+    b_h: jax.Array
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -71,6 +86,15 @@ def gru(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)) 
 
     Raises:
       TypeError, ValueError: a size that is not an int or is too small.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.gru(num_inputs=1, num_hidden=2)
+      >>> params = cell.init(jax.random.key(0))
+      >>> params = params._replace(b_x=params.b_x.at[2:4].set(100.0))  # rows r, z, n: now z = 1
+      >>> cell.step(params, jnp.array([3.0, 4.0]), jnp.ones(1)).tolist()  # so that h is carried as it is
+      [3.0, 4.0]
 
     Reference: Cho et al. (2014), arXiv:1406.1078, with the reset gate applied after the product as in cuDNN.
     """

@@ -17,12 +17,26 @@ from jaxbptt.types import ArrayLike
 
 
 class LeakyParams(NamedTuple):
-    """θ of `leaky`."""
+    """θ of `leaky`: floats of one dtype, named as in the equations.
 
-    w_hx: jax.Array  # [N, M]
-    w_hh: jax.Array  # [N, N]
-    b_h: jax.Array  # [N]
-    leak: jax.Array  # α, [] or [N]
+    Attributes:
+      w_hx: [N, M], of the input x_t.
+      w_hh: [N, N], of the previous state.
+      b_h: [N], the bias.
+      leak: α, [] or [N], the fraction of the state that is replaced at a step.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.leaky(num_inputs=1, num_hidden=2, leak=jnp.array([0.5, 0.25]))  # one α per unit
+      >>> cell.init(jax.random.key(0)).leak.tolist()
+      [0.5, 0.25]
+    """
+
+    w_hx: jax.Array
+    w_hh: jax.Array
+    b_h: jax.Array
+    leak: jax.Array
 
 
 class LeakyFactors(NamedTuple):
@@ -68,6 +82,14 @@ def leaky(
     Raises:
       TypeError, ValueError: a size that is not an int or is too small; a leak outside (0, 1] or of another shape; an
         activation that mixes entries.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.leaky(num_inputs=1, num_hidden=2, leak=0.25, recurrent=cells.identity(0.0))
+      >>> params = cell.init(jax.random.key(0))
+      >>> cell.step(params, jnp.array([4.0, 8.0]), jnp.zeros(1)).tolist()  # nothing comes in: h decays by 1 − α
+      [3.0, 6.0]
 
     Reference: Jaeger et al. (2007), Neural Networks 20 (leaky integrators); Song, Yang & Wang (2016), PLOS
     Computational Biology 12 (α = dt/τ = 0.2).

@@ -16,20 +16,46 @@ from jaxbptt.cells.structure import BlockParts
 
 
 class LRUParams(NamedTuple):
-    """θ of `lru`, all real."""
+    """θ of `lru`: real floats of one dtype, named as in the equations.
 
-    nu_log: jax.Array  # ν [N]: |λ| = exp(−e^ν)
-    theta_log: jax.Array  # θ [N]: arg λ = e^θ
-    gamma_log: jax.Array  # [N]: γ = e^gamma_log
-    b_re: jax.Array  # [N, M]
-    b_im: jax.Array  # [N, M]
+    Attributes:
+      nu_log: ν [N]: |λ| = exp(−e^ν).
+      theta_log: θ [N]: arg λ = e^θ.
+      gamma_log: [N]: γ = e^gamma_log, which scales what is written.
+      b_re, b_im: [N, M], the real and the imaginary part of B.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.lru(num_inputs=1, num_hidden=3, r_min=0.9, r_max=0.999).init(jax.random.key(0))
+      >>> radius = jnp.exp(-jnp.exp(params.nu_log))  # |λ|
+      >>> bool(((radius > 0.9) & (radius < 0.999)).all())
+      True
+    """
+
+    nu_log: jax.Array
+    theta_log: jax.Array
+    gamma_log: jax.Array
+    b_re: jax.Array
+    b_im: jax.Array
 
 
 class LRUState(NamedTuple):
-    """(Re h_t, Im h_t) of `lru`."""
+    """(Re h_t, Im h_t) of `lru`.
 
-    re: jax.Array  # [N], first when flattened
-    im: jax.Array  # [N]
+    Attributes:
+      re: [N], first when flattened.
+      im: [N].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cells.LRUState(re=jnp.array([1.0, 2.0]), im=jnp.array([3.0, 4.0])).hidden.tolist()  # what a readout sees
+      [1.0, 2.0, 3.0, 4.0]
+    """
+
+    re: jax.Array
+    im: jax.Array
 
     @property
     def hidden(self) -> jax.Array:
@@ -62,6 +88,16 @@ def lru(
 
     Raises:
       TypeError, ValueError: a size that is not an int or is too small; a radius or phase not as stated.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians, spectra
+      >>> cell = cells.lru(num_inputs=1, num_hidden=2)
+      >>> params = cell.init(jax.random.key(0))
+      >>> log_sigma = spectra.log_singular_values(jacobians.structured_jacobians(cell, params, 1000))[0]
+      >>> log_radius = jnp.sort(-jnp.exp(params.nu_log), descending=True)  # ln|λ|
+      >>> bool(jnp.allclose(log_sigma, 1000 * jnp.repeat(log_radius, 2)))  # exact at every T
+      True
 
     Reference: Orvieto et al. (2023), arXiv:2303.06349.
     """

@@ -14,11 +14,26 @@ from jaxbptt.cells.structure import JacobianParts
 
 
 class LSTMParams(NamedTuple):
-    """θ of `lstm`."""
+    """θ of `lstm`: floats of one dtype, named as in the equations.
 
-    w_hx: jax.Array  # [4H, M], gate order i, f, g, o
-    w_hh: jax.Array  # [4H, H]
-    b_h: jax.Array  # [4H]
+    Attributes:
+      w_hx: [4H, M], of the input; rows in the order i, f, g, o (input gate, forget gate, candidate, output gate), as in
+        all leaves.
+      w_hh: [4H, H], of the previous hidden part.
+      b_h: [4H], the biases.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.lstm(num_inputs=2, num_hidden=3).init(jax.random.key(0))
+      >>> biases = dict(zip(params.gates, jnp.split(params.b_h, 4)))
+      >>> biases["f"].tolist()  # forget_bias
+      [1.0, 1.0, 1.0]
+    """
+
+    w_hx: jax.Array
+    w_hh: jax.Array
+    b_h: jax.Array
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -27,10 +42,22 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMState(NamedTuple):
-    """(C_t, h_t) of `lstm`."""
+    """(C_t, h_t) of `lstm`.
 
-    cell: jax.Array  # C [H], first when flattened
-    hidden: jax.Array  # h [H]
+    Attributes:
+      cell: C_t [H], the memory, first when flattened.
+      hidden: h_t [H], what a readout or the layer above sees.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, trajectories
+      >>> start = cells.LSTMState(cell=jnp.zeros(2), hidden=jnp.ones(2))  # an h_0 of your own, for `initial=`
+      >>> trajectories.flatten_steps(cells.LSTMState(*[leaf[None] for leaf in start])).tolist()  # C first
+      [[0.0, 0.0, 1.0, 1.0]]
+    """
+
+    cell: jax.Array
+    hidden: jax.Array
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -75,6 +102,15 @@ def lstm(
     Raises:
       TypeError, ValueError: a size that is not an int or is too small; a forget_bias that is neither.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, trajectories
+      >>> cell = cells.lstm(num_inputs=2, num_hidden=3, forget_bias=cells.chrono(100.0))
+      >>> params = cell.init(jax.random.key(0))
+      >>> states = trajectories.unroll(cell, params, jnp.ones((5, 2))).states
+      >>> states.cell.shape, states.hidden.shape
+      ((5, 3), (5, 3))
+
     Reference: Hochreiter & Schmidhuber (1997), Neural Computation 9; Gers, Schmidhuber & Cummins (2000), Neural
     Computation 12 (forget gate); S4.31 (J_t).
     """
@@ -112,6 +148,15 @@ def gates(params: LSTMParams, state: LSTMState, x: jax.Array) -> tuple[jax.Array
 
     Returns:
       Four arrays [H]; i, f, o in (0, 1), g in (−1, 1).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.lstm(num_inputs=1, num_hidden=2, forget_bias=100.0)
+      >>> params = cell.init(jax.random.key(0))
+      >>> i, f, g, o = cells.gates(params, cell.initial_state(params), jnp.zeros(1))  # at zero: σ(b_i), σ(b_f), …
+      >>> i.tolist(), f.tolist()
+      ([0.5, 0.5], [1.0, 1.0])
     """
     return _bend(params.w_hx @ x + params.w_hh @ state.hidden + params.b_h)
 

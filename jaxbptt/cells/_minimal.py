@@ -13,23 +13,48 @@ from jaxbptt.cells.initializers import GateBias, draw_gate_bias, draw_input_weig
 
 
 class MinGRUParams(NamedTuple):
-    """θ of `min_gru`."""
+    """θ of `min_gru`: floats of one dtype, named as in the equations.
 
-    w_z: jax.Array  # [N, M]
-    b_z: jax.Array  # [N]
-    w_h: jax.Array  # [N, M]
-    b_h: jax.Array  # [N]
+    Attributes:
+      w_z, b_z: [N, M] and [N], of the update gate z.
+      w_h, b_h: [N, M] and [N], of the candidate h̃.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.min_gru(num_inputs=2, num_hidden=3).init(jax.random.key(0))
+      >>> jax.tree.map(jnp.shape, params)
+      MinGRUParams(w_z=(3, 2), b_z=(3,), w_h=(3, 2), b_h=(3,))
+    """
+
+    w_z: jax.Array
+    b_z: jax.Array
+    w_h: jax.Array
+    b_h: jax.Array
 
 
 class MinLSTMParams(NamedTuple):
-    """θ of `min_lstm`."""
+    """θ of `min_lstm`: floats of one dtype, named as in the equations.
 
-    w_f: jax.Array  # [N, M]
-    b_f: jax.Array  # [N]
-    w_i: jax.Array  # [N, M]
-    b_i: jax.Array  # [N]
-    w_h: jax.Array  # [N, M]
-    b_h: jax.Array  # [N]
+    Attributes:
+      w_f, b_f: [N, M] and [N], of the forget gate f.
+      w_i, b_i: [N, M] and [N], of the input gate i.
+      w_h, b_h: [N, M] and [N], of the candidate h̃.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.min_lstm(num_inputs=2, num_hidden=3).init(jax.random.key(0))
+      >>> jax.tree.map(jnp.shape, params)
+      MinLSTMParams(w_f=(3, 2), b_f=(3,), w_i=(3, 2), b_i=(3,), w_h=(3, 2), b_h=(3,))
+    """
+
+    w_f: jax.Array
+    b_f: jax.Array
+    w_i: jax.Array
+    b_i: jax.Array
+    w_h: jax.Array
+    b_h: jax.Array
 
 
 class MinimalGates(NamedTuple):
@@ -78,6 +103,15 @@ def min_gru(num_inputs: int, num_hidden: int) -> Cell:
     Raises:
       TypeError, ValueError: a size that is not an int or is too small.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians, trajectories
+      >>> cell = cells.min_gru(num_inputs=1, num_hidden=2)
+      >>> params = cell.init(jax.random.key(0))
+      >>> trajectory = trajectories.unroll(cell, params, jnp.zeros((3, 1)))  # x = 0: z = ½ at every step
+      >>> jacobians.product(jacobians.structured_jacobians(cell, params, trajectory), 0, 3).tolist()
+      [[0.125, 0.0], [0.0, 0.125]]
+
     Reference: Feng et al. (2024), arXiv:2410.01201.
     """
 
@@ -124,6 +158,14 @@ def min_lstm(num_inputs: int, num_hidden: int, *, forget_bias: float | GateBias 
 
     Raises:
       TypeError, ValueError: a size that is not an int or is too small; a forget_bias that is neither.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.min_lstm(num_inputs=1, num_hidden=2)  # forget_bias=cells.chrono(T_max) for long memories
+      >>> params = cell.init(jax.random.key(0))
+      >>> cell.step(params, jnp.array([4.0, 6.0]), jnp.zeros(1)).tolist()  # x = 0: f = i and h̃ = 0
+      [2.0, 3.0]
 
     Reference: Feng et al. (2024), arXiv:2410.01201.
     """

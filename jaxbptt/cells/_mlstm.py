@@ -18,28 +18,57 @@ INPUT_SPREAD = 0.1  # of b_i, as published
 
 
 class MLSTMParams(NamedTuple):
-    """θ of `mlstm`."""
+    """θ of `mlstm`: floats of one dtype, named as in the equations.
 
-    w_q: jax.Array  # [K, M]
-    b_q: jax.Array  # [K]
-    w_k: jax.Array  # [K, M]
-    b_k: jax.Array  # [K]
-    w_v: jax.Array  # [V, M]
-    b_v: jax.Array  # [V]
-    w_i: jax.Array  # [M]
-    b_i: jax.Array  # []
-    w_f: jax.Array  # [M]
-    b_f: jax.Array  # []
-    w_o: jax.Array  # [V, M]
-    b_o: jax.Array  # [V]
+    Attributes:
+      w_q, b_q: [K, M] and [K], of the query q.
+      w_k, b_k: [K, M] and [K], of the key k, where W_k x is divided by √K.
+      w_v, b_v: [V, M] and [V], of the value v.
+      w_i, b_i: [M] and [], of ĩ, the log of the input gate.
+      w_f, b_f: [M] and [], of f̃: the forget gate is σ(f̃).
+      w_o, b_o: [V, M] and [V], of õ: the output gate is σ(õ).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.mlstm(num_inputs=2, num_keys=3, num_values=4).init(jax.random.key(0))
+      >>> params.w_k.shape, params.w_v.shape, float(params.b_f)
+      ((3, 2), (4, 2), 3.0)
+    """
+
+    w_q: jax.Array
+    b_q: jax.Array
+    w_k: jax.Array
+    b_k: jax.Array
+    w_v: jax.Array
+    b_v: jax.Array
+    w_i: jax.Array
+    b_i: jax.Array
+    w_f: jax.Array
+    b_f: jax.Array
+    w_o: jax.Array
+    b_o: jax.Array
 
 
 class MLSTMState(NamedTuple):
-    """(C_t, n_t, m_t) of `mlstm`, in this order when flattened."""
+    """(C_t, n_t, m_t) of `mlstm`, in this order when flattened.
 
-    cell: jax.Array  # C [K, V]
-    normaliser: jax.Array  # n [K]
-    stabiliser: jax.Array  # m []
+    Attributes:
+      cell: C_t [K, V], the memory, divided by e^{m_t}.
+      normaliser: n_t [K], the weighted sum of the keys, divided likewise.
+      stabiliser: m_t [], the log of the scale.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.mlstm(num_inputs=2, num_keys=3, num_values=4)
+      >>> jax.tree.map(jnp.shape, cell.initial_state(cell.init(jax.random.key(0))))
+      MLSTMState(cell=(3, 4), normaliser=(3,), stabiliser=())
+    """
+
+    cell: jax.Array
+    normaliser: jax.Array
+    stabiliser: jax.Array
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -120,6 +149,15 @@ def mlstm(num_inputs: int, num_keys: int, num_values: int) -> Cell:
 
     Raises:
       TypeError, ValueError: a size that is not an int or is too small.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians, trajectories
+      >>> cell = cells.mlstm(num_inputs=2, num_keys=3, num_values=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> chain = jacobians.structured_jacobians(cell, params, trajectories.unroll(cell, params, jnp.ones((5, 2))))
+      >>> chain.size, chain.steps.scale.shape, chain.steps.column.shape  # J_t: f' I and one more column, N = 16
+      (16, (5,), (5, 15))
 
     Reference: Beck et al. (2024), xLSTM, arXiv:2405.04517 (stabilised as in its appendix).
     """

@@ -17,20 +17,47 @@ LEAST, MOST = 0.9, 0.999  # of a at initialisation, at a gate of 1/8
 
 
 class RGLRUParams(NamedTuple):
-    """θ of `rg_lru`."""
+    """θ of `rg_lru`: floats of one dtype, named as in the equations.
 
-    w_a: jax.Array  # [N, N]
-    b_a: jax.Array  # [N]
-    w_i: jax.Array  # [N, N]
-    b_i: jax.Array  # [N]
-    lambda_: jax.Array  # Λ [N]
+    Attributes:
+      w_a, b_a: [N, N] and [N], of the recurrence gate r.
+      w_i, b_i: [N, N] and [N], of the input gate i.
+      lambda_: Λ [N]: ln a = −8 r ⊙ softplus(Λ).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.rg_lru(num_hidden=2).init(jax.random.key(0))
+      >>> jax.tree.map(jnp.shape, params)
+      RGLRUParams(w_a=(2, 2), b_a=(2,), w_i=(2, 2), b_i=(2,), lambda_=(2,))
+    """
+
+    w_a: jax.Array
+    b_a: jax.Array
+    w_i: jax.Array
+    b_i: jax.Array
+    lambda_: jax.Array
 
 
 class RGLRUInput(NamedTuple):
-    """x_t of `rg_lru` with resets."""
+    """x_t of `rg_lru` with resets.
 
-    x: jax.Array  # [N]
-    reset: Any  # [] bool: this step starts a sequence
+    Attributes:
+      x: x_t [N], of a whole sequence [T, N].
+      reset: [] bool, of a whole sequence [T]: whether this step starts a sequence.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, trajectories
+      >>> cell = cells.rg_lru(num_hidden=2, resets=True)
+      >>> inputs = cells.RGLRUInput(x=jnp.ones((6, 2)), reset=jnp.arange(6) % 3 == 0)  # two sequences of 3 steps
+      >>> states = trajectories.unroll(cell, cell.init(jax.random.key(0)), inputs).states
+      >>> bool((states[:3] == states[3:]).all())
+      True
+    """
+
+    x: jax.Array
+    reset: Any
 
 
 class RGLRUGates(NamedTuple):
@@ -87,6 +114,15 @@ def rg_lru(num_hidden: int, *, resets: bool = False) -> Cell:
     Raises:
       TypeError, ValueError: a size that is not an int or is too small; resets that is no bool; when called, inputs not
         as stated.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.rg_lru(num_hidden=2)
+      >>> params = cell.init(jax.random.key(0))
+      >>> carried = cell.step(params, jnp.ones(2), jnp.zeros(2))  # x = 0: r = ½, and h_t = a ⊙ h_{t−1}
+      >>> bool(jnp.allclose(carried, jnp.exp(-4 * jax.nn.softplus(params.lambda_))))
+      True
 
     Reference: De et al. (2024), arXiv:2402.19427.
     """

@@ -23,16 +23,31 @@ REMOVAL = 0.71  # ξ
 
 
 class RWKV7Params(NamedTuple):
-    """θ of `rwkv7`."""
+    """θ of `rwkv7`: floats of one dtype, named as in the equations.
 
-    w_r: jax.Array  # [K, M]
-    w_w: jax.Array  # [K, M]
-    b_w: jax.Array  # [K]
-    w_k: jax.Array  # [K, M]
-    w_v: jax.Array  # [V, M]
-    w_a: jax.Array  # [K, M]
-    b_a: jax.Array  # [K]
-    xi: jax.Array  # [K]
+    Attributes:
+      w_r: [K, M], of the receptance r, which reads the memory.
+      w_w, b_w: [K, M] and [K], of d, from which the decay w of each key channel.
+      w_k, w_v: [K, M] and [V, M], of the key and the value.
+      w_a, b_a: [K, M] and [K], of α, the rate at which what a key held is removed.
+      xi: ξ [K], which turns the key into the direction that is removed.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.rwkv7(num_inputs=2, num_keys=3, num_values=4).init(jax.random.key(0))
+      >>> params.b_w.tolist(), params.w_k.shape, params.w_v.shape
+      ([-5.5, -2.5, 0.5], (3, 2), (4, 2))
+    """
+
+    w_r: jax.Array
+    w_w: jax.Array
+    b_w: jax.Array
+    w_k: jax.Array
+    w_v: jax.Array
+    w_a: jax.Array
+    b_a: jax.Array
+    xi: jax.Array
 
 
 class RWKV7Drive(NamedTuple):
@@ -90,6 +105,15 @@ def rwkv7(num_inputs: int, num_keys: int, num_values: int) -> Cell:
 
     Raises:
       TypeError, ValueError: a size that is not an int or is too small.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.rwkv7(num_inputs=2, num_keys=3, num_values=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> kept = cell.step(params, jnp.ones((4, 3)), jnp.zeros(2))  # x = 0: S' = S diag(w)
+      >>> bool(((kept > 0.545) & (kept < 1)).all())
+      True
 
     Reference: Peng et al. (2025), RWKV-7 "Goose", arXiv:2503.14456.
     """

@@ -16,14 +16,29 @@ LEAST_STEP, MOST_STEP = 1e-3, 0.1  # of Δ at initialisation
 
 
 class SelectiveSSMParams(NamedTuple):
-    """θ of `selective_ssm`."""
+    """θ of `selective_ssm`: floats of one dtype, named as in the equations.
 
-    a_log: jax.Array  # [D, n]: A = −e^a_log
-    w_delta: jax.Array  # [D, D]
-    b_delta: jax.Array  # [D]
-    w_b: jax.Array  # [n, D]
-    w_c: jax.Array  # [n, D], read by the output alone
-    d: jax.Array  # [D], read by the output alone
+    Attributes:
+      a_log: [D, n]: A = −e^a_log.
+      w_delta, b_delta: [D, D] and [D], of the time step Δ.
+      w_b: [n, D], of B_t, which writes the input.
+      w_c: [n, D], of C_t, read by the output alone.
+      d: [D], of the input's direct way to the output, read by the output alone.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.selective_ssm(channels=2, states=3).init(jax.random.key(0))
+      >>> bool(jnp.allclose(-jnp.exp(params.a_log[0]), jnp.array([-1.0, -2.0, -3.0])))  # A of the first channel
+      True
+    """
+
+    a_log: jax.Array
+    w_delta: jax.Array
+    b_delta: jax.Array
+    w_b: jax.Array
+    w_c: jax.Array
+    d: jax.Array
 
 
 class SelectiveDrive(NamedTuple):
@@ -78,6 +93,15 @@ def selective_ssm(channels: int, states: int) -> Cell:
 
     Raises:
       TypeError, ValueError: a size that is not an int or is too small.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.selective_ssm(channels=2, states=3)
+      >>> params, x = cell.init(jax.random.key(0)), jnp.ones(2)
+      >>> state = cell.step(params, cell.initial_state(params), x)
+      >>> state.shape, cell.output(params, state, x).shape  # h_t [D, n], y_t [D]
+      ((2, 3), (2,))
 
     Reference: Gu & Dao (2023), arXiv:2312.00752.
     """

@@ -17,11 +17,25 @@ FORGET_BIAS = 3.0, 6.0  # of the first and of the last unit, as in the published
 
 
 class SLSTMParams(NamedTuple):
-    """θ of `slstm`."""
+    """θ of `slstm`: floats of one dtype, named as in the equations.
 
-    w_hx: jax.Array  # [4H, M], gate order z, i, f, o
-    w_hh: jax.Array  # [4H, H]
-    b_h: jax.Array  # [4H]
+    Attributes:
+      w_hx: [4H, M], of the input; rows in the order z, i, f, o (candidate, input gate, forget gate, output gate), as in
+        all leaves.
+      w_hh: [4H, H], of y_{t−1}.
+      b_h: [4H], the biases.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> params = cells.slstm(num_inputs=2, num_hidden=3).init(jax.random.key(0))
+      >>> dict(zip(params.gates, jnp.split(params.b_h, 4)))["f"].tolist()
+      [3.0, 4.5, 6.0]
+    """
+
+    w_hx: jax.Array
+    w_hh: jax.Array
+    b_h: jax.Array
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -30,12 +44,26 @@ class SLSTMParams(NamedTuple):
 
 
 class SLSTMState(NamedTuple):
-    """(c_t, n_t, m_t, y_t) of `slstm`, each [H], in this order when flattened."""
+    """(c_t, n_t, m_t, y_t) of `slstm`, each [H], in this order when flattened.
 
-    cell: jax.Array  # c
-    normaliser: jax.Array  # n
-    stabiliser: jax.Array  # m
-    hidden: jax.Array  # y
+    Attributes:
+      cell: c_t [H], the memory, divided by e^{m_t}.
+      normaliser: n_t [H], the sum of the input gates, divided likewise.
+      stabiliser: m_t [H], the log of the scale.
+      hidden: y_t [H], what a readout or the layer above sees.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.slstm(num_inputs=2, num_hidden=3)
+      >>> jax.tree.map(jnp.shape, cell.initial_state(cell.init(jax.random.key(0))))
+      SLSTMState(cell=(3,), normaliser=(3,), stabiliser=(3,), hidden=(3,))
+    """
+
+    cell: jax.Array
+    normaliser: jax.Array
+    stabiliser: jax.Array
+    hidden: jax.Array
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -84,6 +112,16 @@ def slstm(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)
 
     Raises:
       TypeError, ValueError: a size that is not an int or is too small.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.slstm(num_inputs=1, num_hidden=2)
+      >>> params, one = cell.init(jax.random.key(0)), jnp.ones(2)
+      >>> state, same = cells.SLSTMState(one, one, 0 * one, one), cells.SLSTMState(one / jnp.e, one / jnp.e, one, one)
+      >>> y, other = (cell.step(params, each, jnp.ones(1)).hidden for each in (state, same))
+      >>> bool(jnp.allclose(y, other))  # (c e^{−δ}, n e^{−δ}, m + δ) changes no y
+      True
 
     Reference: Beck et al. (2024), xLSTM, arXiv:2405.04517.
     """

@@ -33,6 +33,15 @@ def stack(*cells: Cell, read: Callable[[State], Any] | None = None) -> Cell:
     Raises:
       TypeError, ValueError: no cells, or one that is not a cell; a state whose hidden part is not known; a layer that
         takes another number of inputs than the layer below gives.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, trajectories
+      >>> cell = cells.stack(cells.lstm(2, 3), cells.gru(3, 4))  # the GRU reads the LSTM's h
+      >>> params = cell.init(jax.random.key(0))
+      >>> bottom, top = trajectories.unroll(cell, params, jnp.ones((5, 2))).states
+      >>> bottom.hidden.shape, top.shape
+      ((5, 3), (5, 4))
     """
     if not cells:
         raise ValueError("cells: got none, expected at least one")

@@ -14,14 +14,32 @@ class CellOutput(Protocol):
 
 
 class Cell(NamedTuple):
-    """A recurrence as pure functions. It is static: close over it, or mark it static under `jit`."""
+    """A recurrence as pure functions. It is static: close over it, or mark it static under `jit`.
 
-    init: Init  # (key) -> params
-    initial_state: InitialState  # (params) -> h_0; N is its flattened size
-    step: Step  # (params, h_{t-1}, x_t) -> h_t
-    derivation: Derivation | None = None  # hand-derived direct partials of step, when known
-    num_inputs: int | None = None  # M, when known: inputs are then one array [T, M]
-    output: CellOutput | None = None  # (params, h_t, x_t) -> y_t; None: the hidden part of h_t
+    Attributes:
+      init: (key) -> params, from a typed `jax.random.key`; the built-in cells draw JAX's default float.
+      initial_state: (params) -> h_0, a pytree of float arrays; N is its flattened size.
+      step: (params, h_{t−1}, x_t) -> h_t, of the structure, shapes and dtypes of h_{t−1}.
+      derivation: the direct partials of step, derived by hand; None: not known.
+      num_inputs: M, where inputs are one array [T, M]; None: any pytree with leading T.
+      output: (params, h_t, x_t) -> y_t; None: the hidden part of h_t.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians, trajectories
+      >>> init, step = lambda key: jnp.asarray(0.5), lambda a, h, x: a * h + x
+      >>> cell = cells.Cell(init=init, initial_state=jnp.zeros_like, step=step)
+      >>> trajectory = trajectories.unroll(cell, jnp.asarray(0.5), jnp.ones(3))
+      >>> jacobians.step_jacobians(cell, jnp.asarray(0.5), trajectory).tolist()  # J_t = a
+      [[[0.5]], [[0.5]], [[0.5]]]
+    """
+
+    init: Init
+    initial_state: InitialState
+    step: Step
+    derivation: Derivation | None = None
+    num_inputs: int | None = None
+    output: CellOutput | None = None
 
 
 def from_step(
@@ -44,8 +62,15 @@ def from_step(
       Cell without a derivation.
 
     Raises:
-      TypeError: an argument that must be a function is not one.
+      TypeError, ValueError: an argument that must be a function is not one; a num_inputs that is no int ≥ 0.
       ValueError: `init` of the result is called and none was given.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, trajectories
+      >>> cell = cells.from_step(lambda a, h, x: a * h + x, jnp.zeros_like)
+      >>> trajectories.unroll(cell, jnp.asarray(0.5), jnp.ones(3)).states.tolist()
+      [1.0, 1.5, 1.75]
     """
     init = _validation.no_init if init is None else init
     for name, function in (("step", step), ("initial_state", initial_state), ("init", init)):

@@ -15,10 +15,20 @@ class Outer(NamedTuple):
     """The matrix Σ left rightᵀ, kept as its vectors: the cotangent of a weight matrix at one step.
 
     The sum is over all axes but the last: one pair of vectors (rank one) for one sequence, [B, ...] for B side by side.
+
+    Attributes:
+      left: [..., rows], the cotangents of what the matrix gives.
+      right: [..., columns], what the matrix multiplied.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cells.Outer(left=jnp.array([1.0, 2.0]), right=jnp.array([3.0, 4.0])).matrix().tolist()
+      [[3.0, 4.0], [6.0, 8.0]]
     """
 
-    left: jax.Array  # [..., rows]
-    right: jax.Array  # [..., columns]
+    left: jax.Array
+    right: jax.Array
 
     def matrix(self) -> jax.Array:
         """The matrix [rows, columns], by one matrix product."""
@@ -79,6 +89,25 @@ class FactoredPullback(NamedTuple):
     """A step and its pullback in parts: over a sequence, `drive` and `params` take one matrix product each.
 
     Only `delta` and `state` are left in the reverse scan. For one step, call it like any other pullback.
+
+    Attributes:
+      drive: (params, x) -> what the input adds to the pre-activations; it reads no state.
+      advance: (params, h_{t−1}, drive) -> (h_t, what `expand` needs), the rest of the step.
+      expand: (h_{t−1}, h_t, kept) -> the factors that multiply a cotangent at this step, entry by entry.
+      delta: (factors, λ_t) -> δ_t, the cotangent of the pre-activations.
+      state: (params, factors, λ_t, δ_t) -> the cotangent of h_{t−1}, J_tᵀ λ_t.
+      params: (params, h_{t−1}, x_t, δ_t) -> the cotangent of params, weight matrices as `Outer`.
+      input: (params, δ_t) -> the cotangent of x_t.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.elman(num_inputs=1, num_hidden=2)
+      >>> params, pullback = cell.init(jax.random.key(0)), cell.derivation.pullback
+      >>> at = params, jnp.ones(2), jnp.ones(1), jnp.ones(2)  # θ, h_{t−1}, x_t, λ_t
+      >>> matrix, vectors = pullback(*at)[0].w_hh, pullback.pull_params(*at).w_hh
+      >>> bool(jnp.allclose(vectors.matrix(), matrix)), vectors.left.shape, vectors.right.shape
+      (True, (2,), (2,))
     """
 
     drive: Drive

@@ -30,6 +30,13 @@ def gaussian(gain: float = 1.0) -> Scheme:
     Returns:
       A scheme (key, shape, dtype) -> [H, H].
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> w_hh = cells.gaussian(1.5)(jax.random.key(0), (100, 100), jnp.result_type(float))
+      >>> round(10 * float(w_hh.std()), 1)  # √H times the standard deviation
+      1.5
+
     Reference: Ginibre (1965), circular law.
     """
 
@@ -48,6 +55,13 @@ def orthogonal(gain: float = 1.0) -> Scheme:
     Returns:
       A scheme (key, shape, dtype) -> [H, H].
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> w_hh = cells.orthogonal(2.0)(jax.random.key(0), (3, 3), jnp.result_type(float))
+      >>> bool(jnp.allclose(w_hh @ w_hh.T, 4 * jnp.eye(3), atol=1e-5))
+      True
+
     Reference: Saxe, McClelland & Ganguli (2014), arXiv:1312.6120.
     """
 
@@ -65,6 +79,12 @@ def identity(gain: float = 1.0) -> Scheme:
 
     Returns:
       A scheme (key, shape, dtype) -> [H, H].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cells.identity(0.5)(jax.random.key(0), (2, 2), jnp.result_type(float)).tolist()
+      [[0.5, 0.0], [0.0, 0.5]]
 
     Reference: Le, Jaitly & Hinton (2015), arXiv:1504.00941.
     """
@@ -88,6 +108,14 @@ def chrono(max_lag: float) -> GateBias:
 
     Raises:
       TypeError, ValueError: a max_lag that is not a finite number above 2.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> b_i, b_f = cells.chrono(50.0)(jax.random.key(0), 4, jnp.result_type(float))
+      >>> steps = 1 / (1 - jax.nn.sigmoid(b_f))  # the time constants
+      >>> bool(((steps >= 2) & (steps <= 50.001)).all())
+      True
 
     Reference: Tallec & Ollivier (2018), arXiv:1804.11188.
     """

@@ -28,7 +28,23 @@ class Multiply(Protocol):
 
 
 class JacobianParts(NamedTuple):
-    """J_t as diagonals and blocks, which multiply a matrix without being assembled."""
+    """J_t as diagonals and blocks, which multiply a matrix without being assembled.
+
+    Attributes:
+      form: (params, factors) -> parts, any pytree, from the factors of a `FactoredPullback` at one step.
+      dense: (parts) -> J_t [N, N].
+      left: (parts, matrix [N, K]) -> J_t · matrix [N, K].
+      right: (parts, matrix [K, N]) -> matrix · J_t [K, N].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> cell = cells.elman(num_inputs=1, num_hidden=2)
+      >>> params, (_, pullback, parts) = cell.init(jax.random.key(0)), cell.derivation
+      >>> formed = parts.form(params, pullback.factors(params, jnp.ones(2), jnp.ones(1)))  # (φ', W_hh)
+      >>> bool(jnp.allclose(parts.left(formed, jnp.eye(2)), parts.dense(formed)))
+      True
+    """
 
     form: FormParts
     dense: Assemble
@@ -37,11 +53,24 @@ class JacobianParts(NamedTuple):
 
 
 class DiagonalLowRank(NamedTuple):
-    """diag(d) + L Rᵀ, r = 0 for a diagonal; complex where the state holds real and imaginary parts."""
+    """diag(d) + L Rᵀ, r = 0 for a diagonal; complex where the state holds real and imaginary parts.
 
-    diagonal: jax.Array  # [..., n]
-    left: jax.Array  # [..., n, r]
-    right: jax.Array  # [..., n, r]
+    Attributes:
+      diagonal: d [..., n].
+      left: L [..., n, r].
+      right: R [..., n, r].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> core = cells.DiagonalLowRank(jnp.array([2.0, 3.0]), left=jnp.ones((2, 1)), right=jnp.array([[0.0], [1.0]]))
+      >>> core.matrix().tolist()
+      [[2.0, 1.0], [0.0, 4.0]]
+    """
+
+    diagonal: jax.Array
+    left: jax.Array
+    right: jax.Array
 
     def matrix(self) -> jax.Array:
         """[..., n, n]."""
@@ -111,12 +140,24 @@ class BlockParts(NamedTuple):
 
     `place` [B, n, m] says where in the flattened state row i of block b finds its copy j. Complex blocks act on complex
     entries: place is [B, n, 2m], the real part of copy j at 2j, its imaginary part at 2j + 1.
+
+    Attributes:
+      form: (params, factors) -> the blocks [B, n, n] at one step, or `DiagonalLowRank` of leading shape [B].
+      place: [B, n, m] of ints, or [B, n, 2m] for complex blocks.
+      affine: J_t does not depend on h_{t−1}: h_t = J_t h_{t−1} + f(0, x_t).
+      constant: J_t depends on params alone.
+
+    Example:
+      >>> from jaxbptt import cells
+      >>> diagonal, matrix = cells.min_gru(2, 3).derivation.parts, cells.delta_net(2, 3, 4).derivation.parts
+      >>> diagonal.place.shape, matrix.place.shape  # N blocks [1, 1]; one block [K, K] on V copies
+      ((3, 1, 1), (1, 3, 4))
     """
 
-    form: FormParts  # -> [B, n, n], or DiagonalLowRank of leading shape [B]
+    form: FormParts
     place: np.ndarray
-    affine: bool = False  # J_t does not depend on h_{t−1}: h_t = J_t h_{t−1} + f(0, x_t)
-    constant: bool = False  # J_t depends on params alone
+    affine: bool = False
+    constant: bool = False
 
     # A cell may be a static argument: it is hashed, and NumPy's arrays are not.
     def __hash__(self) -> int:
@@ -132,17 +173,42 @@ class BlockParts(NamedTuple):
 
 
 class Border(NamedTuple):
-    """[[scale · I, column], [0, corner]]."""
+    """One J_t [N, N] as [[scale · I, column], [0, corner]].
 
-    scale: jax.Array  # []
-    column: jax.Array  # [N − 1]
-    corner: jax.Array  # []
+    Attributes:
+      scale: [], of the first N − 1 entries.
+      column: [N − 1], the effect of the last entry on them.
+      corner: [], of the last entry on itself.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians
+      >>> border = cells.Border(scale=jnp.asarray(0.5), column=jnp.array([3.0, 4.0]), corner=jnp.asarray(1.0))
+      >>> jacobians.BorderedJacobians(jax.tree.map(lambda leaf: leaf[None], border)).assemble()[0].tolist()
+      [[0.5, 0.0, 3.0], [0.0, 0.5, 4.0], [0.0, 0.0, 1.0]]
+    """
+
+    scale: jax.Array
+    column: jax.Array
+    corner: jax.Array
 
 
 class BorderedParts(NamedTuple):
-    """J_t as a multiple of the identity with one more column: the last entry of the state acts on all the others."""
+    """J_t as a multiple of the identity with one more column: the last entry of the state acts on all the others.
 
-    form: FormParts  # -> Border
+    Attributes:
+      form: (params, factors) -> `Border`, J_t from the factors of a `FactoredPullback` at one step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells
+      >>> form = lambda params, gate: cells.Border(scale=gate, column=jnp.ones(2), corner=jnp.ones(()))
+      >>> parts = cells.BorderedParts(form)  # of a cell u' = gate u + m, m' = m, whose factors are its gate
+      >>> parts.form(None, jnp.asarray(0.5)).scale.item()
+      0.5
+    """
+
+    form: FormParts
 
 
 def form_steps(parts: BlockParts | BorderedParts, params: Params, factors: Any, length: int) -> Any:

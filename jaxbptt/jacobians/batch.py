@@ -29,6 +29,15 @@ def batch_jacobians(model: Model, params: Params, trajectory: Unrolled) -> Float
     Raises:
       TypeError, ValueError: a model that is no batch; params or trajectory that do not fit it; outside jit, NaN or inf,
         with its first step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import jacobians, models, trajectories
+      >>> model = models.make_model(lambda a, h, x: h * x, jnp.ones_like, lambda a, h: h, models.squared_error)
+      >>> batch, a = models.batched(model, 2), jnp.asarray(1.0)
+      >>> trajectory = trajectories.unroll(batch, a, jnp.array([[2.0, 3.0], [4.0, 5.0]]))  # [T, B]
+      >>> jacobians.batch_jacobians(batch, a, trajectory)[:, :, 0, 0].tolist()  # J_t = x_t
+      [[2.0, 3.0], [4.0, 5.0]]
     """
     if getattr(model, "batch", None) is None:
         raise ValueError("model: got one sequence, expected a batch (models.batched)")

@@ -31,11 +31,25 @@ class BlockJacobians:
     Functions of chains work on the blocks alone: B n³ per step where the assembled matrices cost (B n m)³, and every
     singular value counts m times. Row i of block b finds its copy j at entry place[b, i, j] of the flattened state;
     complex blocks find its real part at 2j and its imaginary part at 2j + 1, and count twice.
+
+    Attributes:
+      core: [T, B, n, n] or DiagonalLowRank of leading shape [T, B]; one step if all are equal.
+      place: [B, n, m], or [B, n, 2m] for complex blocks.
+      length: T, static.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians, trajectories
+      >>> cell = cells.delta_net(num_inputs=2, num_keys=3, num_values=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> chain = jacobians.structured_jacobians(cell, params, trajectories.unroll(cell, params, jnp.ones((5, 2))))
+      >>> chain.matrices().shape, chain.size  # one block [K, K] a step, for V copies
+      ((5, 1, 3, 3), 12)
     """
 
-    core: Core  # [T, B, n, n] or DiagonalLowRank of leading shape [T, B]; one step if all are equal
-    place: ArrayLike  # [B, n, m], or [B, n, 2m] for complex blocks
-    length: int  # T, static
+    core: Core
+    place: ArrayLike
+    length: int
 
     def __len__(self) -> int:
         return self.length
@@ -145,9 +159,19 @@ class BorderedJacobians:
     """J_1 … J_T, each [[scale · I, column], [0, corner]]: N numbers a step.
 
     Their product has the same form, so that all its singular values but two are Π scale.
+
+    Attributes:
+      steps: `cells.Border` of scale [T], column [T, N − 1], corner [T].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians
+      >>> steps = cells.Border(scale=jnp.array([0.5, 0.25]), column=jnp.ones((2, 2)), corner=jnp.ones(2))
+      >>> jacobians.product(jacobians.BorderedJacobians(steps), 0, 2).tolist()  # J_2 J_1: scales multiply
+      [[0.125, 0.0, 1.25], [0.0, 0.125, 1.25], [0.0, 0.0, 1.0]]
     """
 
-    steps: Border  # scale [T], column [T, N − 1], corner [T]
+    steps: Border
 
     def __len__(self) -> int:
         return len(self.steps.scale)

@@ -33,6 +33,15 @@ def step_jacobians(
       TypeError, ValueError: an unknown method; "closed" without a derivation; params or trajectory that do not fit the
         cell; outside jit, NaN or inf, with its first step.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians, trajectories
+      >>> cell = cells.elman(num_inputs=1, num_hidden=2, recurrent=cells.identity(0.5))
+      >>> params = cell.init(jax.random.key(0))
+      >>> trajectory = trajectories.unroll(cell, params, jnp.zeros((3, 1)))  # h = 0, φ' = 1: J_t = W_hh
+      >>> jacobians.step_jacobians(cell, params, trajectory)[0].tolist()
+      [[0.5, 0.0], [0.0, 0.5]]
+
     Reference: J_f = [∂f_i/∂x_j], row i the derivatives of f_i; S0.28.
     """
     _validation.require_choice("method", method, get_args(JacobianMethod))

@@ -30,6 +30,13 @@ def product(jacobians: Jacobians, start: int, stop: int) -> Float[Array, "state 
     Raises:
       TypeError, ValueError: jacobians or the span not as stated.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import jacobians
+      >>> chain = jnp.array([[[1.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 1.0]]])  # J_1, J_2
+      >>> jacobians.product(chain, 0, 2).tolist()  # dh_2/dh_0 = J_2 J_1; J_1 J_2 is [[2, 1], [1, 1]]
+      [[1.0, 1.0], [1.0, 2.0]]
+
     Reference: dh_t/dh_k = Π_{i=k+1}^t dh_i/dh_{i-1}, the latest factor on the left; S4.7.
     """
     steps, multiply, identity, assemble = _multiplication(jacobians)
@@ -49,6 +56,13 @@ def prefix_products(jacobians: Jacobians) -> Float[Array, "time state state"]:
 
     Raises:
       TypeError, ValueError: jacobians not as stated.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import jacobians
+      >>> chain = jnp.array([[[1.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 1.0]]])  # J_1, J_2
+      >>> jacobians.prefix_products(chain).tolist()  # J_1 and J_2 J_1
+      [[[1.0, 1.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 2.0]]]
     """
     steps, multiply, identity, assemble = _multiplication(jacobians)
 

@@ -22,10 +22,26 @@ from jaxbptt.types import Params, Recurrence, Unrolled
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("params", "factors"), meta_fields=("parts",))
 @dataclasses.dataclass(frozen=True)
 class StructuredJacobians:
-    """J_1 … J_T as diagonals and blocks: T·O(N) numbers, multiplied without being assembled."""
+    """J_1 … J_T as diagonals and blocks: T·O(N) numbers, multiplied without being assembled.
+
+    Attributes:
+      params: θ.
+      factors: pytree [T, ...], the factors that multiply a cotangent.
+      parts: how J_t is formed from the factors of one step, static.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians, trajectories
+      >>> cell = cells.elman(num_inputs=1, num_hidden=2, recurrent=cells.identity(0.5))
+      >>> params = cell.init(jax.random.key(0))
+      >>> trajectory = trajectories.unroll(cell, params, jnp.zeros((3, 1)))
+      >>> chain = jacobians.structured_jacobians(cell, params, trajectory)
+      >>> len(chain), chain.size, chain.assemble().shape, len(chain.span(1, 3))
+      (3, 2, (3, 2, 2), 2)
+    """
 
     params: Params
-    factors: Any  # pytree [T, ...], the factors that multiply a cotangent
+    factors: Any
     parts: JacobianParts
 
     def __len__(self) -> int:
@@ -146,6 +162,14 @@ def structured_jacobians(cell: Recurrence, params: Params, trajectory: Unrolled 
     Raises:
       TypeError, ValueError: a cell without such a derivation; params or trajectory that do not fit the cell; an int for
         a cell whose J_t depends on the trajectory; outside jit, NaN or inf, with its first step.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, jacobians
+      >>> cell = cells.lru(num_inputs=1, num_hidden=2)
+      >>> chain = jacobians.structured_jacobians(cell, cell.init(jax.random.key(0)), 100_000)
+      >>> len(chain), chain.size, chain.diagonal().shape  # complex λ, stored once
+      (100000, 4, (1, 2))
     """
     partials = step_partials(cell)
     parts = partials.parts

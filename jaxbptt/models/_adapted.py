@@ -16,16 +16,45 @@ from jaxbptt.types import Params
 
 
 class Adapted(NamedTuple):
-    """A model, its params, and the way back to the tree that they came from."""
+    """A model, its params, and the way back to the tree that they came from.
 
-    model: Any  # a Model; of a PyTorch module that runs both ways a BidirectionalModel
+    Attributes:
+      model: a `Model`; of a PyTorch module that runs both ways a `BidirectionalModel`.
+      params: θ of that model, the leaves that are trained.
+      restore: a gradient -> the first tree, as `jax.grad` gives it; None where frozen.
+      values: params -> the first tree, frozen leaves in their places.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> step, start = lambda p, h, x: p["a"] * h + p["b"] * x, lambda p: jnp.zeros_like(p["a"])
+      >>> model = models.make_model(step, start, lambda p, h: h, models.squared_error)
+      >>> params = {"a": jnp.asarray(0.5), "b": jnp.asarray(1.0)}
+      >>> adapted = models.trainable(model, params, select=lambda path, leaf: path[0].key == "a")
+      >>> jax.tree.map(float, adapted.params), jax.tree.map(float, adapted.values(adapted.params))
+      ({'a': 0.5, 'b': None}, {'a': 0.5, 'b': 1.0})
+    """
+
+    model: Any
     params: Params
-    restore: Callable[[Params], Any]  # a gradient -> the first tree, as `jax.grad` gives it; None where frozen
-    values: Callable[[Params], Any]  # params -> the first tree, frozen leaves in their places
+    restore: Callable[[Params], Any]
+    values: Callable[[Params], Any]
 
 
 class RealPair(NamedTuple):
-    """A complex leaf as two real ones."""
+    """A complex leaf as two real ones.
+
+    Attributes:
+      re: the real part, of the leaf's shape.
+      im: the imaginary part.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> pair = models.split_complex(jnp.asarray(3 - 4j))
+      >>> float(pair.re), float(pair.im)
+      (3.0, -4.0)
+    """
 
     re: jax.Array
     im: jax.Array
@@ -45,6 +74,17 @@ def trainable(model: Model, params: Any, select: Callable[[Any, Any], bool] | No
 
     Raises:
       ValueError, TypeError: no leaf is trained; a model with a penalty or of a batch whose params do not fit.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> step, start = lambda p, h, x: p["a"] * h + p["b"] * x, lambda p: jnp.zeros_like(p["a"])
+      >>> model = models.make_model(step, start, lambda p, h: h, models.squared_error)
+      >>> params = {"a": jnp.asarray(0.5), "b": jnp.asarray(1.0)}
+      >>> adapted = models.trainable(model, params, select=lambda path, leaf: path[0].key == "a")
+      >>> loss, grads = gradients.bptt(adapted.model, adapted.params, jnp.ones(3), jnp.zeros(3))
+      >>> jax.tree.map(float, adapted.restore(grads))
+      {'a': 5.0, 'b': None}
     """
     _validation.require_functions("model", model, ("initial_state", "step", "readout", "loss"))
     paths = jax.tree_util.tree_leaves_with_path(params)
@@ -87,7 +127,17 @@ def real_pairs(model: Model, params: Params) -> Adapted:
       what `jax.grad` gives of a real function; `values` re + i·im.
 
     Raises:
-      ValueError, TypeError: a model made in another order.
+      ValueError, TypeError: a model made in another order; params that are not arrays.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> step = lambda a, h, x: a * h + x
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h: h.real, models.squared_error)
+      >>> adapted = models.real_pairs(model, jnp.asarray(0.5j))
+      >>> loss, grads = gradients.bptt(adapted.model, adapted.params, jnp.ones(3, complex), jnp.zeros(3))
+      >>> complex(adapted.restore(grads))  # ∂C/∂Re a − i ∂C/∂Im a, as jax.grad
+      (1.75+0.75j)
     """
     require_order(model, "real_pairs")
     whole = _on(model, join_pairs)
@@ -110,6 +160,12 @@ def split_complex(tree: Any) -> Any:
 
     Returns:
       The tree; its other leaves are unchanged.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> jax.tree.map(float, models.split_complex({"h": jnp.asarray(1 + 2j), "count": jnp.asarray(3.0)}))
+      {'count': 3.0, 'h': RealPair(re=1.0, im=2.0)}
     """
     is_complex = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
     return jax.tree.map(lambda leaf: RealPair(jnp.real(leaf), jnp.imag(leaf)) if is_complex(leaf) else leaf, tree)
@@ -123,6 +179,12 @@ def join_pairs(tree: Any) -> Any:
 
     Returns:
       The tree with complex leaves.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> complex(models.join_pairs(models.RealPair(re=jnp.asarray(1.0), im=jnp.asarray(2.0))))
+      (1+2j)
     """
     is_pair = lambda node: isinstance(node, RealPair)
     return jax.tree.map(lambda node: jax.lax.complex(*node) if is_pair(node) else node, tree, is_leaf=is_pair)

@@ -26,6 +26,16 @@ def batched(model: Model, size: int) -> Model:
     Raises:
       TypeError, ValueError: a size that is not an int ≥ 1; a model that is already a batch; when the model is called,
         inputs of another B.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> step = lambda a, h, x: a * h + x
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h: h, models.squared_error)
+      >>> inputs = jnp.stack((jnp.ones(3), jnp.zeros(3)), axis=1)  # [T, B]: the second adds nothing to C
+      >>> loss, grad = gradients.bptt(models.batched(model, 2), jnp.asarray(0.5), inputs, jnp.zeros((3, 2)))
+      >>> float(loss), float(grad)
+      (3.15625, 5.0)
     """
     _validation.require_size("size", size)
     _validation.require_functions("model", model, ("initial_state", "step", "readout", "loss"))

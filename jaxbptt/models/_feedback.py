@@ -14,18 +14,45 @@ Outputs: TypeAlias = Any  # like o_t, leading T
 
 
 class Started(NamedTuple):
-    """Inputs of a `feedback` model."""
+    """Inputs of a `feedback` model.
 
-    x: Inputs  # x_1 … x_T, leading T
-    start: Any  # [T] bool: step t reads `first` in place of o_{t−1} (of a batch [T, B])
+    Attributes:
+      x: x_1 … x_T, leading T.
+      start: [T] bool: step t reads `first` in place of o_{t−1} (of a batch [T, B]).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> inputs = models.Started(x=jnp.ones((5, 2)), start=jnp.arange(5) % 3 == 0)  # sequences of 3 and of 2 steps
+      >>> inputs.start.tolist()
+      [True, False, False, True, False]
+    """
+
+    x: Inputs
+    start: Any
 
 
 class Forced(NamedTuple):
-    """Inputs of a `teacher_forcing` model."""
+    """Inputs of a `teacher_forcing` model.
 
-    x: Inputs  # x_1 … x_T, leading T
-    output: Outputs  # what step t reads in place of o_{t−1} where it is forced, such as y_{t−1}
-    force: Any  # [T] bool (of a batch [T, B])
+    Attributes:
+      x: x_1 … x_T, leading T.
+      output: what step t reads in place of o_{t−1} where it is forced, such as y_{t−1}.
+      force: [T] bool (of a batch [T, B]).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> targets = jnp.arange(1.0, 5.0)  # y_1 … y_4; step t is given y_{t−1}
+      >>> before = jnp.concatenate((jnp.zeros(1), targets[:-1]))
+      >>> inputs = models.Forced(x=jnp.ones(4), output=before, force=jnp.arange(4) % 2 == 0)  # at every second step
+      >>> inputs.output.tolist(), inputs.force.tolist()
+      ([0.0, 1.0, 2.0, 3.0], [True, False, True, False])
+    """
+
+    x: Inputs
+    output: Outputs
+    force: Any
 
 
 def feedback(model: Model, first: Output) -> Model:
@@ -43,6 +70,16 @@ def feedback(model: Model, first: Output) -> Model:
     Raises:
       ValueError, TypeError: a model made in another order, or whose readout reads more than the state; when it is
         called, inputs that are not `Started`, a `first` unlike the output.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, trajectories
+      >>> step = lambda a, h, fed: a * fed[1] + fed[0]  # fed: (x_t, o_{t−1})
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h: h, models.squared_error)
+      >>> inputs = models.Started(jnp.ones(3), jnp.array([True, False, False]))
+      >>> fed = models.feedback(model, first=jnp.asarray(4.0))
+      >>> trajectories.unroll(fed, jnp.asarray(0.5), inputs).states.tolist()
+      [3.0, 2.5, 2.25]
     """
     first = _validation.as_arrays("first", first)
 
@@ -66,7 +103,17 @@ def teacher_forcing(model: Model) -> Model:
       Model, without a derivation, whose inputs are `Forced(x, output, force [T] bool)`.
 
     Raises:
-      ValueError, TypeError: as `feedback`.
+      ValueError, TypeError: a model made in another order, or whose readout reads more than the state; when it is
+        called, inputs that are not `Forced`, an `output` unlike the model's.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, trajectories
+      >>> step = lambda a, h, fed: a * fed[1] + fed[0]  # fed: (x_t, o_{t−1})
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h: h, models.squared_error)
+      >>> inputs = models.Forced(jnp.ones(3), output=jnp.full(3, 4.0), force=jnp.array([False, True, False]))
+      >>> trajectories.unroll(models.teacher_forcing(model), jnp.asarray(0.5), inputs).states.tolist()
+      [1.0, 3.0, 2.5]
 
     Reference: Williams & Zipser (1989), Neural Computation 1; Mikhaeil, Monfared & Durstewitz (2022), arXiv:2110.07238.
     """

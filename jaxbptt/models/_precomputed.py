@@ -13,10 +13,25 @@ from jaxbptt.types import Inputs, Params
 
 
 class Precomputed(NamedTuple):
-    """A model whose state is floats alone, and the inputs that carry the rest."""
+    """A model whose state is floats alone, and the inputs that carry the rest.
+
+    Attributes:
+      model: on the floats of the state.
+      inputs: of that model, leading T: `x`, and the leaves that are not floats `before` and `after` each step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> step = lambda a, state, x: (a * state[0] + x, state[1] + 1)  # the state: h and a counter
+      >>> start, readout = lambda a: (jnp.zeros_like(a), jnp.asarray(0)), lambda a, state: state[0]
+      >>> model = models.make_model(step, start, readout, models.squared_error)
+      >>> model, inputs = models.precomputed(model, jnp.asarray(0.5), jnp.ones(3))
+      >>> inputs.before[1].tolist(), inputs.after[1].tolist()  # the counter before and after each step
+      ([0, 1, 2], [1, 2, 3])
+    """
 
     model: Model
-    inputs: Inputs  # Known(x, before, after), leading T
+    inputs: Inputs
 
 
 class Known(NamedTuple):
@@ -42,6 +57,16 @@ def precomputed(model: Model, params: Params, inputs: Inputs) -> Precomputed:
 
     Raises:
       ValueError, TypeError: a leaf that is not a float and depends on one that is; inputs without a leading T.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> step = lambda a, state, x: (a * state[0] + x, state[1] + 1)  # the state: h and a counter
+      >>> start, readout = lambda a: (jnp.zeros_like(a), jnp.asarray(0)), lambda a, state: state[0]
+      >>> model = models.make_model(step, start, readout, models.squared_error)
+      >>> model, inputs = models.precomputed(model, jnp.asarray(0.5), jnp.ones(3))
+      >>> gradients.bptt(model, jnp.asarray(0.5), inputs, jnp.zeros(3))[1].item()
+      5.0
     """
     require_order(model, "precomputed")
     inputs = _validation.as_arrays("inputs", inputs)

@@ -12,10 +12,23 @@ from jaxbptt.types import Inputs
 
 
 class Resetting(NamedTuple):
-    """Inputs of a `resetting` model."""
+    """Inputs of a `resetting` model.
 
-    x: Inputs  # x_1 … x_T, leading T
-    reset: Any  # [T] bool: step t starts an episode (of a batch [T, B])
+    Attributes:
+      x: x_1 … x_T, leading T.
+      reset: [T] bool: step t starts an episode (of a batch [T, B]).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> lengths = jnp.array([2, 3])  # of two episodes
+      >>> starts = jnp.zeros(5, bool).at[jnp.cumsum(lengths)[:-1]].set(True)
+      >>> models.Resetting(x=jnp.ones((5, 2)), reset=starts).reset.tolist()
+      [False, False, True, False, False]
+    """
+
+    x: Inputs
+    reset: Any
 
 
 def resetting(model: Model) -> Model:
@@ -32,6 +45,15 @@ def resetting(model: Model) -> Model:
 
     Raises:
       ValueError, TypeError: a model made in another order; when it is called, inputs that are not `Resetting`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, trajectories
+      >>> step = lambda a, h, x: a * h + x
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h: h, models.squared_error)
+      >>> inputs = models.Resetting(jnp.ones(4), jnp.array([False, False, True, False]))  # two episodes of 2 steps
+      >>> trajectories.unroll(models.resetting(model), jnp.asarray(0.5), inputs).states.tolist()
+      [1.0, 1.5, 1.0, 1.5]
     """
     require_order(model, "resetting")
 

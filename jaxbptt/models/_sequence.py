@@ -15,14 +15,38 @@ from jaxbptt.types import Params, Reduction, State
 
 
 class Readout(NamedTuple):
-    """θ of the readout o_t = w_yh h_t + b_y."""
+    """θ of the readout o_t = w_yh h_t + b_y: floats of one dtype.
 
-    w_yh: jax.Array  # [O, H]
-    b_y: jax.Array  # [O]
+    Attributes:
+      w_yh: [O, H], of the hidden part of the state.
+      b_y: [O], the bias.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, models
+      >>> params = models.sequence_model(cells.lstm(2, 3), num_outputs=4).init(jax.random.key(0))
+      >>> jax.tree.map(jnp.shape, params.readout)  # it reads h alone, not C
+      Readout(w_yh=(4, 3), b_y=(4,))
+    """
+
+    w_yh: jax.Array
+    b_y: jax.Array
 
 
 class SequenceParams(NamedTuple):
-    """θ of a `sequence_model`."""
+    """θ of a `sequence_model`.
+
+    Attributes:
+      cell: the cell's own, as its `init` draws them.
+      readout: `Readout(w_yh [O, H], b_y [O])`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, models
+      >>> params = models.sequence_model(cells.elman(2, 3), num_outputs=1).init(jax.random.key(0))
+      >>> params.cell.w_hh.shape, params.readout.w_yh.shape
+      ((3, 3), (1, 3))
+    """
 
     cell: Params
     readout: Readout
@@ -58,6 +82,15 @@ def sequence_model(
 
     Raises:
       TypeError, ValueError: `num_outputs`, `reduction` or `read` not as stated.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, gradients, models
+      >>> model = models.sequence_model(cells.elman(num_inputs=2, num_hidden=3), num_outputs=4, reduction="mean")
+      >>> params = model.init(jax.random.key(0))
+      >>> loss, grads = gradients.bptt(model, params, jnp.ones((5, 2)), jnp.zeros((5, 4)))
+      >>> grads.cell.w_hh.shape, grads.readout.w_yh.shape
+      ((3, 3), (4, 3))
     """
     _validation.require_size("num_outputs", num_outputs)
     _validation.require_choice("reduction", reduction, ("sum", "mean"))

@@ -13,10 +13,24 @@ from jaxbptt.types import Targets
 
 
 class Weighted(NamedTuple):
-    """Targets of a `weighted` model."""
+    """Targets of a `weighted` model.
 
-    target: Targets  # y_1 … y_T, leading T; anything finite where the weight is zero
-    weight: Any  # w [T], floats, or a mask of bools or integers (of a batch [T, B])
+    Attributes:
+      target: y_1 … y_T, leading T; anything finite where the weight is zero.
+      weight: w [T], floats, or a mask of bools or integers (of a batch [T, B]).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> step = lambda a, h, x: a * h + x
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h: h, models.squared_error, reduction="mean")
+      >>> targets = models.Weighted(target=jnp.zeros(3), weight=jnp.array([False, False, True]))  # a loss at the end
+      >>> gradients.autodiff(models.weighted(model), jnp.asarray(0.5), jnp.ones(3), targets)[0].item()  # ½ 1.75²
+      1.53125
+    """
+
+    target: Targets
+    weight: Any
 
 
 def weighted(model: Model) -> Model:
@@ -34,6 +48,17 @@ def weighted(model: Model) -> Model:
     Raises:
       ValueError, TypeError: a model made in another order; when it is called, targets that are not `Weighted`, weights
         of another shape, or that add up to zero under the mean.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> step = lambda a, h, x: a * h + x
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h: h, models.squared_error)
+      >>> targets = models.Weighted(jnp.zeros(5), jnp.array([1.0, 1.0, 1.0, 0.0, 0.0]))  # 3 steps and 2 of padding
+      >>> inputs = jnp.array([1.0, 1.0, 1.0, 7.0, -9.0])
+      >>> loss, grad = gradients.bptt(models.weighted(model), jnp.asarray(0.5), inputs, targets)
+      >>> float(loss), float(grad)  # as of the 3 steps alone
+      (3.15625, 5.0)
     """
     require_order(model, "weighted")
 

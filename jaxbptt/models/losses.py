@@ -20,6 +20,12 @@ def squared_error(output: Float[Array, "*outputs"], target: Float[Array, "*outpu
 
     Raises:
       TypeError, ValueError: shapes or dtypes differ (nothing is broadcast).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> models.squared_error(jnp.array([3.0, 4.0]), jnp.zeros(2)).item()
+      12.5
     """
     _validation.require_same("target", target, output)
     return jnp.sum((output - target) ** 2) / 2
@@ -37,6 +43,13 @@ def softmax_cross_entropy(output: Float[Array, " classes"], target: Int[Array, "
 
     Raises:
       TypeError, ValueError: a target that is not an integer scalar, an output that is not a vector.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> loss = models.softmax_cross_entropy(jnp.zeros(4), jnp.asarray(2))  # four classes, none preferred
+      >>> bool(jnp.allclose(loss, jnp.log(4.0)))
+      True
     """
     if not jnp.issubdtype(jnp.result_type(target), jnp.integer):
         raise TypeError(f"target: got {jnp.result_type(target)}, expected an integer class")

@@ -31,15 +31,48 @@ READS: tuple[Reads, ...] = get_args(Reads)
 
 
 class ReadoutFunction(Protocol):
-    def __call__(self, params: Params, state: State, /, *rest: Any) -> Output:
-        """o_t = g(θ, h_t), g(θ, h_t, x_t) or g(θ, h_t, x_t, h_{t−1})."""
-        ...
+    """o_t = g(θ, h_t), g(θ, h_t, x_t) or g(θ, h_t, x_t, h_{t−1}): the output of one step.
+
+    Args:
+      params: θ.
+      state: h_t.
+      *rest: x_t, or x_t and h_{t−1}, if its positional arguments without defaults are three or four.
+
+    Returns:
+      o_t, any pytree.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> step = lambda a, h, x: a * h + x
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h, x: h - x, models.squared_error)
+      >>> model.reads
+      'state, x'
+    """
+
+    def __call__(self, params: Params, state: State, /, *rest: Any) -> Output: ...
 
 
 class Loss(Protocol):
-    def __call__(self, output: Output, target: Target, /) -> Scalar:
-        """L_t, a scalar."""
-        ...
+    """L_t = L(o_t, y_t): `squared_error`, `softmax_cross_entropy`, or any such function of one step.
+
+    Args:
+      output: o_t, as the readout gives it.
+      target: y_t, the targets of one step.
+
+    Returns:
+      L_t, a real scalar.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, models
+      >>> absolute_error = lambda output, target: jnp.sum(jnp.abs(output - target))
+      >>> model = models.sequence_model(cells.gru(2, 3), num_outputs=2, loss=absolute_error)
+      >>> float(model.loss(jnp.array([3.0, 4.0]), jnp.array([1.0, 5.0])))
+      3.0
+    """
+
+    def __call__(self, output: Output, target: Target, /) -> Scalar: ...
 
 
 class Model(NamedTuple):
@@ -47,22 +80,48 @@ class Model(NamedTuple):
 
     `step` and `readout` may share parameters. An output that reads h_{t−1} gives λ_{t−1} a term of its own; J_t is of
     the state alone.
+
+    Attributes:
+      init: (key) -> params; None: the structure of params is not checked.
+      initial_state: (params) -> h_0, a pytree of float arrays; N is its flattened size.
+      step: (params, h_{t−1}, x_t) -> h_t.
+      readout: (params, h_t) -> o_t; also x_t, or x_t and h_{t−1}, as `reads` says.
+      loss: (o_t, y_t) -> a real scalar.
+      reduction: "sum" or "mean" of the losses over the T steps.
+      derivation: the direct partials of step, on the model's params; None: not known.
+      num_inputs: M, where inputs are one array [T, M]; None: any pytree with leading T.
+      batch: B, where the state is B states side by side (`batched`).
+      reads: what the readout takes besides params: "state", "state, x" or "state, x, previous".
+      normalise: (targets, dtype) -> targets whose weights add up to one (`weighted`); None: the mean is over T.
+      penalty: (params) -> a scalar that is added to C once (`penalised`).
+      applied: what it was made by, in order: "resetting", "weighted", …
+      single: of a batch, the model of one sequence.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, models
+      >>> model = models.sequence_model(cells.gru(2, 3), num_outputs=1)
+      >>> params = model.init(jax.random.key(0))
+      >>> state = model.step(params, model.initial_state(params), jnp.ones(2))
+      >>> output = model.readout(params, state)
+      >>> float(model.loss(output, output)), model.reduction
+      (0.0, 'sum')
     """
 
-    init: Init | None  # (key) -> params; None: the structure of params is not checked
-    initial_state: InitialState  # (params) -> h_0
-    step: Step  # (params, h_{t-1}, x_t) -> h_t
-    readout: ReadoutFunction  # (params, h_t) -> o_t; also x_t, or x_t and h_{t-1}, as `reads` says
-    loss: Loss  # (o_t, y_t) -> scalar
-    reduction: Reduction = "sum"  # over the T steps
-    derivation: Derivation | None = None  # of step, on the model's params
-    num_inputs: int | None = None  # M, when known
-    batch: int | None = None  # B, when the state is B states side by side (`batched`)
+    init: Init | None
+    initial_state: InitialState
+    step: Step
+    readout: ReadoutFunction
+    loss: Loss
+    reduction: Reduction = "sum"
+    derivation: Derivation | None = None
+    num_inputs: int | None = None
+    batch: int | None = None
     reads: Reads = "state"
-    normalise: Callable[[Targets, Any], Targets] | None = None  # targets, for a mean over their weights
-    penalty: Callable[[Params], Scalar] | None = None  # added to C once
-    applied: tuple[str, ...] = ()  # what it was made by, in order: "resetting", "weighted", …
-    single: Any = None  # of a batch: the model of one sequence
+    normalise: Callable[[Targets, Any], Targets] | None = None
+    penalty: Callable[[Params], Scalar] | None = None
+    applied: tuple[str, ...] = ()
+    single: Any = None
 
 
 def make_model(
@@ -92,7 +151,17 @@ def make_model(
       Model without a derivation.
 
     Raises:
-      TypeError, ValueError: an argument that must be a function is not one; reduction or num_inputs not as stated.
+      TypeError, ValueError: an argument that must be a function is not one; a readout of another number of arguments;
+        reduction or num_inputs not as stated.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> step = lambda a, h, x: a * h + x
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h: h, models.squared_error)
+      >>> loss, grad = gradients.bptt(model, jnp.asarray(0.5), jnp.ones(3), jnp.zeros(3))  # h = 1, 1.5, 1.75
+      >>> float(loss), float(grad)  # Σ ½ h_t², Σ h_t dh_t/da
+      (3.15625, 5.0)
     """
     functions = {"step": step, "initial_state": initial_state, "readout": readout, "loss": loss}
     for name, function in (functions if init is None else {**functions, "init": init}).items():
@@ -131,7 +200,15 @@ def read(model: Model, params: Params, state: State, x: Input = None, previous: 
       previous: h_{t−1}.
 
     Returns:
-      o_t.
+      o_t, any pytree, as the readout gives it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models
+      >>> step = lambda a, h, x: a * h + x
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h, x: h - x, models.squared_error)
+      >>> models.read(model, jnp.asarray(0.5), jnp.asarray(3.0), jnp.asarray(1.0)).item()
+      2.0
     """
     rest = (x, previous)[: READS.index(model.reads)]
     return model.readout(params, state, *rest)
@@ -157,10 +234,19 @@ def step_losses(
       previous: h_0 … h_{T−1}, for one that reads h_{t−1}.
 
     Returns:
-      [T].
+      [T], one loss a step, of the dtype that the loss gives.
 
     Raises:
       TypeError: inputs or previous missing though the readout reads them.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, trajectories
+      >>> step = lambda a, h, x: a * h + x
+      >>> model = models.make_model(step, jnp.zeros_like, lambda a, h: h, models.squared_error)
+      >>> states = trajectories.unroll(model, jnp.asarray(0.5), jnp.ones(3)).states  # 1, 1.5, 1.75
+      >>> models.step_losses(model, jnp.asarray(0.5), states, jnp.zeros(3)).tolist()
+      [0.5, 1.125, 1.53125]
     """
     for name, given in (("inputs", inputs), ("previous", previous))[: READS.index(model.reads)]:
         if given is None:

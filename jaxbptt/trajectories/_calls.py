@@ -12,11 +12,25 @@ from jaxbptt.types import Inputs, Params, Recurrence, State, States, Unrolled
 
 
 class Trajectory(NamedTuple):
-    """The states h_0 … h_T and the inputs x_1 … x_T."""
+    """The states h_0 … h_T and the inputs x_1 … x_T.
 
-    initial: State  # h_0, pytree [...]
-    inputs: Inputs  # x_1 … x_T, pytree [T, ...]
-    states: States  # h_1 … h_T, pytree [T, ...]
+    Attributes:
+      initial: h_0, pytree [...].
+      inputs: x_1 … x_T, pytree [T, ...].
+      states: h_1 … h_T, pytree [T, ...].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, trajectories
+      >>> cell = cells.from_step(lambda a, h, x: a * h + x, jnp.zeros_like)
+      >>> trajectory = trajectories.unroll(cell, jnp.asarray(0.5), jnp.ones(3))
+      >>> trajectory.states.tolist(), trajectory.previous.tolist()
+      ([1.0, 1.5, 1.75], [0.0, 1.0, 1.5])
+    """
+
+    initial: State
+    inputs: Inputs
+    states: States
 
     @property
     def previous(self) -> States:
@@ -37,6 +51,14 @@ def flatten_steps(states: States) -> Float[Array, "time state"]:
 
     Returns:
       [T, N], of the dtype of states.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, trajectories
+      >>> states = cells.LSTMState(cell=jnp.ones((5, 2)), hidden=jnp.zeros((5, 2)))  # 5 steps
+      >>> flat = trajectories.flatten_steps(states)
+      >>> flat.shape, flat[0].tolist()
+      ((5, 4), [1.0, 1.0, 0.0, 0.0])
     """
     return jax.vmap(lambda state: ravel_pytree(state)[0])(states)
 

@@ -21,14 +21,31 @@ ROUNDINGS = 16  # a residual of so many eps of the largest entry so far is round
 
 
 class NewtonTrajectory(NamedTuple):
-    """A Trajectory and how Newton's method found it; every function that takes a Trajectory takes it."""
+    """A Trajectory and how Newton's method found it; every function that takes a Trajectory takes it.
 
-    initial: State  # h_0, pytree [...]
-    inputs: Inputs  # x_1 … x_T, pytree [T, ...]
-    states: States  # h_1 … h_T, pytree [T, ...]; NaN from the first step on that is not settled
-    converged: Bool[Array, ""]  # whether every |h_t − f(h_{t−1}, x_t)| is rounding alone
+    Attributes:
+      initial: h_0, pytree [...].
+      inputs: x_1 … x_T, pytree [T, ...].
+      states: h_1 … h_T, pytree [T, ...]; NaN from the first step on that is not settled.
+      converged: bool [], whether every |h_t − f(h_{t−1}, x_t)| is rounding alone.
+      iterations: int [], how many there were.
+      residual: float [], max_t |h_t − f(h_{t−1}, x_t)| in the units of the state, also of the steps that are NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, trajectories
+      >>> cell = cells.from_step(lambda a, h, x: jnp.tanh(a * h + x), jnp.zeros_like)
+      >>> found = trajectories.unroll(cell, jnp.asarray(0.5), jnp.ones(8), method="newton")
+      >>> bool(found.converged), float(found.residual) < 1e-6, int(found.iterations) <= 8
+      (True, True, True)
+    """
+
+    initial: State
+    inputs: Inputs
+    states: States
+    converged: Bool[Array, ""]
     iterations: Integer
-    residual: Scalar  # max_t |h_t − f(h_{t−1}, x_t)|, in the units of the state, also of the steps that are NaN
+    residual: Scalar
 
     @property
     def previous(self) -> States:

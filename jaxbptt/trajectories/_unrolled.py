@@ -78,6 +78,15 @@ def unroll(
         to be affine; max_iterations of another method than "newton".
       RuntimeWarning: outside jit, a "newton" that did not converge.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, trajectories
+      >>> cell = cells.from_step(lambda a, h, x: a * h + x, jnp.zeros_like)
+      >>> trajectories.unroll(cell, jnp.asarray(0.5), jnp.ones(3)).states.tolist()  # of a model, too
+      [1.0, 1.5, 1.75]
+      >>> trajectories.unroll(cell, jnp.asarray(0.5), jnp.ones(3), initial=jnp.asarray(2.0)).states.tolist()
+      [2.0, 2.0, 2.0]
+
     Reference: Blelloch (1990), CMU-CS-90-190 (scan); Yang et al. (2024), arXiv:2406.06484 (rank one in chunks); Lim et
     al. (2024), arXiv:2309.12252, and Gonzalez et al. (2025), arXiv:2508.16817 (Newton).
     """
