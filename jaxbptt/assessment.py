@@ -25,15 +25,35 @@ SAME = 10  # in eps of the mean: estimates that differ by less are taken for one
 
 
 class Quality(NamedTuple):
-    """The quality of an estimate ĝ of the gradient g, of one leaf or of all, over K keys; scalars, NaN where g = 0."""
+    """The quality of an estimate ĝ of the gradient g, of one leaf or of all, over K keys; scalars, NaN where g = 0.
 
-    projection: Scalar  # mean of ⟨ĝ, g⟩ / ‖g‖²; 1 for an unbiased estimate
-    standard_error: Scalar  # of that mean; NaN for one key or if all keys gave the same, 0 without keys
-    z_score: Scalar  # (projection − 1) / standard_error: if unbiased and nearly normal, Student's t with K − 1 degrees
-    bias: Scalar  # ‖mean ĝ − g‖ / ‖g‖; about spread / √K for an unbiased estimate
-    spread: Scalar  # √(E ‖ĝ − mean ĝ‖²) / ‖g‖, from the K keys; NaN for one key, 0 without keys
-    cosine: Scalar  # mean of ⟨ĝ, g⟩ / (‖ĝ‖ ‖g‖)
-    num_keys: Integer  # K; 0 without keys
+    Attributes:
+      projection: mean of ⟨ĝ, g⟩ / ‖g‖²; 1 for an unbiased estimate.
+      standard_error: of that mean; NaN for one key or if all keys gave the same, 0 without keys.
+      z_score: (projection − 1) / standard_error: if unbiased and nearly normal, Student's t with K − 1 degrees.
+      bias: ‖mean ĝ − g‖ / ‖g‖; about spread / √K for an unbiased estimate.
+      spread: √(E ‖ĝ − mean ĝ‖²) / ‖g‖, from the K keys; NaN for one key, 0 without keys.
+      cosine: mean of ⟨ĝ, g⟩ / (‖ĝ‖ ‖g‖).
+      num_keys: K; 0 without keys.
+
+    Example:
+      >>> import functools, jax, jax.numpy as jnp
+      >>> from jaxbptt import assessment, models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # dC/dw = 114
+      >>> estimator, keys = functools.partial(truncation.randomised, keep=0.8), jax.random.split(jax.random.key(0), 100)
+      >>> low, high = assessment.assess(model, estimator, w, inputs, targets, keys=keys).whole.interval(0.95)
+      >>> bool(low < 0 < high)  # no bias along the gradient that 100 draws could show
+      True
+    """
+
+    projection: Scalar
+    standard_error: Scalar
+    z_score: Scalar
+    bias: Scalar
+    spread: Scalar
+    cosine: Scalar
+    num_keys: Integer
 
     def interval(self, level: float = 0.95) -> tuple[Scalar, Scalar]:
         """The confidence interval of projection − 1, the relative bias along g, by Student's t.
@@ -62,13 +82,28 @@ class Quality(NamedTuple):
 
 
 class Assessment(NamedTuple):
-    """An estimator against the exact gradient: as a whole, by leaf and by lag."""
+    """An estimator against the exact gradient: as a whole, by leaf and by lag.
 
-    whole: Quality  # of all of θ as one vector
-    by_leaf: Params  # shaped like params, with a Quality in place of each leaf
-    by_lag: (
-        Float[Array, " lags"] | None
-    )  # share of each lag's part of g that the mean estimate keeps; None without num_lags
+    Attributes:
+      whole: Quality of all of θ as one vector.
+      by_leaf: shaped like params, with a Quality in place of each leaf.
+      by_lag: [R], share of each lag's part of g that the mean estimate keeps; None without num_lags.
+
+    Example:
+      >>> import functools, jax.numpy as jnp
+      >>> from jaxbptt import assessment, models, truncation
+      >>> step, start, readout = lambda p, h, x: p["w"] * h + x, lambda p: jnp.zeros(()), lambda p, h: p["v"] * h
+      >>> model = models.make_model(step, start, readout, models.squared_error)
+      >>> estimator = functools.partial(truncation.lag, num_lags=1)
+      >>> params = {"v": jnp.array(1.0), "w": jnp.array(2.0)}
+      >>> found = assessment.assess(model, estimator, params, jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4))
+      >>> {leaf: round(float(quality.bias), 3) for leaf, quality in found.by_leaf.items()}  # the readout is not cut
+      {'v': 0.0, 'w': 0.632}
+    """
+
+    whole: Quality
+    by_leaf: Params
+    by_lag: Float[Array, " lags"] | None
 
 
 def assess(
@@ -98,8 +133,18 @@ def assess(
       Assessment of the dtype of params.
 
     Raises:
-      TypeError, ValueError: as `bptt` and the estimator; keys that are not a vector of typed keys; num_lags outside
-        1 … T.
+      TypeError, ValueError: as `gradients.bptt` and the estimator.
+      TypeError: keys that are not a vector of typed keys; a num_lags that is no int.
+      ValueError: a num_lags outside 1 … T.
+
+    Example:
+      >>> import functools, jax.numpy as jnp
+      >>> from jaxbptt import assessment, models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # dC/dw = 114
+      >>> found = assessment.assess(model, functools.partial(truncation.lag, num_lags=1), w, inputs, targets)
+      >>> round(float(found.whole.projection), 3), round(float(found.whole.bias), 3)  # 42/114, and what is left to 1
+      (0.368, 0.632)
     """
     if keys is not None and (not jnp.issubdtype(jnp.result_type(keys), jax.dtypes.prng_key) or jnp.ndim(keys) != 1):
         raise TypeError(f"keys: got {jnp.result_type(keys)}{list(jnp.shape(keys))}, expected typed keys [K]")
@@ -155,6 +200,15 @@ def cost_per_step(
 
     Raises:
       TypeError, ValueError: model and estimator in the wrong order; as the estimator.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import assessment, gradients, models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> arguments = jnp.array(2.0), jnp.ones(50), jnp.zeros(50)
+      >>> cost = lambda route: assessment.cost_per_step(model, route, *arguments)
+      >>> cost(gradients.double_sum).flops > 10 * cost(gradients.bptt).flops  # T²/2 terms against T pullbacks
+      True
     """
     _validation.require_type("model", model, Model, "a Model: cost_per_step(model, estimator, params, …)")
     params, inputs, targets, _, length = take_problem(model, params, inputs, targets)
@@ -179,6 +233,13 @@ def alignment(gradients: Mapping[str, Params] | Iterable[Params]) -> Float[Array
 
     Raises:
       ValueError: pytrees of different structure or shapes; none at all.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import assessment
+      >>> gradients = {"exact": jnp.array([1.0, 0.0]), "double": jnp.array([2.0, 0.0]), "other": jnp.array([0.0, 1.0])}
+      >>> assessment.alignment(gradients).tolist()
+      [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     trees = list(gradients.values()) if isinstance(gradients, Mapping) else list(gradients)
     trees = [_validation.as_arrays("gradients", tree) for tree in trees]

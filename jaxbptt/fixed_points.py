@@ -21,18 +21,38 @@ STUCK = 1e12  # damping at which polishing gives up: steps below a millionth of 
 
 
 class FixedPoints(NamedTuple):
-    """The result from each of K candidates; rows in the candidates' order."""
+    """The result from each of K candidates; rows in the candidates' order.
 
-    points: State  # h*, pytree [K, ...] like the state
-    speed: Float[Array, " points"]  # [K] q(h*) = ½‖f(h*, x, θ) − h*‖²
-    is_fixed: Bool[Array, " points"]  # [K], q(h*) ≤ tolerance: fixed up to rounding; the others are slow points at best
-    eigenvalues: Complex[Array, "points state"]  # [K, N], of ∂⁺f/∂⁺h at h*, by decreasing modulus
-    distance: Float[Array, " points"]  # [K] ‖h* − candidate‖
-    polish_distance: Float[Array, " points"]  # [K] ‖h* − the optimizer's result‖, how much of it the polishing did
-    error: Float[Array, " points"]  # [K] distance to a point with f(h) = h exactly; inf: there may be none, or many
-    eigenvalue_error: Float[
-        Array, "points state"
-    ]  # [K, N] of `eigenvalues`, by `error` and rounding; inf: nothing known
+    Attributes:
+      points: h*, pytree [K, ...] like the state.
+      speed: [K], q(h*) = ½‖f(h*, x, θ) − h*‖².
+      is_fixed: [K], q(h*) ≤ tolerance: fixed up to rounding; the others are slow points at best.
+      eigenvalues: [K, N] complex, of ∂⁺f/∂⁺h at h*, by decreasing modulus.
+      distance: [K], ‖h* − candidate‖.
+      polish_distance: [K], ‖h* − the optimizer's result‖, how much of it the polishing did.
+      error: [K], distance to a point with f(h) = h exactly; inf: there may be none, or many.
+      eigenvalue_error: [K, N], of `eigenvalues`, by `error` and rounding; inf: nothing known.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, fixed_points
+      >>> cell = cells.from_step(lambda w, h, x: jnp.tanh(w * h + x), jnp.zeros_like)
+      >>> states, x = jnp.array([0.1, 0.9]), jnp.array(0.0)
+      >>> found = fixed_points.find_fixed_points(cell, jnp.array(0.5), states, x, num_steps=0)
+      >>> found.is_fixed.tolist(), found.eigenvalues.shape  # K candidates of N entries
+      ([True, True], (2, 1))
+      >>> [round(float(d), 3) for d in found.distance]  # from each to the fixed point at 0
+      [0.1, 0.9]
+    """
+
+    points: State
+    speed: Float[Array, " points"]
+    is_fixed: Bool[Array, " points"]
+    eigenvalues: Complex[Array, "points state"]
+    distance: Float[Array, " points"]
+    polish_distance: Float[Array, " points"]
+    error: Float[Array, " points"]
+    eigenvalue_error: Float[Array, "points state"]
 
 
 class UniquePoints(NamedTuple):
@@ -40,12 +60,28 @@ class UniquePoints(NamedTuple):
 
     Points that no candidate leads to are not among them. Where candidates are drawn independently, the share that found
     a point alone, `(multiplicity == 1).sum() / K`, estimates how often one more would find a new one (Good, 1953).
+
+    Attributes:
+      found: FixedPoints, leading axis R.
+      multiplicity: [R], number of candidates merged into the point; they add up to K.
+      rows: [R], the point's row among the K that were merged.
+      blurred: [R], whether a merged point lies farther off than the errors of both: a fixed point of its own.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, fixed_points
+      >>> cell = cells.from_step(lambda w, h, x: jnp.tanh(w * h + x), jnp.zeros_like)
+      >>> states, x = jnp.array([0.1, 0.7, 0.8, 0.9]), jnp.array(0.0)
+      >>> found = fixed_points.find_fixed_points(cell, jnp.array(2.0), states, x, num_steps=0)
+      >>> unique = fixed_points.merge_points(found)
+      >>> [round(float(h), 3) for h in unique.found.points], unique.multiplicity.tolist()
+      ([0.958, 0.0], [3, 1])
     """
 
-    found: FixedPoints  # leading axis R
-    multiplicity: np.ndarray  # [R] number of candidates merged into the point; they add up to K
-    rows: np.ndarray  # [R] the point's row among the K that were merged
-    blurred: np.ndarray  # [R] whether a merged point lies farther off than the errors of both: a fixed point of its own
+    found: FixedPoints
+    multiplicity: np.ndarray
+    rows: np.ndarray
+    blurred: np.ndarray
 
 
 def find_fixed_points(
@@ -90,7 +126,19 @@ def find_fixed_points(
       number times what rounding and `error` do to ∂⁺f/∂⁺h; where `error` is inf, it is that at h* itself.
 
     Raises:
-      TypeError, ValueError: an argument not as stated; outside jit, NaN or inf, also in the step from a candidate.
+      TypeError: a cell without its functions; a leaf that is no array; params, states or x of another dtype; a count
+        that is no int; an optimizer without init and update.
+      ValueError: structures or shapes that do not fit the cell; a count below 0; a tolerance that is no scalar ≥ 0;
+        outside jit, NaN or inf, also in the step from a candidate.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, fixed_points
+      >>> cell = cells.from_step(lambda w, h, x: jnp.tanh(w * h + x), jnp.zeros_like)
+      >>> states, x = jnp.array([-0.8, 0.1, 0.8]), jnp.array(0.0)
+      >>> found = fixed_points.find_fixed_points(cell, jnp.array(2.0), states, x, num_steps=0)  # Newton steps alone
+      >>> [round(float(h), 3) for h in found.points], (jnp.abs(found.eigenvalues[:, 0]) < 1).tolist()  # two are stable
+      ([-0.958, 0.0, 0.958], [True, False, True])
 
     Reference: Sussillo & Barak (2013), Neural Computation 25; the damping: Yamashita & Fukushima (2001), Computing 15.
     """
@@ -164,7 +212,17 @@ def merge_points(found: FixedPoints, *, distance: float = 1e-3) -> UniquePoints:
       UniquePoints.
 
     Raises:
-      TypeError, ValueError: traced or non-finite points; a distance that is not a number ≥ 0.
+      TypeError: traced points.
+      ValueError: points that are not finite; a distance that is not a number ≥ 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, fixed_points
+      >>> cell = cells.from_step(lambda w, h, x: jnp.tanh(w * h + x), jnp.zeros_like)
+      >>> states, x = jnp.array([-0.8, 0.1, 0.7, 0.8]), jnp.array(0.0)
+      >>> found = fixed_points.find_fixed_points(cell, jnp.array(2.0), states, x, num_steps=0)
+      >>> [len(fixed_points.merge_points(found, distance=distance).multiplicity) for distance in (1e-3, 1.0, 10.0)]
+      [3, 2, 1]
     """
     if not all(_validation.is_concrete(leaf) for leaf in jax.tree.leaves(found)):
         raise TypeError("found: got traced arrays, expected concrete ones (call merge_points outside jit)")

@@ -45,7 +45,17 @@ def singular_values(ax: Axes, steps: npt.ArrayLike, log_values: npt.ArrayLike, *
       None.
 
     Raises:
-      TypeError, ValueError: a result object in place of its array; another shape.
+      TypeError: a result object in place of its array.
+      ValueError: another shape.
+
+    Example:
+      >>> import numpy as np
+      >>> from matplotlib.figure import Figure
+      >>> from jaxbptt import plotting
+      >>> ax, steps = Figure().subplots(), np.arange(1, 101)
+      >>> plotting.singular_values(ax, steps, steps[:, None] * np.log([0.9, 0.5]), epsilon=2**-23)
+      >>> len(ax.lines), ax.get_xlabel()  # σ_1, σ_2 and the line of σ = 1
+      (3, 'step t')
     """
     steps, log10 = _take("steps", steps, 1, "[R]"), _take("log_values", log_values, 2, "[R, N]") / LN10
     if len(steps) != len(log10):
@@ -87,7 +97,17 @@ def terms_table(
       The image, for a colour bar.
 
     Raises:
-      TypeError, ValueError: a result object in place of its array; another shape.
+      TypeError: a result object in place of its array.
+      ValueError: another shape.
+
+    Example:
+      >>> import numpy as np
+      >>> from matplotlib.figure import Figure
+      >>> from jaxbptt import plotting
+      >>> t, k = np.indices((30, 30))
+      >>> image = plotting.terms_table(Figure().subplots(), np.tril(0.5 ** (t - k)), reach=3)
+      >>> image.get_array().shape, image.get_clim()  # log10: from the top down by `decades`
+      ((30, 30), (-12.0, 0.0))
     """
     norms = _take("norms", norms, 2, "[T, T]")
     with np.errstate(divide="ignore"):
@@ -127,7 +147,17 @@ def lag_profile(ax: Axes, profile: npt.ArrayLike, reach: Mapping[float, float]) 
       None.
 
     Raises:
-      TypeError, ValueError: a result object in place of its array; another shape.
+      TypeError: a result object in place of its array.
+      ValueError: another shape.
+
+    Example:
+      >>> import numpy as np
+      >>> from matplotlib.figure import Figure
+      >>> from jaxbptt import plotting
+      >>> ax = Figure().subplots()
+      >>> plotting.lag_profile(ax, 0.5 ** np.arange(30), {0.5: 0, 0.9: 3})
+      >>> [text.get_text() for text in ax.get_legend().get_texts()]
+      ['50 % within 0', '90 % within 3']
     """
     profile = _take("profile", profile, 1, "[T]")
     share = profile / max(profile.sum(), np.finfo(float).tiny)
@@ -161,7 +191,16 @@ def xray(*xrays: Any, names: Sequence[str] | None = None) -> Figure:
       A matplotlib Figure, which no pyplot knows: a notebook shows it, `figure.savefig(path)` writes it.
 
     Raises:
-      TypeError, ValueError: anything else than XRays, none of them, or another number of names.
+      TypeError: anything else than XRays.
+      ValueError: no XRay; another number of names.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxbptt
+      >>> from jaxbptt import models, plotting
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> found = jaxbptt.xray(model, jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4))
+      >>> len(plotting.xray(found).axes)  # 2 × 2 and a colour bar
+      5
     """
     for each in xrays:
         if not all(hasattr(each, field) for field in XRAY_FIELDS):

@@ -31,10 +31,25 @@ LEAST_STEPS = 32  # with fewer steps, one stretch: more of them cost more to com
 
 
 class GradientTerms(NamedTuple):
-    """Norms of the terms of dC/dθ; the pair (t, k) is in row t−1, column k−1."""
+    """Norms of the terms of dC/dθ; the pair (t, k) is in row t−1, column k−1.
 
-    norms: Float[Array, "time time"]  # zero for k > t
-    by_leaf: Params  # shaped like params, each leaf [T, T]; norms² = Σ over leaves of by_leaf²
+    Attributes:
+      norms: [T, T], zero for k > t.
+      by_leaf: shaped like params, each leaf [T, T]; norms² = Σ over leaves of by_leaf².
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, terms
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> table = terms.gradient_terms(model, jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4))
+      >>> table.profile().tolist(), float(table.profile(1))  # the summed norms of each lag, and of lag 1
+      ([42.0, 40.0, 32.0, 0.0], 40.0)
+      >>> int(table.reach(0.5)), int(table.reach(0.9))  # half of their sum lies within 1 step, 90 % within 2
+      (1, 2)
+    """
+
+    norms: Float[Array, "time time"]
+    by_leaf: Params
 
     def profile(self, lag: Int[Array, "*lags"] | int | None = None) -> Float[Array, "*lags"]:
         """Σ_t norms[t, t−ℓ], the summed norms of all terms of lag ℓ.
@@ -77,9 +92,25 @@ class GradientTerms(NamedTuple):
 
 
 class InputSaliency(NamedTuple):
-    """How much each loss feels each input, in natural logs; the pair (t, k) is in row t−1, column k−1."""
+    """How much each loss feels each input, in natural logs; the pair (t, k) is in row t−1, column k−1.
 
-    log_norms: Float[Array, "time time"]  # ln‖∂C/∂L_t · ∂L_t/∂x_k‖; −inf for k > t
+    Attributes:
+      log_norms: [T, T], ln‖∂C/∂L_t · ∂L_t/∂x_k‖; −inf for k > t.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, terms
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> table = terms.input_saliency(model, jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4))
+      >>> print(jnp.exp(table.profile()).round())  # Σ over t of |∂L_t/∂x_{t−ℓ}|: what is long ago counts most here
+      [15. 28. 48. 64.]
+      >>> int(table.reach(0.5))  # half of all that lies within 2 steps
+      2
+      >>> print(table.recall_density(0.2))  # by lag: the share of losses that feel x_k at least a fifth as much as any
+      [0.75 1.   1.   1.  ]
+    """
+
+    log_norms: Float[Array, "time time"]
 
     def profile(self) -> Float[Array, " time"]:
         """ln Σ_t ‖∂L_t/∂x_{t−ℓ}‖ at every lag ℓ = 0 … T−1.
@@ -158,6 +189,19 @@ def gradient_terms(
     Raises:
       TypeError, ValueError: as `gradients.autodiff`.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, terms
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> table = terms.gradient_terms(model, jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4))
+      >>> print(table.norms.astype(int))  # row t, column k: h_{k−1} 2^(t−k) h_t, with h = 1, 2, 4, 8
+      [[ 0  0  0  0]
+       [ 0  2  0  0]
+       [ 0  8  8  0]
+       [ 0 32 32 32]]
+      >>> int(table.reach(0.9))  # 90 % of the sum of all norms lies within t − k = 2
+      2
+
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063; S4.9 (the double sum).
     """
     if isinstance(model, BidirectionalModel):
@@ -218,6 +262,14 @@ def input_saliency(
     Raises:
       TypeError: inputs without a float leaf, such as integer tokens: they have no derivative.
       TypeError, ValueError: as `gradients.autodiff`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, terms
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> table = terms.input_saliency(model, jnp.array(1e-20), jnp.ones(20), jnp.zeros(20))
+      >>> round(float(table.log_norms[19, 0]))  # ln of ‖∂L_20/∂x_1‖ = 1e-380, below the least float64
+      -875
 
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063 (the chain dh_t/dh_k that both tables share).
     """

@@ -53,7 +53,22 @@ class Step(Protocol):
 
 
 class Recurrence(Protocol):
-    """What a Cell and a Model share: h_t = step(params, h_{t−1}, x_t)."""
+    """What a Cell and a Model share: h_t = step(params, h_{t−1}, x_t).
+
+    Attributes:
+      init: (key) -> params, or None.
+      initial_state: (params) -> h_0.
+      step: (params, h_{t−1}, x_t) -> h_t.
+      derivation: its direct partials by hand, or None.
+      num_inputs: M, or None where inputs are any pytree.
+
+    Example:
+      >>> import jax
+      >>> from jaxbptt import cells
+      >>> cell = cells.gru(num_inputs=2, num_hidden=3)
+      >>> cell.num_inputs, cell.initial_state(cell.init(jax.random.key(0))).shape
+      (2, (3,))
+    """
 
     @property
     def init(self) -> Init | None: ...
@@ -96,7 +111,15 @@ class Unrolled(Steps, Protocol):
 
 
 class Optimizer(Protocol):
-    """An optax GradientTransformation, or an object like it."""
+    """An optax GradientTransformation, or an object like it.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> optimizer, w = optax.sgd(0.5), jnp.array(1.0)
+      >>> updates, state = optimizer.update(jnp.array(2.0), optimizer.init(w), w)  # the gradient, the state, w
+      >>> float(w + updates)
+      0.0
+    """
 
     @property
     def init(self) -> Callable[[Any], Any]:
@@ -110,8 +133,16 @@ class Optimizer(Protocol):
 
 
 class Estimator(Protocol):
+    """An estimate of dC/dθ: a route, a truncation or `online.run` with its own options bound.
+
+    Example:
+      >>> import functools
+      >>> from jaxbptt import online, truncation
+      >>> short, forward = functools.partial(truncation.lag, num_lags=3), functools.partial(online.run, online.rtrl())
+    """
+
     def __call__(
         self, model: Any, params: Params, inputs: Inputs, targets: Targets, /, *, initial: State | None
     ) -> LossAndGrads:
-        """(C, an estimate of dC/dθ), as from a route, a truncation or `online.run` with its own options bound."""
+        """(C, an estimate of dC/dθ shaped like params)."""
         ...

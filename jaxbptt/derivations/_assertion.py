@@ -31,6 +31,14 @@ def assert_correct(
     Raises:
       AssertionError: something is wrong; the message is the report.
       TypeError, ValueError: as `check` and `check_gradient`; targets for a derivation.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, derivations
+      >>> cell = cells.from_step(lambda w, h, x: w * h + x, lambda w: jnp.zeros(1))
+      >>> mine = derivations.Derivation(lambda w, h, x: w[None], lambda w, h, x, v: (h * v, w * v, v))
+      >>> data = {"params": jnp.array([2.0]), "inputs": jnp.ones((3, 1))}
+      >>> derivations.assert_correct(cell, mine, key=jax.random.key(0), **data)  # silent: all of it is right
     """
     if isinstance(candidate, Derivation):
         if targets is not None:

@@ -68,6 +68,17 @@ def check(
     Raises:
       TypeError, ValueError: an argument neither given nor possible to draw; arguments or pullbacks of wrong structure.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, derivations
+      >>> cell = cells.from_step(lambda w, h, x: w @ h + x, lambda w: jnp.zeros(2))
+      >>> pullback = lambda w, h, x, v: (jnp.outer(v, h), w.T @ v, v)
+      >>> mine = derivations.Derivation(lambda w, h, x: w.T, pullback)  # J is w
+      >>> data = {"params": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "inputs": jnp.ones((3, 2))}
+      >>> report = derivations.check(cell, mine, key=jax.random.key(0), **data)  # print(report): where, and by how much
+      >>> [(finding.piece, finding.slip) for finding in report.findings]
+      [('state_jacobian', 'transposed_jacobian')]
+
     Reference: J_tᵀ λ_t in the adjoint recursion, S1.10; the LSTM's state Jacobian, S4.31.
     """
     _validation.require_key(key)

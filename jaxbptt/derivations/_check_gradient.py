@@ -76,6 +76,16 @@ def check_gradient(
     Raises:
       TypeError, ValueError: an argument neither given nor possible to draw; grads of wrong structure.
 
+    Example:
+      >>> import functools, jax, jax.numpy as jnp
+      >>> from jaxbptt import derivations, models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> mine = functools.partial(truncation.lag, num_lags=2)  # not dC/dw, though nothing says so
+      >>> data = {"params": jnp.array(0.5), "inputs": jnp.ones(4), "targets": jnp.zeros(4)}
+      >>> report = derivations.check_gradient(model, mine, key=jax.random.key(0), **data)
+      >>> [(finding.piece, finding.slip) for finding in report.findings]
+      [('params', 'truncated')]
+
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063 (the double sum); S4.6, S4.9.
     """
     _validation.require_key(key)

@@ -83,8 +83,18 @@ def check_vjp(
       step counts along a leading axis T; expected_norm and relative are estimates from random directions.
 
     Raises:
-      TypeError, ValueError: arguments without floats, or not finite; functions that cannot take them; a length that
-      cannot be cut.
+      TypeError: arguments or an output without floats; lengths that are no ints; functions that cannot take their
+        arguments.
+      ValueError: arguments that are not finite; a length outside 1 … T; an argument that cannot be cut.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from jaxbptt import derivations
+      >>> forward = lambda w, x: np.cumsum(w * x)  # y_t = Σ_{s≤t} w_s x_s
+      >>> backward = lambda w, x, c: (np.cumsum(c) * x, np.cumsum(c[::-1])[::-1] * w)  # of w: summed from the wrong end
+      >>> report = derivations.check_vjp(forward, backward, (np.ones(5), np.ones(5)), key=jax.random.key(0))
+      >>> [finding.piece for finding in report.findings]
+      ['w']
 
     Reference: the dot-product test of adjoint code, Griewank & Walther (2008), Evaluating Derivatives, SIAM.
     """

@@ -161,7 +161,7 @@ def direct_parts(instance: Instance) -> list[dict[str, np.ndarray]]:
     last = np.arange(length) >= length - np.arange(1, length + 1)[:, None]  # [K − 1, t]
     key = instance.key and ("direct", instance.key)
     found = map_many(key, body, (*_shared(instance), instance.targets), as_dtype(last, instance.params))
-    each = [{name: leaf[k] for name, leaf in _numbers(found).items()} for k in range(length)]
+    each = [{name: leaf[k, ...] for name, leaf in _numbers(found).items()} for k in range(length)]
     return [each[-1], *each[:-1]]
 
 

@@ -10,16 +10,37 @@ from jaxbptt.derivations.matching import Match, Piece, errors, is_wrong
 
 
 class Finding(NamedTuple):
-    """One wrong piece; `str()` is a sentence."""
+    """One wrong piece; `str()` is a sentence.
 
-    piece: str  # "state_jacobian", "params.<leaf>", "input" or "previous_state"
-    slip: str | None  # of `kinds.KINDS`, or two joined by " + "; None: no known slip gives it
-    relative: float  # ‖actual − expected‖ / max(‖expected‖, tiny) over all steps and cotangents; NaN: not comparable
-    step: int | None  # t of the worst entry, from 1; None where the piece is a sum over all steps
-    entry: tuple[int, ...] | None  # of the worst entry, from 0
-    expected: float | None  # value at that entry
-    actual: float | None  # value at that entry
-    expected_norm: float  # ‖expected‖; where 0, relative says only that actual is not
+    Attributes:
+      piece: "state_jacobian", "params.<leaf>", "input" or "previous_state".
+      slip: of `kinds.KINDS`, or two joined by " + "; None: no known slip gives it.
+      relative: ‖actual − expected‖ / max(‖expected‖, tiny) over all steps and cotangents; NaN: not comparable.
+      step: t of the worst entry, from 1; None where the piece is a sum over all steps.
+      entry: indices of the worst entry, from 0.
+      expected, actual: values at that entry.
+      expected_norm: ‖expected‖; where 0, relative says only that actual is not.
+      sentence: all of it in words.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, derivations
+      >>> cell = cells.from_step(lambda w, h, x: w * h + x, lambda w: jnp.zeros(1))
+      >>> mine = derivations.Derivation(lambda w, h, x: w[None], lambda w, h, x, v: (h * v, -w * v, v))
+      >>> data = {"params": jnp.array([2.0]), "inputs": jnp.ones((3, 1))}
+      >>> finding = derivations.check(cell, mine, key=jax.random.key(0), **data).findings[0]
+      >>> finding.piece, finding.slip, round(finding.relative, 3)
+      ('previous_state', 'sign', 2.0)
+    """
+
+    piece: str
+    slip: str | None
+    relative: float
+    step: int | None
+    entry: tuple[int, ...] | None
+    expected: float | None
+    actual: float | None
+    expected_norm: float
     sentence: str
 
     def __str__(self) -> str:
@@ -27,11 +48,26 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The findings, empty if everything is correct; `str()` is a readable summary."""
+    """The findings, empty if everything is correct; `str()` is a readable summary.
+
+    Attributes:
+      findings: what is wrong, a Finding each.
+      checked: what was compared, in words.
+      notes: what could not be decided, and where.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, derivations
+      >>> cell = cells.from_step(lambda w, h, x: w * h + x, lambda w: jnp.zeros(1))
+      >>> mine = derivations.Derivation(lambda w, h, x: w[None], lambda w, h, x, v: (h * v, w * v, v))
+      >>> data = {"params": jnp.array([2.0]), "inputs": jnp.ones((3, 1))}
+      >>> print(derivations.check(cell, mine, key=jax.random.key(0), **data))
+      All correct: 4 pieces (state_jacobian, params, previous_state, input), at 3 steps.
+    """
 
     findings: tuple[Finding, ...]
-    checked: str  # what was compared, in words
-    notes: tuple[str, ...] = ()  # what could not be decided, and where
+    checked: str
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

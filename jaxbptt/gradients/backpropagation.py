@@ -96,7 +96,18 @@ def bptt(
       (C scalar, dC/dθ shaped like params), and with return_state h_T.
 
     Raises:
-      TypeError, ValueError: as `autodiff`; block or adjoint not as stated.
+      TypeError, ValueError: as `autodiff`.
+      TypeError: a block that is no int.
+      ValueError: a block below 1; an unknown adjoint; an option for a bidirectional model.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # h = 1, 2, 4, 8
+      >>> loss, grads, last = gradients.bptt(model, w, inputs, targets, return_state=True)
+      >>> float(loss), float(grads), float(last)
+      (42.5, 114.0, 8.0)
 
     Reference: Werbos (1990), Proc. IEEE 78; Chen et al. (2016), arXiv:1604.06174 (blocks); S1.10 (λ_t), S2.28 (W_hh).
     """
@@ -155,7 +166,16 @@ def adjoints(
       [T, N] on the flattened state; [t−1] is λ_t.
 
     Raises:
-      TypeError, ValueError: as `bptt`.
+      TypeError, ValueError: as `autodiff`.
+      ValueError: an unknown adjoint.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # h = 1, 2, 4, 8
+      >>> gradients.adjoints(model, w, inputs, targets)[:, 0].tolist()  # λ_t = h_t + 2 λ_{t+1}
+      [85.0, 42.0, 20.0, 8.0]
 
     Reference: Werbos (1990), Proc. IEEE 78; S1.10.
     """

@@ -36,8 +36,20 @@ def autodiff(
       (C scalar, dC/dθ shaped like params).
 
     Raises:
-      TypeError, ValueError: an argument of wrong structure, shape or dtype, a loss that is no scalar; outside jit, NaN
-        or inf in a state, a loss or the gradient, with its first step and, for the gradient, its cause.
+      TypeError: a model without its functions; a leaf that is no array; params that are not real floats of one dtype;
+        an input, target or state of another dtype; a loss that is no real float.
+      ValueError: structures or shapes that do not fit the model or each other; a loss that is no scalar; T = 0;
+        outside jit, NaN or inf in params, inputs, a state, a loss or the gradient, with its first step and, for the
+        gradient, its cause.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # h = 1, 2, 4, 8
+      >>> loss, grads = gradients.autodiff(model, w, inputs, targets)
+      >>> float(loss), float(grads)  # ½ Σ h_t², Σ h_t dh_t/dw = 2·1 + 4·4 + 8·12
+      (42.5, 114.0)
     """
     if isinstance(model, BidirectionalModel):
         return autodiff_both(model, params, inputs, targets, initial)
@@ -82,6 +94,15 @@ def forward_sensitivity(
 
     Raises:
       TypeError, ValueError: as `autodiff`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # h = 1, 2, 4, 8
+      >>> loss, grads = gradients.forward_sensitivity(model, w, inputs, targets)  # A = 0, 1, 4, 12
+      >>> float(loss), float(grads)
+      (42.5, 114.0)
 
     Reference: Williams & Zipser (1989), Neural Computation 1; S3.4 (A_t).
     """
@@ -143,6 +164,15 @@ def double_sum(
 
     Raises:
       TypeError, ValueError: as `autodiff`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # h = 1, 2, 4, 8
+      >>> loss, grads = gradients.double_sum(model, w, inputs, targets)  # 2 + (8 + 8) + (32 + 32 + 32)
+      >>> float(loss), float(grads)
+      (42.5, 114.0)
 
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063, eq. 3 to 5; S4.9.
     """

@@ -16,12 +16,28 @@ from jaxbptt.types import Inputs, Key, Optimizer, Params, Targets
 
 
 class Staleness(NamedTuple):
-    """Per step t, along one online training run θ_0, θ_1, … (update t uses θ_{t−1})."""
+    """Per step t, along one online training run θ_0, θ_1, … (update t uses θ_{t−1}).
 
-    losses: Float[Array, " time"]  # L_t during the online run
-    error: Float[Array, " time"]  # ‖g_t − dL_t/dθ‖ / ‖dL_t/dθ‖, dL_t/dθ exact, replayed from h_0 at θ_{t−1}
-    cosine: Float[Array, " time"]  # between g_t and dL_t/dθ
-    params: Params  # θ_T
+    Attributes:
+      losses: [T], L_t during the online run.
+      error: [T], ‖g_t − dL_t/dθ‖ / ‖dL_t/dθ‖, dL_t/dθ exact, replayed from h_0 at θ_{t−1}.
+      cosine: [T], between g_t and dL_t/dθ.
+      params: θ_T.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from jaxbptt import models, online
+      >>> model = models.make_model(lambda w, h, x: w * h + w * x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> arguments = online.rtrl(), model, jnp.array(0.5), jnp.ones(5), jnp.ones(5)
+      >>> found = online.staleness(*arguments, optimizer=optax.sgd(0.0))  # params that do not change
+      >>> float(found.params), bool(found.error.max() < 1e-6)
+      (0.5, True)
+    """
+
+    losses: Float[Array, " time"]
+    error: Float[Array, " time"]
+    cosine: Float[Array, " time"]
+    params: Params
 
 
 def staleness(
@@ -53,6 +69,15 @@ def staleness(
 
     Raises:
       TypeError, ValueError: as `run`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from jaxbptt import models, online
+      >>> model = models.make_model(lambda w, h, x: w * h + w * x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> arguments = online.rtrl(), model, jnp.array(0.5), jnp.ones(5), jnp.ones(5)
+      >>> error = online.staleness(*arguments, optimizer=optax.sgd(1e-3)).error
+      >>> bool(error[0] < 1e-6), bool(1e-4 < error[-1] < 0.1)  # h_4 and A_4 are of earlier params
+      (True, True)
     """
     params, inputs, targets, _, length = take_problem(model, params, inputs, targets)
     state = rule.init(model, params, key=key, x=jax.tree.map(lambda leaf: leaf[0], inputs))

@@ -10,8 +10,9 @@ from jax.flatten_util import ravel_pytree
 from jaxbptt.models.model import Model
 from jaxbptt.online import preactivations
 from jaxbptt.online.active import Active, active_leaves, reads_at_start
+from jaxbptt.online.method import Method
 from jaxbptt.online.preactivations import NotFactored, Preactivations
-from jaxbptt.online.rule import Method, Rule, make_rule
+from jaxbptt.online.rule import Rule, make_rule
 from jaxbptt.partials import jacobian, step_partials
 from jaxbptt.types import Input, Params
 
@@ -46,6 +47,14 @@ def rtrl() -> Rule:
 
     Returns:
       Rule; at fixed params its summed gradient equals `gradients.bptt`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, online
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # A = 0, 1, 4, 12
+      >>> float(online.run(online.rtrl(), model, w, inputs, targets)[1])  # 2 A_2 + 4 A_3 + 8 A_4
+      114.0
 
     Reference: Williams & Zipser (1989), Neural Computation 1; S3.4 (A_t).
     """

@@ -8,8 +8,9 @@ import numpy as np
 
 from jaxbptt.online import preactivations
 from jaxbptt.online.active import reads_at_start
+from jaxbptt.online.method import Method
 from jaxbptt.online.preactivations import NotFactored
-from jaxbptt.online.rule import Method, Rule, make_rule
+from jaxbptt.online.rule import Rule, make_rule
 from jaxbptt.online.scales import balance
 from jaxbptt.partials import step_partials
 
@@ -34,6 +35,15 @@ def kf_rtrl() -> Rule:
     Returns:
       Rule. Unbiased at fixed params. `init` raises ValueError for a cell known only by its step, and for an h_0 that
       depends on params (∂h_0/∂θ is not a Kronecker product).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, models, online
+      >>> model = models.sequence_model(cells.elman(num_inputs=2, num_hidden=4), num_outputs=1)
+      >>> params, rule = model.init(jax.random.key(0)), online.kf_rtrl()
+      >>> state = rule.init(model, params, key=jax.random.key(1))
+      >>> [leaf.shape for leaf in jax.tree.leaves(state.sensitivity)]  # u [M + N + 1] and A [N, N]
+      [(7,), (4, 4)]
 
     Reference: Mujika, Meier & Steger (2018), arXiv:1805.10842.
     """

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt.online.active import Active, active_leaves
-from jaxbptt.online.rule import Method, Rule, make_rule
+from jaxbptt.online.method import Method
+from jaxbptt.online.rule import Rule, make_rule
 from jaxbptt.online.scales import balance
 from jaxbptt.partials import step_partials, vjp
 
@@ -35,6 +36,16 @@ def uoro() -> Rule:
 
     Returns:
       Rule. Unbiased at fixed params; the variance grows with N and with the length of the memory.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import models, online
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # dC/dw = 114
+      >>> estimate = lambda key: online.run(online.uoro(), model, w, inputs, targets, key=key)[1]
+      >>> estimates = jax.vmap(estimate)(jax.random.split(jax.random.key(0), 1000))
+      >>> bool(estimates.std() > 10), bool(abs(estimates.mean() - 114) < 10)  # each is wrong, their mean is not
+      (True, True)
 
     Reference: Tallec & Ollivier (2017), arXiv:1702.05043.
     """

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from jaxbptt import _validation
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
 from jaxbptt.gradients.forward import Problem, take_problem
 from jaxbptt.models.model import Model, read
+from jaxbptt.online.method import MakePlan, Method, Plan, Sensitivity, Signs
 from jaxbptt.types import (
-    InitialState,
     Input,
     Inputs,
     Key,
@@ -25,17 +25,27 @@ from jaxbptt.types import (
     Targets,
 )
 
-Plan: TypeAlias = Any  # hashable, in the method's own form
-Sensitivity: TypeAlias = Any  # Â_t, in the method's own form
-Signs: TypeAlias = jax.Array | None  # [signs] ±1, for a method that draws them
 Update: TypeAlias = tuple["OnlineState", Scalar, Params]
 
 
 class Cost(NamedTuple):
-    """The cost of a rule for one model, counted from shapes."""
+    """The cost of a rule for one model, counted from shapes.
 
-    state_floats: int  # floats in its state, h_t included
-    flops: int  # per step, leading terms of the rule's own work: without the step, its partials and the readout
+    Attributes:
+      state_floats: floats in its state, h_t included.
+      flops: per step, leading terms of the rule's own work: without the step, its partials and the readout.
+
+    Example:
+      >>> import jax
+      >>> from jaxbptt import cells, models, online
+      >>> model = models.sequence_model(cells.elman(num_inputs=2, num_hidden=4), num_outputs=1)
+      >>> params = model.init(jax.random.key(0))  # 28 numbers that the step reads
+      >>> online.rtrl().cost(model, params).state_floats, online.kf_rtrl().cost(model, params).state_floats
+      (116, 27)
+    """
+
+    state_floats: int
+    flops: int
 
 
 class RuleInit(Protocol):
@@ -59,66 +69,28 @@ class RuleCost(Protocol):
 
 
 class Rule(NamedTuple):
-    """An online estimator of dC/dθ. Static, like a Model; its state goes through scan, jit and vmap."""
+    """An online estimator of dC/dθ. Static, like a Model; its state goes through scan, jit and vmap.
+
+    Attributes:
+      init: (model, params, *, key, initial, x) -> OnlineState at h_0.
+      update: (params, state, x_t, y_t) -> (state, L_t, its gradient shaped like params).
+      cost: (model, params, *, x) -> Cost.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, online
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> rule, w = online.rtrl(), jnp.array(2.0)
+      >>> state = rule.init(model, w, x=jnp.array(0.0))  # x: one input, of which the shape counts
+      >>> state, loss, grads = rule.update(w, state, jnp.array(1.0), jnp.array(0.0))  # h_1 = 1
+      >>> state, loss, grads = rule.update(w, state, jnp.array(0.0), jnp.array(0.0))  # h_2 = 2 h_1
+      >>> float(loss), float(grads)  # L_2 and dL_2/dw = h_2 h_1
+      (2.0, 2.0)
+    """
 
     init: RuleInit
     update: RuleUpdate
     cost: RuleCost
-
-
-class MakePlan(Protocol):
-    def __call__(self, model: Model, params: Params, x: Input, constant_start: bool, /) -> Plan:
-        """All that is known before the first step, hashable."""
-        ...
-
-
-class Start(Protocol):
-    def __call__(self, plan: Plan, initial_state: InitialState, params: Params, signs: Signs, /) -> Sensitivity:
-        """Â_0."""
-        ...
-
-
-class Advance(Protocol):
-    def __call__(
-        self,
-        plan: Plan,
-        model: Model,
-        params: Params,
-        state: State,
-        x: Input,
-        sensitivity: Sensitivity,
-        signs: Signs,
-        /,
-    ) -> tuple[State, Sensitivity]:
-        """(h_t, Â_t)."""
-        ...
-
-
-class Contract(Protocol):
-    def __call__(self, plan: Plan, params: Params, sensitivity: Sensitivity, local: jax.Array, /) -> Params:
-        """Âᵀ ∂L/∂h, shaped like params."""
-        ...
-
-
-class Count(Protocol):
-    def __call__(self, plan: Plan, /) -> int:
-        """Flops of a step, or the random signs it draws."""
-        ...
-
-
-def no_signs(plan: Plan, /) -> int:
-    """A rule that draws nothing."""
-    return 0
-
-
-class Method(NamedTuple):
-    """How a rule carries Â_t ≈ dh_t/dθ."""
-
-    start: Start
-    advance: Advance
-    contract: Contract
-    flops: Count
-    num_signs: Count = no_signs
 
 
 @functools.partial(
@@ -128,11 +100,26 @@ class Method(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class OnlineState:
-    """What one update passes to the next: arrays, and as static fields the model and the method they belong to."""
+    """What one update passes to the next: arrays, and as static fields the model and the method they belong to.
 
-    model_state: State  # h_t
+    Attributes:
+      model_state: h_t, pytree.
+      sensitivity: Â_t ≈ dh_t/dθ, pytree in the method's own form.
+      key: typed key for the following steps; None for a rule that draws nothing.
+      model, method, plan: what the state belongs to, static.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import models, online
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> state = online.rtrl().init(model, jnp.array(2.0), initial=jnp.array(3.0), x=jnp.array(0.0))
+      >>> float(state.model_state), len(jax.tree.leaves(state))  # h_0; with A_0 the only arrays
+      (3.0, 2)
+    """
+
+    model_state: State
     sensitivity: Sensitivity
-    key: Key | None  # for the following steps; None for a rule that draws nothing
+    key: Key | None
     model: Model
     method: Method
     plan: Plan
@@ -292,7 +279,18 @@ def run(
       (C scalar, the estimate of dC/dθ shaped like params).
 
     Raises:
-      TypeError, ValueError: as `gradients.autodiff` and as the rule's `init`.
+      TypeError, ValueError: as `gradients.autodiff`.
+      TypeError: no typed key, for a rule that draws signs.
+      ValueError: reduction "mean"; a penalty; a model for which the rule is not defined.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, online
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # h = 1, 2, 4, 8
+      >>> loss, grads = online.run(online.rtrl(), model, w, inputs, targets)
+      >>> float(loss), float(grads)  # as `gradients.bptt`, with no pass backward
+      (42.5, 114.0)
     """
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, _ = problem

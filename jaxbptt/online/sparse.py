@@ -13,8 +13,9 @@ from jaxbptt import _validation
 from jaxbptt.models.model import Model
 from jaxbptt.online.active import Active, active_leaves
 from jaxbptt.online.colouring import colour_rows, seeds
+from jaxbptt.online.method import Method
 from jaxbptt.online.patterns import Constant, find_kept, group_columns
-from jaxbptt.online.rule import Method, Rule, make_rule
+from jaxbptt.online.rule import Rule, make_rule
 from jaxbptt.partials import jacobian, step_partials, vjp
 from jaxbptt.types import Input, Params, State
 
@@ -64,7 +65,16 @@ def snap(order: int) -> Rule:
       Rule.
 
     Raises:
-      TypeError, ValueError: an order that is not an int or is too small.
+      TypeError: an order that is no int.
+      ValueError: an order below 1.
+
+    Example:
+      >>> import jax
+      >>> from jaxbptt import cells, models, online
+      >>> model = models.sequence_model(cells.elman(num_inputs=2, num_hidden=4), num_outputs=1)
+      >>> params = model.init(jax.random.key(0))  # W_hh without zeros: two steps reach everything
+      >>> [rule.cost(model, params).state_floats for rule in (online.snap(1), online.snap(2), online.rtrl())]
+      [32, 116, 116]
 
     Reference: Menick et al. (2020), arXiv:2006.07232.
     """
@@ -92,6 +102,14 @@ def rflo(*, leak: float | None = None) -> Rule:
 
     Raises:
       TypeError: a leak that is not a number.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, online
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # dC/dw = 114
+      >>> [float(online.run(online.rflo(leak=leak), model, w, inputs, targets)[1]) for leak in (0.0, 2.0)]  # 2: J
+      [42.0, 114.0]
 
     Reference: Murray (2019), eLife 8:e43299; Bellec et al. (2020), Nature Communications 11:3625.
     """

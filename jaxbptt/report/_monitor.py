@@ -97,7 +97,17 @@ def monitor(
       {name: scalar of the dtype of params}. A reach is NaN where the gradient is zero or not finite.
 
     Raises:
-      TypeError, ValueError: as `gradients.bptt`; samples or clip not as stated.
+      TypeError, ValueError: as `gradients.bptt`.
+      TypeError: samples that is no int; a clip that is no number.
+      ValueError: samples below 1; a clip that is not above 0.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxbptt
+      >>> from jaxbptt import models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> numbers = jaxbptt.monitor(model, jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4), samples=4)
+      >>> [round(float(numbers[name]), 3) for name in ("loss", "gradient_norm", "reach_90", "lambda_1")]
+      [42.5, 114.0, 2.0, 0.693]
 
     Reference: Dixon (1983), SIAM J. Numer. Anal. 20 (the bound); Benettin et al. (1980), Meccanica 15.
     """

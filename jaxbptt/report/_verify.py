@@ -38,16 +38,44 @@ ROWS: tuple[tuple[str, Callable[[Subject], Outcome]], ...] = (
 
 
 class Check(NamedTuple):
-    """One row of a verdict."""
+    """One row of a verdict.
+
+    Attributes:
+      name: as in the table of `verify`.
+      status: "passed", "failed", "note" or "n/a": "failed" alone is a fault; a "note" is worth knowing; "n/a": why it
+        does not apply.
+      detail: one sentence.
+      number: what was measured, mostly a relative difference.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxbptt
+      >>> from jaxbptt import models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> first = jaxbptt.verify(model, jnp.array(0.5), jnp.ones(4), jnp.zeros(5)).checks[0]
+      >>> first.name, first.status, first.detail
+      ('arguments, scalar loss', 'failed', 'targets: got 5 steps, expected 4')
+    """
 
     name: str
-    status: Status  # "failed" alone is a fault; a "note" is worth knowing; "n/a": why it does not apply
-    detail: str  # one sentence
-    number: float | None = None  # what was measured, mostly a relative difference
+    status: Status
+    detail: str
+    number: float | None = None
 
 
 class Verdict(NamedTuple):
-    """The rows, in a fixed order; `str()` is a table of at most 100 columns."""
+    """The rows, in a fixed order; `str()` is a table of at most 100 columns.
+
+    Attributes:
+      checks: a Check for each row, in a fixed order.
+
+    Example:
+      >>> from jaxbptt import report
+      >>> routes = report.Check("routes", "passed", "They agree.", 3e-16)
+      >>> print(report.Verdict((routes, report.Check("jit", "failed", "It differs.", 0.1))))
+      1 of 2 checks failed: jit
+      routes  passed   3.0e-16  They agree.
+      jit     failed   1.0e-01  It differs.
+    """
 
     checks: tuple[Check, ...]
 
@@ -113,7 +141,16 @@ def verify(
       arguments, and whatever the model's functions raise, is a failed row.
 
     Raises:
-      TypeError, ValueError: a model that is none, a key that is no typed key, a gradient that is no function.
+      TypeError: a model without its functions; a key that is no typed key; a gradient that is no function.
+      ValueError: several keys.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxbptt
+      >>> from jaxbptt import models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> verdict = jaxbptt.verify(model, jnp.array(0.5), jnp.ones(3), jnp.zeros(3))
+      >>> verdict.ok, {check.name: check.status for check in verdict.checks}["routes"]
+      (True, 'passed')
     """
     key = jax.random.key(0) if key is None else key
     _validation.require_key(key)
@@ -158,6 +195,16 @@ def assert_verified(
     Raises:
       AssertionError: a row failed; the message is the table.
       TypeError, ValueError: as `verify`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxbptt
+      >>> from jaxbptt import models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> jaxbptt.assert_verified(model, jnp.array(0.5), jnp.ones(3), jnp.zeros(3))  # silent: no row failed
+      >>> jaxbptt.assert_verified(model, jnp.array(0.5), jnp.ones(3), jnp.zeros(4))  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      ...
+      AssertionError: 1 of 17 checks failed: arguments, scalar loss...
     """
     verdict = verify(model, params, inputs, targets, gradient=gradient, initial=initial, key=key)
     if not verdict.ok:

@@ -26,20 +26,44 @@ class XRay:
 
     A field that was not computed is None, and `summary["missing"]` says why. Logs are natural. Of a batch, arrays hold
     medians over its sequences, entry by entry.
+
+    Attributes:
+      summary: plain numbers, words, lists and dicts.
+      verdict: sentences.
+      steps: [R], t − start of each record; start is 0 unless there are resets.
+      log_sigma: [R, values], ln σ_i(dh_t/dh_start), descending; NaN: not known.
+      log_sigma_error: [R, values], nats.
+      exponents: [N], nats per step.
+      exponents_error: [N], their standard errors.
+      norms: [T, T], ‖term (t, k)‖ of dC/dθ, row t−1, column k−1.
+      profile: [lags], Σ_t ‖term (t, t−ℓ)‖.
+      log_saliency: [T, T], ln‖∂L_t/∂x_k‖, row t−1, column k−1.
+      log_saliency_profile: [T], ln Σ_t ‖∂L_t/∂x_{t−ℓ}‖.
+      recall_density: [T], by lag ℓ: the share of losses that still feel x_{t−ℓ}.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxbptt
+      >>> from jaxbptt import models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> found = jaxbptt.xray(model, jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4))
+      >>> found.log_sigma.shape, found.norms.shape  # records × N, T × T
+      ((4, 1), (4, 4))
+      >>> found.summary["trend"], found.summary["reach"]["0.9"]
+      ('exploding', 2)
     """
 
-    summary: dict[str, Any]  # plain numbers, words, lists and dicts
-    verdict: list[str]  # sentences
-    steps: Int[np.ndarray, " records"]  # t − start of each record; start is 0 unless there are resets
-    log_sigma: Float[np.ndarray, "records values"] | None  # ln σ_i(dh_t/dh_start), descending; NaN: not known
-    log_sigma_error: Float[np.ndarray, "records values"] | None  # nats
-    exponents: Float[np.ndarray, " state"] | None  # nats per step
-    exponents_error: Float[np.ndarray, " state"] | None  # their standard errors
-    norms: Float[np.ndarray, "time time"] | None  # ‖term (t, k)‖ of dC/dθ, row t−1, column k−1
-    profile: Float[np.ndarray, " lags"] | None  # Σ_t ‖term (t, t−ℓ)‖
-    log_saliency: Float[np.ndarray, "time time"] | None  # ln‖∂L_t/∂x_k‖, row t−1, column k−1
-    log_saliency_profile: Float[np.ndarray, " time"] | None  # ln Σ_t ‖∂L_t/∂x_{t−ℓ}‖
-    recall_density: Float[np.ndarray, " time"] | None  # by lag ℓ: the share of losses that still feel x_{t−ℓ}
+    summary: dict[str, Any]
+    verdict: list[str]
+    steps: Int[np.ndarray, " records"]
+    log_sigma: Float[np.ndarray, "records values"] | None
+    log_sigma_error: Float[np.ndarray, "records values"] | None
+    exponents: Float[np.ndarray, " state"] | None
+    exponents_error: Float[np.ndarray, " state"] | None
+    norms: Float[np.ndarray, "time time"] | None
+    profile: Float[np.ndarray, " lags"] | None
+    log_saliency: Float[np.ndarray, "time time"] | None
+    log_saliency_profile: Float[np.ndarray, " time"] | None
+    recall_density: Float[np.ndarray, " time"] | None
 
     def __str__(self) -> str:
         return "\n".join(self.verdict)
@@ -109,6 +133,16 @@ def xray(
       TypeError, ValueError: an argument not as stated, before anything is compiled; a loss or gradient that is NaN or
         inf, with its first step and its cause.
 
+    Example:
+      >>> import jax.numpy as jnp, jaxbptt
+      >>> from jaxbptt import models
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> found = jaxbptt.xray(model, jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4))
+      >>> print(found.verdict[1].split(";")[0])
+      Exploding: σ_1(dh_t/dh_0) changes by +0.6931 nats per step, doubling time 1.0 steps
+      >>> print(found.verdict[3])
+      90 % of the gradient comes from at most 2 steps back (50 %: 1, 99 %: 2).
+
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063.
     """
     if every is not None:
@@ -146,6 +180,16 @@ def load(folder: str | os.PathLike[str]) -> XRay:
 
     Raises:
       ValueError: a folder that holds no such report.
+
+    Example:
+      >>> import pathlib, tempfile, jax.numpy as jnp, jaxbptt
+      >>> from jaxbptt import models, report
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> found = jaxbptt.xray(model, jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     found.save(folder)
+      ...     sorted(path.name for path in pathlib.Path(folder).iterdir()), report.load(folder).verdict == found.verdict
+      (['arrays.npz', 'figure.png', 'summary.json'], True)
     """
     arrays, text = read_report(Path(folder))
     if not isinstance(text, dict) or set(text) != {"summary", "verdict"} or "steps" not in arrays:

@@ -18,15 +18,34 @@ class Bounds(NamedTuple):
 
     The last inequality needs J_t = diag(φ'_t) W with |φ'_t| ≤ γ. `log_gamma_radius` is no upper bound, and a
     lower one only where J_t = W.
+
+    Attributes:
+      log_norm: [T], ln σ_1(dh_t/dh_0).
+      log_smallest: scalar, ln σ_N(dh_T/dh_0); NaN where `log_singular_values` cannot tell.
+      log_condition: scalar, ln σ_1 − ln σ_N of dh_T/dh_0; inf where σ_N = 0.
+      log_step_norms: [T], Σ_{s≤t} ln σ_1(J_s), an upper bound.
+      log_step_minima: [T], Σ_{s≤t} ln σ_N(J_s), a lower bound on every singular value of dh_t/dh_0.
+      log_gamma_sigma: scalar, ln γ σ_max(W), per step; NaN without W.
+      log_gamma_radius: scalar, ln γ ρ(W), per step: no bound; NaN without W.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chain = jnp.tile(jnp.array([[0.1, 5.0], [0.0, 0.1]]), (3, 1, 1))  # ρ(J) = 0.1
+      >>> found = spectra.bounds(chain)
+      >>> bool(found.log_norm[0] > 0), bool((found.log_norm <= found.log_step_norms + 1e-5).all())  # up, then down
+      (True, True)
+      >>> found.diagnosis()[0].split(":")[0]
+      'The gradient vanished'
     """
 
-    log_norm: Float[Array, " time"]  # ln σ_1(dh_t/dh_0)
-    log_smallest: Scalar  # ln σ_N(dh_T/dh_0); NaN where `log_singular_values` cannot tell
-    log_condition: Scalar  # ln σ_1 − ln σ_N of dh_T/dh_0; inf where σ_N = 0
-    log_step_norms: Float[Array, " time"]  # Σ_{s≤t} ln σ_1(J_s), an upper bound
-    log_step_minima: Float[Array, " time"]  # Σ_{s≤t} ln σ_N(J_s), a lower bound on every singular value of dh_t/dh_0
-    log_gamma_sigma: Scalar  # ln γ σ_max(W), per step; NaN without W
-    log_gamma_radius: Scalar  # ln γ ρ(W), per step: no bound; NaN without W
+    log_norm: Float[Array, " time"]
+    log_smallest: Scalar
+    log_condition: Scalar
+    log_step_norms: Float[Array, " time"]
+    log_step_minima: Float[Array, " time"]
+    log_gamma_sigma: Scalar
+    log_gamma_radius: Scalar
 
     def diagnosis(self) -> list[str]:
         """What the bounds allowed, what happened, and what an assembled product has lost, one sentence each.
@@ -67,7 +86,17 @@ def bounds(
       rounding leaves it near eps^(1/m) ‖W‖.
 
     Raises:
-      TypeError, ValueError: an argument not as stated; slope without weight; outside jit, NaN or inf.
+      TypeError: jacobians that are no array of real floats; a weight of another dtype.
+      ValueError: jacobians that are not [T, N, N]; a weight that is not [N, N]; a slope without weight, or not a
+        finite scalar ≥ 0; outside jit, NaN or inf, with its first step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> weight = jnp.array([[0.0, 5.0], [0.0, 0.0]])  # its only eigenvalue is zero
+      >>> found = spectra.bounds(jnp.tile(weight, (3, 1, 1)), weight=weight)
+      >>> print(jnp.exp(found.log_norm).round(3), found.log_gamma_radius)  # it grows all the same
+      [5. 0. 0.] -inf
 
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063; X1 to X4 (eigenvalues and norms).
     """

@@ -55,9 +55,18 @@ def lyapunov_exponents(
       both branches of every choice.
 
     Raises:
-      TypeError, ValueError: arguments not as stated; outside jit, NaN or inf with its first step, and a fixed interval
-        that is too long.
+      TypeError: jacobians that are no array of float32 or float64; a k, warm_up, interval or blocks that is no int.
+      ValueError: jacobians that are not [T, N, N]; an int out of its range; outside jit, NaN or inf, with its first
+        step, and a fixed interval that is too long.
       RuntimeWarning: outside jit, exponents that are NaN, or a warm-up error above the standard error.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chain = jnp.tile(jnp.array([[2.0, 1.0], [0.0, 0.5]]), (50, 1, 1))
+      >>> found = spectra.lyapunov_exponents(chain)
+      >>> print(jnp.exp(found.exponents).round(3))  # the eigenvalues of a constant J
+      [2.  0.5]
     """
     require_one_chain(jacobians)
     if isinstance(jacobians, BlockJacobians | BorderedJacobians):
@@ -124,7 +133,17 @@ def stream_exponents(
       LyapunovExponents in nats per step, of the dtype of the state; of a batched model, those of all its sequences.
 
     Raises:
-      TypeError, ValueError: as `unroll` and `lyapunov_exponents`; a transient that leaves no steps.
+      TypeError, ValueError: as `unroll` and `lyapunov_exponents`.
+      ValueError: a transient that leaves no steps.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import cells, spectra
+      >>> henon = lambda b, h, x: jnp.stack([1 - 1.4 * h[0] ** 2 + h[1], b * h[0]])  # |det J| = b at every step
+      >>> cell = cells.from_step(henon, lambda b: jnp.zeros(2), num_inputs=0)
+      >>> found = spectra.stream_exponents(cell, jnp.array(0.3), jnp.zeros((1000, 0)), transient=100)
+      >>> bool(found.exponents[0] > 0), round(float(jnp.exp(found.exponents.sum())), 3)  # chaos, on a set that shrinks
+      (True, 0.3)
     """
     params, inputs, initial, length = trajectories.take_call(cell, params, inputs, initial)
     _validation.require_size("transient", transient, least=0, most=length - 1)

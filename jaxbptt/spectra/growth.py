@@ -28,8 +28,18 @@ def log_growth(jacobians: Float[ArrayLike, "time state state"], *, k: int | None
       the k directions show: k = N shows all.
 
     Raises:
-      TypeError, ValueError: jacobians not as stated; k not an int in 1 … N; outside jit, NaN or inf, with its first
-        step.
+      TypeError: jacobians that are no array of real floats; a k that is no int.
+      ValueError: jacobians that are not [T, N, N]; a k outside 1 … N; outside jit, NaN or inf, with its first step.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chain = jnp.tile(jnp.diag(jnp.array([2.0, 0.25])), (10, 1, 1))
+      >>> exponents = lambda gain: spectra.log_growth(gain * chain).mean(axis=0)
+      >>> round(float(exponents(1.0).sum()), 3)  # ln|det J| = ln ½
+      -0.693
+      >>> print(jax.jacrev(exponents)(2.0).round(3))  # d ln(gain)/d(gain)
+      [0.5 0.5]
 
     Reference: Engelken (2023), NeurIPS 36 (gradient flossing); Walter & Lehmann (2013), arXiv:1001.1654 (derivative of
     a QR factorisation).

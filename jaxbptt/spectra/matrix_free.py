@@ -29,14 +29,33 @@ LARGEST_GAP = 30.0  # nats between ‖Pᵀu‖ and σ; a residual beyond it is o
 
 
 class LeadingSVD(NamedTuple):
-    """P right_i = σ_i left_i for the k largest σ of P = dh_stop/dh_start."""
+    """P right_i = σ_i left_i for the k largest σ of P = dh_stop/dh_start.
 
-    log_sigma: Float[Array, " k"]  # nats, descending; NaN where error is inf
-    left: Float[Array, "state k"]  # orthonormal columns: directions at stop
-    right: Float[Array, "state k"]  # orthonormal columns: directions at start
-    residual: Float[Array, " k"]  # ‖Pᵀ left_i − σ_i right_i‖ / σ_i, measured with these vectors themselves
-    rounds: Integer  # pairs of forward and backward passes
-    error: Float[Array, " k"]  # nats, of log_sigma: residual and rounding; inf where nothing is known, 0 where σ = 0
+    Attributes:
+      log_sigma: [k], nats, descending; NaN where error is inf.
+      left: [N, k], orthonormal columns: directions at stop.
+      right: [N, k], orthonormal columns: directions at start.
+      residual: [k], ‖Pᵀ left_i − σ_i right_i‖ / σ_i, measured with these vectors themselves.
+      rounds: integer scalar, pairs of forward and backward passes.
+      error: [k], nats, of log_sigma: residual and rounding; inf where nothing is known, 0 where σ = 0.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, spectra, trajectories
+      >>> cell = cells.from_step(lambda a, h, x: a * h + x, jnp.zeros_like)  # J = diag(a)
+      >>> a = jnp.array([0.5, 0.9])
+      >>> steps = trajectories.unroll(cell, a, jnp.zeros((10, 2)))
+      >>> found = spectra.leading_singular_values(cell, a, steps, k=1, key=jax.random.key(0))
+      >>> print(jnp.abs(found.right[:, 0]).round(2))  # what is remembered best: the second unit
+      [0. 1.]
+    """
+
+    log_sigma: Float[Array, " k"]
+    left: Float[Array, "state k"]
+    right: Float[Array, "state k"]
+    residual: Float[Array, " k"]
+    rounds: Integer
+    error: Float[Array, " k"]
 
 
 def leading_singular_values(
@@ -83,8 +102,19 @@ def leading_singular_values(
       LeadingSVD, of the dtype of the state. Under jit, NaN throughout if the numbers are not finite.
 
     Raises:
-      TypeError, ValueError: params or trajectory that do not fit the cell; a k, span, key, tolerance or count not as
-        stated; outside jit, NaN or inf, with its first step.
+      TypeError: a key that is no typed key; a k, span or count that is no int; a state of another float format.
+      ValueError: params or a trajectory that do not fit the cell; a k outside 1 … N; a span that is empty or out of
+        range; a tolerance ≤ 0; a count below its least; outside jit, NaN or inf, with its first step.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, spectra, trajectories
+      >>> cell = cells.from_step(lambda a, h, x: a * h + x, jnp.zeros_like)  # J = diag(a)
+      >>> a = jnp.array([0.5, 0.9])
+      >>> steps = trajectories.unroll(cell, a, jnp.zeros((10, 2)))
+      >>> found = spectra.leading_singular_values(cell, a, steps, k=1, key=jax.random.key(0))
+      >>> round(float(found.log_sigma[0]), 3)  # 10 ln 0.9
+      -1.054
 
     Reference: Halko, Martinsson & Tropp (2011), SIAM Review 53, algorithm 4.4; Stewart (1997), ETNA 5.
     """

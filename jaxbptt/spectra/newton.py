@@ -13,11 +13,25 @@ FORGOTTEN, REMEMBERED = 10.0, 1.0  # nats by which a perturbation shrinks over t
 
 
 class NewtonOutlook(NamedTuple):
-    """What to expect of `trajectories.unroll(…, method="newton")` over T steps."""
+    """What to expect of `trajectories.unroll(…, method="newton")` over T steps.
+
+    Attributes:
+      verdict: "pays", "does not pay" or "cannot tell".
+      reason: one sentence.
+      lower, upper: where λ_1 lies, with its errors, in nats per step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> growth = spectra.lyapunov_exponents(jnp.tile(2 * jnp.eye(2), (50, 1, 1)))
+      >>> outlook = spectra.newton_outlook(growth, 1000)
+      >>> outlook.verdict, round(outlook.lower, 3), round(outlook.upper, 3)  # ln 2, a constant chain without errors
+      ('does not pay', 0.693, 0.693)
+    """
 
     verdict: NewtonVerdict
-    reason: str  # one sentence
-    lower: float  # where λ_1 lies, with its errors, in nats per step
+    reason: str
+    lower: float
     upper: float
 
     def __str__(self) -> str:
@@ -41,7 +55,15 @@ def newton_outlook(exponents: LyapunovExponents, length: int) -> NewtonOutlook:
       of the warm-up and its error of rounding.
 
     Raises:
-      TypeError, ValueError: exponents of another type, of a batch, or traced; a length that is not an int ≥ 1.
+      TypeError: exponents that are no LyapunovExponents, or traced; a length that is no int.
+      ValueError: exponents of a batch; a length below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> growth = spectra.lyapunov_exponents(jnp.tile(0.5 * jnp.eye(2), (50, 1, 1)))  # λ_1 = −ln 2
+      >>> [spectra.newton_outlook(growth, length).verdict for length in (1, 5, 1000)]
+      ['does not pay', 'cannot tell', 'pays']
 
     Reference: Gonzalez et al. (2025), arXiv:2508.16817; Lim et al. (2024), arXiv:2309.12252.
     """

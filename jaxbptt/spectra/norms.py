@@ -31,14 +31,28 @@ DEPENDENT = 1e-3  # part of a vector left by projection: below it, and always at
 
 
 class PairNorms(NamedTuple):
-    """ln‖dh_t/dh_k‖ at [t, k], t and k from 0; −inf for k > t and for a zero product; NaN where error > LIMIT."""
+    """ln‖dh_t/dh_k‖ at [t, k], t and k from 0; −inf for k > t and for a zero product; NaN where error exceeds 0.01.
 
-    log_frobenius: Float[Array, "rows columns"]  # [T+1, T+1] nats; ½ ln N at t = k
-    log_spectral: Float[Array, "rows columns"] | None  # [T+1, T+1] nats; 0 at t = k; None without `spectral`
-    residual: Float[Array, "rows columns"] | None  # [T+1, T+1] ‖PᵀPv − σ²v‖/σ²; |σ_i²/σ² − 1| ≤ it for some σ_i
-    error: Float[
-        Array, "rows columns"
-    ]  # [T+1, T+1] nats, of log_frobenius by rounding; of log_spectral ‖·‖_F/‖·‖₂ times it
+    Attributes:
+      log_frobenius: [T+1, T+1], nats; ½ ln N at t = k.
+      log_spectral: [T+1, T+1], nats; 0 at t = k; None without `spectral`.
+      residual: [T+1, T+1], ‖PᵀPv − σ²v‖/σ²; |σ_i²/σ² − 1| ≤ it for some σ_i; None without `spectral`.
+      error: [T+1, T+1], nats, of log_frobenius by rounding; of log_spectral ‖·‖_F/‖·‖₂ times it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chain = jnp.tile(jnp.array([[3.0, 0.0], [0.0, 4.0]]), (3, 1, 1))
+      >>> found = spectra.pair_norms(chain)
+      >>> norms = found.log_spectral[2, 1], found.log_frobenius[2, 1], found.log_spectral[3, 1]
+      >>> [round(float(jnp.exp(norm)), 3) for norm in norms]  # of diag(3, 4), then of its square
+      [4.0, 5.0, 16.0]
+    """
+
+    log_frobenius: Float[Array, "rows columns"]
+    log_spectral: Float[Array, "rows columns"] | None
+    residual: Float[Array, "rows columns"] | None
+    error: Float[Array, "rows columns"]
 
 
 def pair_norms(
@@ -73,8 +87,19 @@ def pair_norms(
       PairNorms of the dtype of jacobians. Under jit, NaN throughout if any Jacobian is not finite.
 
     Raises:
-      TypeError, ValueError: jacobians not as stated; tolerance not positive; max_iterations not an int ≥ 1; outside
-        jit, NaN or inf, with its first step.
+      TypeError: jacobians that are no array of float32 or float64; a max_iterations that is no int.
+      ValueError: jacobians that are not [T, N, N]; a tolerance ≤ 0; max_iterations below 1; outside jit, NaN or inf,
+        with its first step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chain = jnp.array([2.0, 3.0, 4.0])[:, None, None] * jnp.array([[0.0, -1.0], [1.0, 0.0]])[None]  # turns by 90°
+      >>> print(jnp.exp(spectra.pair_norms(chain).log_spectral).round())  # row t, column k
+      [[ 1.  0.  0.  0.]
+       [ 2.  1.  0.  0.]
+       [ 6.  3.  1.  0.]
+       [24. 12.  4.  1.]]
 
     Reference: Parlett (1998), The Symmetric Eigenvalue Problem, §4.5 (residual bounds); S4.7 (the product).
     """

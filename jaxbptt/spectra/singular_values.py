@@ -38,23 +38,55 @@ Chain = Float[ArrayLike, "time state state"] | Float[ArrayLike, "time batch entr
 
 
 class SingularValues(NamedTuple):
-    """ln σ_i(dh_t/dh_start) at each of R records, with their errors."""
+    """ln σ_i(dh_t/dh_start) at each of R records, with their errors.
 
-    log_sigma: Float[Array, "records state"]  # nats, descending; NaN where error > LIMIT
-    error: Float[Array, "records state"]  # nats; inf where nothing is known, 0 where σ is exactly zero
-    resolved: Bool[Array, "records state"]  # False where rounding alone may have made σ what it is: it may be zero
-    rest: Float[Array, "records state"]  # ln σ − log_sigma as far as known: what rounding the log to its dtype left out
+    Attributes:
+      log_sigma: [R, N], nats, descending; NaN where error exceeds 0.01.
+      error: [R, N], nats; inf where nothing is known, 0 where σ is exactly zero.
+      resolved: [R, N], False where rounding alone may have made σ what it is: it may be zero.
+      rest: [R, N], ln σ − log_sigma as far as known: what rounding the log to its dtype left out.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chain = jnp.tile(jnp.diag(jnp.array([0.5, 0.0])), (2, 1, 1))
+      >>> found = spectra.log_singular_values(chain, errors=True)
+      >>> [round(float(v), 3) for v in found.log_sigma[0]], float(found.error[0, 1])  # 2 ln 0.5; a zero that is certain
+      ([-1.386, -inf], 0.0)
+    """
+
+    log_sigma: Float[Array, "records state"]
+    error: Float[Array, "records state"]
+    resolved: Bool[Array, "records state"]
+    rest: Float[Array, "records state"]
 
 
 class LogSVD(NamedTuple):
-    """dh_t/dh_start = left diag(e^log_sigma) rightᵀ at each of R records."""
+    """dh_t/dh_start = left diag(e^log_sigma) rightᵀ at each of R records.
 
-    log_sigma: Float[Array, "records state"]  # nats, descending; NaN where error > LIMIT
-    left: Float[Array, "records state columns"]  # columns: directions at t
-    right: Float[Array, "records state columns"]  # columns: directions at `start`
-    error: Float[Array, "records state"]  # nats; inf where nothing is known, 0 where σ is exactly zero
-    resolved: Bool[Array, "records state"]  # False where rounding alone may have made σ what it is: it may be zero
-    rest: Float[Array, "records state"]  # as in SingularValues
+    Attributes:
+      log_sigma: [R, N], nats, descending; NaN where error exceeds 0.01.
+      left: [R, N, N], columns: directions at t.
+      right: [R, N, N], columns: directions at `start`.
+      error: [R, N], nats; inf where nothing is known, 0 where σ is exactly zero.
+      resolved: [R, N], False where rounding alone may have made σ what it is: it may be zero.
+      rest: [R, N], as in SingularValues.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> found = spectra.singular_decomposition(jnp.tile(jnp.array([[2.0, 1.0], [1.0, 2.0]]), (2, 1, 1)))
+      >>> product = found.left[0] @ jnp.diag(jnp.exp(found.log_sigma[0])) @ found.right[0].T
+      >>> product.round().tolist()  # J_2 J_1
+      [[5.0, 4.0], [4.0, 5.0]]
+    """
+
+    log_sigma: Float[Array, "records state"]
+    left: Float[Array, "records state columns"]
+    right: Float[Array, "records state columns"]
+    error: Float[Array, "records state"]
+    resolved: Bool[Array, "records state"]
+    rest: Float[Array, "records state"]
 
 
 @overload
@@ -120,8 +152,18 @@ def log_singular_values(
       SingularValues. Under jit, NaN throughout if any Jacobian is not finite.
 
     Raises:
-      TypeError, ValueError: jacobians, span or method not as stated; `every` not an int ≥ 1; outside jit, NaN or inf,
-        with its first step.
+      TypeError: jacobians that are no array of float32 or float64; an `every`, start or stop that is no static int;
+        errors that is no bool.
+      ValueError: jacobians of another shape; an `every` below 1; a span that is empty or out of range; an unknown
+        method; outside jit, NaN or inf, with its first step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chain = jnp.tile(jnp.array([[0.3, 0.4], [0.02, -0.015]]), (400, 1, 1))  # σ = 0.5, 0.025
+      >>> log_sigma = spectra.log_singular_values(chain, every=200)  # of dh_200/dh_0 and dh_400/dh_0
+      >>> log_sigma.shape, [round(float(v)) for v in log_sigma.sum(axis=1)]  # t ln|det J|: e^−1753 is no float
+      ((2, 2), [-876, -1753])
     """
     found = _decompose(jacobians, every, start, stop, method, directions=False, errors=errors)
     return found[0] if errors else found[0].log_sigma
@@ -148,6 +190,16 @@ def singular_decomposition(
 
     Raises:
       TypeError, ValueError: as `log_singular_values`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chain = jnp.array([[[0.0, 3.0], [1.0, 0.0]], [[2.0, 0.0], [0.0, 1.0]]])  # J_2 J_1 = [[0, 6], [1, 0]]
+      >>> found = spectra.singular_decomposition(chain)
+      >>> print(jnp.exp(found.log_sigma[0]).round())
+      [6. 1.]
+      >>> jnp.abs(found.right[0, :, 0]).tolist(), jnp.abs(found.left[0, :, 0]).tolist()  # from entry 2 to entry 1
+      ([0.0, 1.0], [1.0, 0.0])
     """
     values, left, right = _decompose(jacobians, every, start, stop, method, directions=True, errors=True)
     return LogSVD(values.log_sigma, left, right, values.error, values.resolved, values.rest)

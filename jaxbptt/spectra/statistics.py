@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxbptt import _validation
 from jaxbptt.spectra.autoregression import long_run
 from jaxbptt.spectra.diagnosis import describe_exponents
 from jaxbptt.spectra.frame_errors import LIMIT
@@ -28,18 +29,39 @@ class LyapunovExponents(NamedTuple):
     There a third is refused, and 94 % of the rest hold it; at τ = T'/10, the 1 in 6 that pass by chance hold it in
     80 % only. Skewed growth: 92 to 94 %. What is not seen is a slow process under ten times as much fast noise:
     as little as 91, 84 and 58 % at τ = 8, T'/80 and T'/20.
+
+    Attributes:
+      exponents: [k]; NaN where rounding_error exceeds 0.001.
+      standard_error: [k], of the mean over time; 0 for an exponent of −inf.
+      degrees_of_freedom: [k], of that standard error, for Student's t.
+      correlation_time: [k], steps: the integrated autocorrelation time, for e^(−lag/τ) about τ.
+      warm_up_error: [k], what directions that were still turning after the warm-up may have left.
+      rounding_error: [k], standard deviation of what rounding did; inf: directions were mixed up.
+      local: [blocks, k], finite-time exponents of each block of time.
+      interval: scalar, mean steps between QRs.
+      interval_error: [k], largest difference per step from QR at every step, in the checked blocks.
+      size: integer scalar, N.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chain = jax.random.normal(jax.random.key(0), (50, 2, 2))
+      >>> found = spectra.lyapunov_exponents(chain)
+      >>> low, high = found.confidence_interval(0.95)
+      >>> bool(low[0] < (jnp.log(2) - jnp.euler_gamma) / 2 < high[0])  # λ_1 of such a product (Newman, 1986)
+      True
     """
 
-    exponents: Float[Array, " k"]  # NaN where rounding_error exceeds 0.001
-    standard_error: Float[Array, " k"]  # of the mean over time; 0 for an exponent of −inf
-    degrees_of_freedom: Float[Array, " k"]  # of that standard error, for Student's t
-    correlation_time: Float[Array, " k"]  # steps: the integrated autocorrelation time, for e^(−lag/τ) about τ
-    warm_up_error: Float[Array, " k"]  # what directions that were still turning after the warm-up may have left
-    rounding_error: Float[Array, " k"]  # standard deviation of what rounding did; inf: directions were mixed up
-    local: Float[Array, "blocks k"]  # finite-time exponents of each block of time
-    interval: Scalar  # mean steps between QRs
-    interval_error: Float[Array, " k"]  # largest difference per step from QR at every step, in the checked blocks
-    size: Integer  # N
+    exponents: Float[Array, " k"]
+    standard_error: Float[Array, " k"]
+    degrees_of_freedom: Float[Array, " k"]
+    correlation_time: Float[Array, " k"]
+    warm_up_error: Float[Array, " k"]
+    rounding_error: Float[Array, " k"]
+    local: Float[Array, "blocks k"]
+    interval: Scalar
+    interval_error: Float[Array, " k"]
+    size: Integer
 
     def confidence_interval(self, level: float = 0.95) -> Float[Array, "2 k"]:
         """exponents ∓ t · standard_error, t the quantile of Student's t: where the limits for T → ∞ lie.
@@ -96,12 +118,27 @@ class Sums(NamedTuple):
 
 
 class PooledExponents(NamedTuple):
-    """k exponents over B sequences or initial states, in nats per step."""
+    """k exponents over B sequences or initial states, in nats per step.
 
-    exponents: Float[Array, " k"]  # mean
-    standard_error: Float[Array, " k"]  # of the mean, from the spread between the B: s / √B
-    spread: Float[Array, " k"]  # standard deviation between the B
-    within: Float[Array, " k"]  # root mean square of the known standard errors: the size of `spread` if all B are alike
+    Attributes:
+      exponents: [k], their mean.
+      standard_error: [k], of the mean, from the spread between the B: s / √B.
+      spread: [k], standard deviation between the B.
+      within: [k], root mean square of the known standard errors: the size of `spread` if all B are alike.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chains = jax.random.normal(jax.random.key(0), (3, 50, 2, 2))
+      >>> pooled = spectra.pool_exponents(jax.lax.map(spectra.lyapunov_exponents, chains))
+      >>> bool((pooled.spread < 3 * pooled.within).all())  # no more than their errors: the three do not differ
+      True
+    """
+
+    exponents: Float[Array, " k"]
+    standard_error: Float[Array, " k"]
+    spread: Float[Array, " k"]
+    within: Float[Array, " k"]
 
 
 def kaplan_yorke_dimension(exponents: Float[ArrayLike, " k"]) -> Scalar:
@@ -111,11 +148,21 @@ def kaplan_yorke_dimension(exponents: Float[ArrayLike, " k"]) -> Scalar:
       exponents: [N], descending, in any unit; −inf allowed.
 
     Returns:
-      Scalar in 0 … N, of the dtype of exponents.
+      Scalar in 0 … N, of the dtype of exponents; NaN where an exponent is.
+
+    Raises:
+      TypeError: exponents that are no array of real floats.
+      ValueError: exponents of another shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> float(spectra.kaplan_yorke_dimension(jnp.array([0.5, 0.0, -1.0])))  # 2 + 0.5/1
+      2.5
 
     Reference: Kaplan & Yorke (1979), Lecture Notes in Mathematics 730.
     """
-    exponents = jnp.asarray(exponents)
+    exponents = _take_spectrum(exponents)
     sums = jnp.cumsum(exponents)
     j = jnp.sum(jnp.cumprod(sums >= 0))
     whole = jnp.where(j > 0, sums[jnp.maximum(j - 1, 0)], 0)
@@ -131,10 +178,21 @@ def entropy_rate(exponents: Float[ArrayLike, " k"]) -> Scalar:
       exponents: [N], nats per step.
 
     Returns:
-      Scalar, nats per step, of the dtype of exponents.
+      Scalar, nats per step, of the dtype of exponents; NaN where an exponent is.
+
+    Raises:
+      TypeError: exponents that are no array of real floats.
+      ValueError: exponents of another shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> float(spectra.entropy_rate(jnp.array([0.5, 0.25, -1.0])))  # nats per step
+      0.75
 
     Reference: Pesin (1977), Russ. Math. Surv. 32; Ruelle (1978), Bol. Soc. Bras. Mat. 9.
     """
+    exponents = _take_spectrum(exponents)
     return jnp.sum(jnp.where(exponents <= 0, 0, exponents))
 
 
@@ -148,8 +206,18 @@ def pool_exponents(results: LyapunovExponents) -> PooledExponents:
       PooledExponents. `spread` well above `within`: the sequences, or the basins of the initial states, differ.
 
     Raises:
+      TypeError: results that are no LyapunovExponents.
       ValueError: no leading axis, or B < 2.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import spectra
+      >>> chains = jnp.array([0.5, 1.0, 2.0])[:, None, None, None] * jnp.tile(jnp.eye(2), (1, 50, 1, 1))
+      >>> pooled = spectra.pool_exponents(jax.lax.map(spectra.lyapunov_exponents, chains))
+      >>> print(pooled.exponents.round(3), pooled.spread.round(3))  # 0 ± ln 2
+      [0. 0.] [0.693 0.693]
     """
+    _validation.require_type("results", results, LyapunovExponents, "LyapunovExponents")
     if jnp.ndim(results.exponents) != 2 or len(results.exponents) < 2:
         raise ValueError(f"results: got exponents of shape {list(jnp.shape(results.exponents))}, expected [B ≥ 2, k]")
     mean = jnp.mean(results.exponents, axis=0)
@@ -221,6 +289,16 @@ def student_quantile(level: float, degrees_of_freedom: jax.Array) -> jax.Array:
     low, high = jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(degrees_of_freedom), jnp.ones_like(degrees_of_freedom)))
     y = (low + high) / 2  # ν/(ν + t²)
     return jnp.sqrt(degrees_of_freedom * (1 - y) / y)
+
+
+def _take_spectrum(exponents):
+    """Exponents [N] as JAX's array, −inf and NaN among them allowed; raise if they are anything else."""
+    if not jnp.issubdtype(getattr(exponents, "dtype", bool), jnp.floating):
+        got = getattr(exponents, "dtype", type(exponents).__name__)
+        raise TypeError(f"exponents: got {got}, expected an array of real floats")
+    if len(exponents.shape) != 1 or not exponents.size:
+        raise ValueError(f"exponents: got shape {list(exponents.shape)}, expected [N]")
+    return jnp.asarray(exponents)
 
 
 def _known(exponents):

@@ -25,7 +25,16 @@ def draw_cuts(key: Key, num_steps: int, keep: Keep) -> Bool[Array, " time"]:
       [T] booleans, True where link t = 1 … T is cut.
 
     Raises:
-      TypeError, ValueError: an argument not as stated.
+      TypeError: a key that is no typed key; a num_steps that is no int; a keep that is no number or array of real
+        floats.
+      ValueError: several keys; num_steps below 1; a keep of another shape or, outside jit, outside (0, 1].
+
+    Example:
+      >>> import jax
+      >>> from jaxbptt import truncation
+      >>> cuts = truncation.draw_cuts(jax.random.key(0), 1000, keep=0.9)
+      >>> cuts.shape, bool(70 < cuts.sum() < 130)
+      ((1000,), True)
     """
     _validation.require_key(key)
     _validation.require_size("num_steps", num_steps)
@@ -51,7 +60,17 @@ def renewal_cuts(
       (cuts [T] booleans, π [T] of the default float dtype, the probabilities to keep a link in this draw).
 
     Raises:
-      TypeError, ValueError: an argument not as stated.
+      TypeError: a key that is no typed key; a num_steps that is no int; a mean_length or exponent that is no number.
+      ValueError: several keys; num_steps below 1; mean_length ≤ 1; exponent ≤ 2.
+
+    Example:
+      >>> import jax
+      >>> from jaxbptt import truncation
+      >>> cuts, keep = truncation.renewal_cuts(jax.random.key(0), 10_000, mean_length=10.0, exponent=6.0)
+      >>> bool(900 < cuts.sum() < 1100)  # a cut every ten steps
+      True
+      >>> bool(keep[0] == keep.min())  # 36/41 for a window of age 1, more for an older one
+      True
 
     Reference: Tallec & Ollivier (2017), arXiv:1705.08209.
     """
@@ -79,7 +98,16 @@ def renewal_keep(cuts: Bool[ArrayLike, " time"], *, mean_length: float, exponent
       π [T], default float dtype.
 
     Raises:
-      TypeError, ValueError: an argument not as stated.
+      TypeError: cuts that are no array of bools; a mean_length or exponent that is no number.
+      ValueError: cuts that are not [T]; mean_length ≤ 1; exponent ≤ 2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import truncation
+      >>> cuts = jnp.array([False, False, True, False])
+      >>> keep = truncation.renewal_keep(cuts, mean_length=4.0, exponent=3.0)  # 1 − 2/(4 + δ), δ = 1, 2, 3, 1
+      >>> [round(float(p), 3) for p in keep]
+      [0.6, 0.667, 0.714, 0.6]
 
     Reference: Tallec & Ollivier (2017), arXiv:1705.08209.
     """

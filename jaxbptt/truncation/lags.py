@@ -19,18 +19,47 @@ from jaxbptt.types import ArrayLike, Inputs, Integer, LossAndGrads, Params, Scal
 
 
 class LagProfile(NamedTuple):
-    """The terms of dC/dθ by their lag t − k, without the readout's direct part; entry ℓ is lag ℓ."""
+    """The terms of dC/dθ by their lag t − k, without the readout's direct part; entry ℓ is lag ℓ.
 
-    norms: Float[Array, " lags"]  # Σ_t ‖term (t, t−ℓ)‖, with that of h_0 where t−ℓ = 1
-    kept: Float[Array, " lags"]  # ‖Σ of all terms of lag ≤ ℓ‖
+    Attributes:
+      norms: [R], Σ_t ‖term (t, t−ℓ)‖, with that of h_0 where t−ℓ = 1.
+      kept: [R], ‖Σ of all terms of lag ≤ ℓ‖.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # terms 2, 2 × 8, 3 × 32
+      >>> profile = truncation.lag_profile(model, w, inputs, targets, num_lags=2)
+      >>> profile.norms.tolist(), profile.kept.tolist()
+      ([42.0, 40.0], [42.0, 82.0])
+    """
+
+    norms: Float[Array, " lags"]
+    kept: Float[Array, " lags"]
 
 
 class ChosenLag(NamedTuple):
-    """The least number of lags whose bound is within the tolerance."""
+    """The least number of lags whose bound is within the tolerance.
 
-    num_lags: Integer  # L in 1 … R: lags 0 … L−1 are kept; R where no bound is within the tolerance
-    decay: Scalar  # β, the fitted factor per lag; 1 or more: the tail has no bound
-    bound: Float[Array, " lags"]  # entry L−1 bounds ‖ĝ_L − g‖ / ‖g‖; inf where nothing can be said
+    Attributes:
+      num_lags: integer scalar, L in 1 … R: lags 0 … L−1 are kept; R where no bound is within the tolerance.
+      decay: scalar, β, the fitted factor per lag; 1 or more: the tail has no bound.
+      bound: [R], entry L−1 bounds ‖ĝ_L − g‖ / ‖g‖; inf where nothing can be said.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import truncation
+      >>> chosen = truncation.choose_lag(0.5 ** jnp.arange(20.0), 0.1)
+      >>> int(chosen.num_lags), round(float(chosen.decay), 3)
+      (4, 0.5)
+      >>> print(chosen.bound[:5].round(3))  # the fourth is the first below 0.1
+      [0.5   0.25  0.125 0.063 0.031]
+    """
+
+    num_lags: Integer
+    decay: Scalar
+    bound: Float[Array, " lags"]
 
 
 def lag_profile(
@@ -53,7 +82,17 @@ def lag_profile(
       LagProfile.
 
     Raises:
-      TypeError, ValueError: as `gradients.autodiff`; num_lags not as stated.
+      TypeError, ValueError: as `gradients.autodiff`.
+      TypeError: a num_lags that is no int.
+      ValueError: a num_lags outside 1 … T.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(-2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # −2 − 2 × 8 − 3 × 32
+      >>> truncation.lag_profile(model, w, inputs, targets, num_lags=4).norms.tolist()
+      [42.0, 40.0, 32.0, 0.0]
 
     Reference: Aicher, Foti & Fox (2019), arXiv:1905.07473; there the norms are those of ∂L_t/∂h_{t−ℓ}.
     """
@@ -86,7 +125,15 @@ def choose_lag(
       ChosenLag.
 
     Raises:
-      TypeError, ValueError: an argument not as stated.
+      TypeError: norms or kept that are no arrays of real floats; a tolerance that is no number, or traced.
+      ValueError: norms that are not [R ≥ 2], or negative; kept of another shape; NaN or inf; a tolerance outside (0,
+        1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import truncation
+      >>> [int(truncation.choose_lag(decay ** jnp.arange(20.0), 0.1).num_lags) for decay in (0.2, 0.5, 1.0)]
+      [2, 4, 20]
 
     Reference: after Aicher, Foti & Fox (2019), arXiv:1905.07473, who extrapolate from a lag chosen beforehand.
     """
@@ -141,7 +188,18 @@ def adaptive(
       (C scalar, the gradient shaped like params).
 
     Raises:
-      TypeError, ValueError: as `lag_profile` and `choose_lag`.
+      TypeError, ValueError: as `gradients.autodiff`.
+      TypeError: a num_lags that is no int; a tolerance that is no number.
+      ValueError: a num_lags outside 2 … T; a tolerance outside (0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import gradients, models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> arguments = model, jnp.array(0.5), jnp.ones(10), jnp.zeros(10)
+      >>> _, grads = truncation.adaptive(*arguments, tolerance=0.1, num_lags=8)
+      >>> bool(abs(grads / gradients.bptt(*arguments)[1] - 1) < 0.1)
+      True
 
     Reference: Aicher, Foti & Fox (2019), arXiv:1905.07473.
     """

@@ -65,7 +65,17 @@ def windowed(
       (C scalar, the gradient shaped like params).
 
     Raises:
-      TypeError, ValueError: as `gradients.autodiff`; window or carry_state not as stated.
+      TypeError, ValueError: as `gradients.autodiff`.
+      TypeError: a window that is no int.
+      ValueError: a window below 1; a carry_state that is no bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # terms 2, 2 × 8, 3 × 32
+      >>> [float(truncation.windowed(model, w, inputs, targets, window=window)[1]) for window in (1, 2, 4)]
+      [42.0, 74.0, 114.0]
 
     Reference: Zhang et al., Dive into Deep Learning, §9.7; S3.7 (regular truncation).
     """
@@ -117,7 +127,17 @@ def sliding(
       (C scalar, the gradient shaped like params).
 
     Raises:
-      TypeError, ValueError: as `gradients.autodiff`; a size that is not an int or is below 1.
+      TypeError, ValueError: as `gradients.autodiff`.
+      TypeError: a stride or num_lags that is no int.
+      ValueError: a stride or num_lags below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # terms 2, 2 × 8, 3 × 32
+      >>> [float(truncation.sliding(model, w, inputs, targets, stride=2, num_lags=k2)[1]) for k2 in (1, 2, 3)]
+      [34.0, 74.0, 114.0]
 
     Reference: Williams & Peng (1990), Neural Computation 2.
     """
@@ -152,6 +172,14 @@ def lag(
 
     Raises:
       TypeError, ValueError: as `sliding`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # terms 2, 2 × 8, 3 × 32
+      >>> [float(truncation.lag(model, w, inputs, targets, num_lags=k2)[1]) for k2 in (1, 2, 3)]
+      [42.0, 82.0, 114.0]
 
     Reference: Aicher, Foti & Fox (2019), arXiv:1905.07473.
     """
@@ -190,7 +218,19 @@ def randomised(
       (C scalar, the gradient shaped like params).
 
     Raises:
-      TypeError, ValueError: as `gradients.autodiff`; keep, key or cuts not as stated.
+      TypeError, ValueError: as `gradients.autodiff`; keep and key as in `draw_cuts`.
+      TypeError: both or neither of key and cuts; cuts that are no array of bools.
+      ValueError: cuts that are not [T].
+
+    Example:
+      >>> import itertools, jax, jax.numpy as jnp
+      >>> from jaxbptt import models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # dC/dw = 114
+      >>> estimate = lambda cuts: truncation.randomised(model, w, inputs, targets, keep=0.5, cuts=cuts)[1]
+      >>> patterns = jnp.array(list(itertools.product([False, True], repeat=4)))  # of equal probability
+      >>> float(jax.vmap(estimate)(patterns).mean())
+      114.0
 
     Reference: Tallec & Ollivier (2017), arXiv:1705.08209; S3.7 (randomised truncation).
     """

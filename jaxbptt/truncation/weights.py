@@ -36,7 +36,16 @@ def window_weights(num_steps: int, window: int) -> Weights:
       [T, T + 1], default float dtype.
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is below 1.
+      TypeError: a size that is no int.
+      ValueError: a size below 1.
+
+    Example:
+      >>> from jaxbptt import truncation
+      >>> print(truncation.window_weights(4, window=2).astype(int))  # rows t = 1 … 4, columns k = 0 … 4
+      [[1 1 0 0 0]
+       [1 1 1 0 0]
+       [0 0 0 1 0]
+       [0 0 0 1 1]]
 
     Reference: Zhang et al., Dive into Deep Learning, §9.7; S3.7 (regular truncation).
     """
@@ -57,7 +66,16 @@ def sliding_weights(num_steps: int, stride: int, num_lags: int) -> Weights:
       [T, T + 1], default float dtype.
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is below 1.
+      TypeError: a size that is no int.
+      ValueError: a size below 1.
+
+    Example:
+      >>> from jaxbptt import truncation
+      >>> print(truncation.sliding_weights(4, stride=2, num_lags=3).astype(int))  # rows t = 1 … 4, columns k = 0 … 4
+      [[1 1 0 0 0]
+       [1 1 1 0 0]
+       [0 0 1 1 0]
+       [0 0 1 1 1]]
 
     Reference: Williams & Peng (1990), Neural Computation 2, BPTT(h; h'): h' = k1, h = k2.
     """
@@ -82,7 +100,17 @@ def random_weights(cuts: Bool[ArrayLike, " time"], keep: Keep) -> Weights:
       [T, T + 1], dtype of keep, or the default float dtype.
 
     Raises:
-      TypeError, ValueError: cuts or keep not as stated (keep under jit: NaN).
+      TypeError: cuts that are no array of bools; a keep that is no number or array of real floats.
+      ValueError: cuts that are not [T]; a keep of another shape or, outside jit, outside (0, 1] (under jit: NaN).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import truncation
+      >>> cuts = jnp.array([False, True, False])  # between h_1 and h_2
+      >>> print(truncation.random_weights(cuts, 0.5).astype(int))  # rows t = 1 … 3, columns k = 0 … 3
+      [[2 1 0 0]
+       [0 0 1 0]
+       [0 0 2 1]]
 
     Reference: Tallec & Ollivier (2017), arXiv:1705.08209; S3.7 (randomised truncation).
     """
@@ -111,7 +139,17 @@ def one_link_weights(cuts: Bool[ArrayLike, " time"], keep: Keep) -> Weights:
       [T, T + 1], dtype of keep, or the default float dtype.
 
     Raises:
-      TypeError, ValueError: cuts or keep not as stated (keep under jit: NaN).
+      TypeError: cuts that are no array of bools; a keep that is no number or array of real floats.
+      ValueError: cuts that are not [T]; a keep of another shape or, outside jit, outside (0, 1] (under jit: NaN).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import truncation
+      >>> cuts = jnp.array([False, True, False])
+      >>> print(truncation.one_link_weights(cuts, 0.5).astype(int))  # rows t = 1 … 3, columns k = 0 … 3
+      [[2 1 0 0]
+       [0 0 1 0]
+       [2 2 2 1]]
 
     Reference: Zhang et al., Dive into Deep Learning, eq. 9.7.8; S3.7 (randomised truncation).
     """
@@ -154,7 +192,18 @@ def weighted_gradient(
       (C scalar, the weighted gradient shaped like params).
 
     Raises:
-      TypeError, ValueError: as `gradients.autodiff`; weights not as stated.
+      TypeError, ValueError: as `gradients.autodiff`.
+      TypeError: weights that are no array of real floats.
+      ValueError: weights that are not [T, T + 1]; outside jit, one that is not finite, or not 0 for k > t.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbptt import models, truncation
+      >>> model = models.make_model(lambda w, h, x: w * h + x, jnp.zeros_like, lambda w, h: h, models.squared_error)
+      >>> w, inputs, targets = jnp.array(2.0), jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4)  # terms 2, 2 × 8, 3 × 32
+      >>> own_step = jnp.eye(4, 5, k=1)  # w[t, k] = 1 for k = t alone
+      >>> float(truncation.weighted_gradient(model, w, inputs, targets, own_step)[1])
+      42.0
 
     Reference: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063 (the double sum); S3.7, S4.9.
     """

@@ -70,6 +70,26 @@ def test_dimension_and_entropy(spectrum, dimension, entropy):
     np.testing.assert_allclose(spectra.entropy_rate(spectrum), entropy)
 
 
+@pytest.mark.parametrize("function", [spectra.kaplan_yorke_dimension, spectra.entropy_rate])
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ([0.5, -1.0], TypeError, "got list"),
+        (np.array([1, -2]), TypeError, "got int64"),
+        (np.ones((2, 2)), ValueError, r"got shape \[2, 2\], expected \[N\]"),
+        (np.ones(0), ValueError, r"got shape \[0\], expected \[N\]"),
+    ],
+)
+def test_what_is_no_spectrum_is_refused(function, given, error, said):
+    with pytest.raises(error, match=f"exponents: {said}"):
+        function(given)
+
+
+def test_what_is_no_result_is_not_pooled():
+    with pytest.raises(TypeError, match="results: got ndarray, expected LyapunovExponents"):
+        spectra.pool_exponents(np.ones((3, 2)))
+
+
 def test_a_part_of_the_spectrum_says_what_it_can():
     growing = np.broadcast_to(np.diag([3.0, 2.0, 0.1]), (50, 3, 3))
     part, whole = (exponents(growing, k=k, warm_up=40) for k in (1, 3))
