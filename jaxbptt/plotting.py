@@ -1,5 +1,6 @@
 """Draw arrays on given matplotlib Axes, or a whole report. Only this module imports matplotlib; it knows no cell."""
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,15 @@ XRAY_FIELDS = "summary", "steps", "log_sigma", "norms", "profile", "log_saliency
 DECADES = 40.0  # of singular values that a report's figure shows
 SIGMA_1, SLOPE, NOISE = r"$\sigma_1$", "fitted slope", "noise in an assembled product"
 LEAST_SHARE = 1e-9  # of a lag
+
+
+class NotebookFigure(Figure):
+    """A Figure that a notebook shows by itself: Jupyter knows how to show others only once pyplot has drawn one."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def _take(name: str, values: npt.ArrayLike, num_axes: int, shape: str) -> np.ndarray:
@@ -211,7 +221,7 @@ def xray(*xrays: Any, names: Sequence[str] | None = None) -> Figure:
     if names is None:
         names = [""] if len(xrays) == 1 else [f"model {i + 1}" for i in range(len(xrays))]
     alone = len(xrays) == 1
-    figure = Figure(figsize=(11.5, 8.4) if alone else (1.4 + 4.6 * len(xrays), 14.5), layout="constrained")
+    figure = NotebookFigure(figsize=(11.5, 8.4) if alone else (1.4 + 4.6 * len(xrays), 14.5), layout="constrained")
     if alone:
         columns, bar = [figure.subplots(2, 2).ravel()], {}
     else:
