@@ -30,6 +30,7 @@ NAMES = (
     "isometry",
 )
 MAIN_JOB = "xray"
+COMMANDS = {"report": "the results of all runs as one page, and the reference of the library"}  # they measure nothing
 
 
 def find_experiment(name: str) -> Any:
@@ -62,21 +63,28 @@ def _run(arguments):
     if arguments and arguments[0] in ("-h", "--help", "list"):
         print("python -m experiments [NAME] [options]; NAME --help lists its options; no NAME: " + MAIN_JOB)
         for name in NAMES:
-            print(f"  {name:12} {find_experiment(name).purpose}")
+            experiment = find_experiment(name)
+            print(f"  {name:12} {experiment.takes:>6}  {experiment.purpose}")
+        for name, purpose in COMMANDS.items():
+            print(f"  {name:12} {'':6}  {purpose}")
         return 0
     if arguments == ["--version"]:
         print(f"jaxbptt {jaxbptt.__version__}")
         return 0
     named = bool(arguments) and not arguments[0].startswith("-")
     given, words = (arguments[0], arguments[1:]) if named else (MAIN_JOB, arguments)
+    known = (*NAMES, *COMMANDS)
     try:
-        name = options.match("experiment", given, NAMES)
+        name = options.match("experiment", given, known)
     except ValueError:
-        near = options.nearest(given, NAMES)
-        guess = f"expected one of {', '.join(NAMES)}" if near is None else f"did you mean {near!r}? (list shows all)"
+        near = options.nearest(given, known)
+        guess = f"expected one of {', '.join(known)}" if near is None else f"did you mean {near!r}? (list shows all)"
         print(f"experiments: unknown experiment {given!r}, {guess}", file=sys.stderr)
         return 2
     try:
+        if name in COMMANDS:
+            experiments = {each: find_experiment(each) for each in NAMES}
+            return importlib.import_module(f"{__package__}.{name}").main(words, experiments)
         return harness.run_experiment(find_experiment(name), words)
     except BrokenPipeError:
         raise

@@ -170,4 +170,13 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
+    takes="a few s",
+    alt={
+        "figure.png": (
+            "One column for each forget bias, three rows over the step t: the input, forget and output gates, where "
+            "the forget gate rises with the bias; the singular values of one step's ∂C_t/∂C_{t−1} with h frozen and "
+            "through h, the second spread more widely; log10 of ‖dC_t/dC_0‖, where diag f alone falls faster than the "
+            "derivative through h, which lies on the block of the full product."
+        ),
+    },
 )

@@ -185,4 +185,13 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
+    takes="a few s",
+    alt={
+        "figure.png": (
+            "Three columns: a linear, a contractive and a chaotic net. Above, the distance of two states over the step "
+            "for three sizes of the perturbation, predicted lines and actual dots: they agree but in the chaotic net, "
+            "where the dots level off. Below, the sensitivity of the last state to each earlier one, the gradient as a "
+            "line and central differences as dots."
+        ),
+    },
 )

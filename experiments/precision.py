@@ -221,4 +221,13 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
+    takes="40 s",
+    alt={
+        "figure.png": (
+            "Left, four maps of the correct digits of each singular value, by value and step: of the assembled product "
+            "in float32 and float64, where all but the largest values are lost beyond a dashed curve, and of the "
+            "graded method, which keeps nearly all of them. Right, how many values are right within 10 % over the "
+            "step: falling for the assembled product, nearly level for the graded one."
+        ),
+    },
 )

@@ -65,4 +65,13 @@ EXPERIMENT = harness.Experiment(
     float64=False,
     keeps_arrays=False,
     summary_file="benchmark.json",
+    takes="18 min",
+    alt={
+        "figure.png": (
+            "Left, a grid of cells by one sequence and a batch, with how many times faster jaxbptt is than each other "
+            "library for several lengths and sizes, and a line at 1, equally fast. Right, jaxbptt's speed by size "
+            "below the speed of one large matrix product, and its time over T, N and B beside that of plain automatic "
+            "differentiation, on logarithmic axes."
+        ),
+    },
 )

@@ -236,4 +236,13 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
+    takes="40 s",
+    alt={
+        "figure.png": (
+            "One column for a GRU and for an LSTM of each forget bias. Above, the spectral radius of J at the origin "
+            "over the gain in units of the critical one, which crosses 1 there, and where single nets cross. Middle, "
+            "λ_1 of the trajectory, which leaves 0 later than the radius does. Below, the eigenvalues of J at the "
+            "critical gain, a disc that touches the unit circle from inside."
+        ),
+    },
 )

@@ -43,6 +43,8 @@ class Experiment(NamedTuple):
     further_plots: Mapping[str, Callable[[Any, Path], None]] = MappingProxyType({})  # file: as `plot`
     summary_file: str = "summary.json"
     figure_file: str = "figure.png"
+    takes: str = ""  # run time of the default run on two cores, e.g. "20 s"
+    alt: Mapping[str, str] = MappingProxyType({})  # file of each figure: what is seen, for those who cannot see it
 
     @property
     def plots(self) -> Mapping[str, Callable[[Any, Path], None]]:

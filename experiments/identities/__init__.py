@@ -125,4 +125,10 @@ EXPERIMENT = harness.Experiment(
     keeps_arrays=False,
     summary_file="identities.json",
     figure_file="identities.html",
+    takes="1.5 min",
+    alt={
+        "identities.html": (
+            "Not a picture: a page with a card for each equation, with its verdict, its residual and what is right."
+        ),
+    },
 )

@@ -65,4 +65,13 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
+    takes="2 min",
+    alt={
+        "figure.png": (
+            "Four panels: histograms of ln σ/t of powers of a Gaussian matrix for three lengths on the curves of the "
+            "law; histograms of ln σ of nets at their start, narrow for orthogonal and very wide for Gaussian ones; "
+            "the loss while training for each initialisation; the updates that each needs to reach a stated loss over "
+            "the spread of its ln σ."
+        ),
+    },
 )

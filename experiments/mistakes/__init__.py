@@ -99,4 +99,12 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
+    takes="1.3 min",
+    alt={
+        "figure.png": (
+            "One bar for each mistake of published code, its relative error on a logarithmic axis, coloured by which "
+            "check catches it and labelled with its size; a circle on each bar shows the error of the correct twin, "
+            "near 1e-16."
+        ),
+    },
 )

@@ -108,4 +108,13 @@ EXPERIMENT = harness.Experiment(
     summarise=summarise,
     plot=plot,
     float64=False,
+    takes="2 min",
+    alt={
+        "figure.png": (
+            "Four rows of nets: tanh and ReLU, LSTMs by forget bias, other gated and linear recurrences, and a chaotic "
+            "net by the way of clipping. Columns: the loss over updates with the best answer without memory dotted; "
+            "how far back 90 % of the gradient reaches; λ_1; the singular values of dh_T/dh_0 before and after "
+            "training. The last row has the gradient's norm and its cosine to the exact one in place of reach and λ_1."
+        ),
+    },
 )

@@ -180,7 +180,7 @@ def test_help_lists_the_experiments(word, capsys):
     assert entry.main([word]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.endswith("no NAME: xray")
-    assert [line.split()[0] for line in lines] == list(entry.NAMES)
+    assert [line.split()[0] for line in lines] == [*entry.NAMES, *entry.COMMANDS]
 
 
 @pytest.mark.parametrize("name", entry.NAMES)
