@@ -63,6 +63,7 @@ EXPERIMENT = harness.Experiment(
     summarise=summarise,
     plot=figure.plot,
     float64=False,
+    keeps_compiled=False,
     keeps_arrays=False,
     summary_file="benchmark.json",
     takes="18 min",
