@@ -50,7 +50,7 @@ NAMES = {
 }
 FRONT_DOORS = {"xray", "verify", "assert_verified", "monitor"}  # functions of `report` that `jaxbptt` has as well
 PUBLIC = [(module, name) for module, names in NAMES.items() for name in names.split()]
-ROOMS = sorted(set(jaxbptt.__all__) - FRONT_DOORS)
+ROOMS = sorted({*jaxbptt.__all__, "plotting"} - FRONT_DOORS)
 FRAMEWORKS = {"equinox": "equinox", "haiku": "haiku", "linen": "flax", "nnx": "flax"}  # what an adapter's example needs
 # From the ground up: a room imports from rooms before its own alone.
 ORDER = [

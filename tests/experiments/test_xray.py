@@ -19,7 +19,7 @@ def test_small_run_from_the_command_line(tmp_path):
     (tmp_path / "text.txt").write_text("Съешь же ещё этих мягких французских булок, да выпей чаю! " * 5, "utf-8")
     out = tmp_path / "o"
     places = ["--text", str(tmp_path / "text.txt"), "--out", str(out)]
-    command = [sys.executable, "-m", "experiments", *SMALL.split(), *places]
+    command = [sys.executable, "-m", "experiments", *SMALL.split(), *places, "--no-cache"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, cwd=ROOT)
     first, *_ = done.stdout.splitlines()
     assert first == (
@@ -27,7 +27,7 @@ def test_small_run_from_the_command_line(tmp_path):
     )
     assert "Gradient proved: 4 routes agree to" in done.stdout
     assert "lstm: proof, singular values, tables" in done.stderr
-    assert f"wrote config.json, arrays.npz, summary.json and figure.png to {out}" in done.stderr
+    assert f"wrote arrays.npz, config.json, figure.png, summary.json and run.json to {out}" in done.stderr
     assert {path.name for path in out.iterdir()} == WITH_SUMMARY
     summary = json.loads((out / "summary.json").read_text())["lstm"]
     assert summary["proved"]
