@@ -108,7 +108,7 @@ def _run(experiment, config, identity, place):
     facts = {
         **identity,
         **record.describe_machine(),
-        "seconds": time.monotonic() - start,
+        "seconds": progress.seconds_before + time.monotonic() - start,
         "peak_memory_bytes": record.peak_memory(),
         "lines": list(summary.lines),
         "exit_code": summary.exit_code,

@@ -244,7 +244,7 @@ def _differences(there, here):
         return ""
     pairs = [
         f"{name} {there.get(part, {}).get(name)}, not {here[part].get(name)}"
-        for part in ("config", "versions")
+        for part in ("config", "versions", "settings")
         for name in here[part]
         if there.get(part, {}).get(name) != here[part].get(name) and name != "out"
     ]

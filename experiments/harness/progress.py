@@ -34,6 +34,7 @@ class Progress:
 
     def __init__(self, points: Path):
         self.start, self._points, self._bar = time.monotonic(), points, None
+        self.seconds_before = 0.0  # that the points took which were there already
 
     def __call__(self, message: str) -> None:
         line = f"[{time.monotonic() - self.start:5.1f} s] {message}"
@@ -58,8 +59,9 @@ class Progress:
             for done, name in enumerate(missing):
                 left = (time.monotonic() - start) / done * (len(missing) - done) if done else None
                 self._say(name, len(found), len(todo), left)
+                begun = time.monotonic()
                 found[name] = _on_host(todo[name]())
-                self._write(name, found[name])
+                self._write(name, found[name], time.monotonic() - begun)
         finally:
             if self._bar is not None:
                 self._bar.close()
@@ -81,14 +83,15 @@ class Progress:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
         paths, structure = _paths(like)
-        if str(kept.pop("point", "")) != name or list(kept) != paths:
+        if str(kept.pop("point", "")) != name or list(kept) != ["seconds", *paths]:
             return None
+        self.seconds_before += float(kept.pop("seconds"))
         return jax.tree.unflatten(structure, kept.values())
 
-    def _write(self, name, point):
+    def _write(self, name, point, seconds):
         paths, _ = _paths(point)
         leaves = dict(zip(paths, jax.tree.leaves(point), strict=True))
-        files.write_arrays(self._path(name), {"point": np.array(name), **leaves})
+        files.write_arrays(self._path(name), {"point": np.array(name), "seconds": np.array(seconds), **leaves})
 
     def _path(self, name):
         short = re.sub(r"\W+", "-", name)[:60].strip("-")

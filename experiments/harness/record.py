@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def identify(name: str, config: Any) -> dict[str, Any]:
-    """What a run is, before it begins: "id" is a hash of its options (not of `out`), its versions and its backend.
+    """What a run is, before it begins: "id" is a hash of its options (not of `out`), versions and JAX's settings.
 
     Of a file among the options its contents count, not its place.
     """
@@ -33,12 +33,18 @@ def identify(name: str, config: Any) -> dict[str, Any]:
     for field in dataclasses.fields(config):
         if field.metadata.get("file") and values[field.name] is not None:
             counted[field.name] = _hash_of_file(Path(values[field.name])) or values[field.name]
-    essence = json.dumps([name, counted, versions, jax.default_backend()], sort_keys=True)
+    settings = {
+        "backend": jax.default_backend(),
+        "float64": bool(jax.config.jax_enable_x64),
+        "matmul_precision": jax.config.jax_default_matmul_precision,
+    }
+    essence = json.dumps([name, counted, versions, settings], sort_keys=True)
     return {
         "id": hashlib.sha256(essence.encode()).hexdigest()[:12],
         "experiment": name,
         "config": values,
         "versions": versions,
+        "settings": settings,
         "started": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
 

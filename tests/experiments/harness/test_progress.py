@@ -30,10 +30,13 @@ def check(found):
 def test_a_point_is_computed_once(tmp_path, capsys):
     computed = []
     for _ in range(2):
-        found = progress.Progress(tmp_path).sweep(make_todo(computed), LIKE)
+        said = progress.Progress(tmp_path)
+        assert said.seconds_before == 0
+        found = said.sweep(make_todo(computed), LIKE)
         assert list(found) == list(make_todo([]))
         check(found)
     assert computed == [0, 1, 2]
+    assert said.seconds_before > 0
     lines = capsys.readouterr().err.splitlines()
     assert "point 0 / λ (0 of 3 done)" in lines[0]
     assert "point 2 / λ (2 of 3 done, about 0 s left)" in lines[2]

@@ -25,9 +25,11 @@ def test_an_id_is_of_options_contents_and_versions(tmp_path, monkeypatch):
     ids |= {record.identify("toy", config)["id"] for config in others}
     text.write_text("two")
     ids.add(record.identify("toy", Config(text=str(text)))["id"])
+    with jax.default_matmul_precision("float32"):
+        ids.add(record.identify("toy", Config())["id"])
     monkeypatch.setattr(record.metadata, "version", lambda name: "9.9")
     ids.add(record.identify("toy", Config())["id"])
-    assert len(ids) == 7
+    assert len(ids) == 8
 
 
 def test_the_source_counts(tmp_path, monkeypatch):
