@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import textwrap
 from typing import Any
 
 from . import interrupts
@@ -62,11 +63,10 @@ def _run(arguments):
 
     if arguments and arguments[0] in ("-h", "--help", "list"):
         print("python -m experiments [NAME] [options]; NAME --help lists its options; no NAME: " + MAIN_JOB)
-        for name in NAMES:
-            experiment = find_experiment(name)
-            print(f"  {name:12} {experiment.takes:>6}  {experiment.purpose}")
-        for name, purpose in COMMANDS.items():
-            print(f"  {name:12} {'':6}  {purpose}")
+        rows = [(name, find_experiment(name).takes, find_experiment(name).purpose) for name in NAMES]
+        for name, takes, purpose in (*rows, *((name, "", purpose) for name, purpose in COMMANDS.items())):
+            start = f"  {name:12} {takes:>7}  "
+            print(textwrap.fill(purpose, 80, initial_indent=start, subsequent_indent=" " * len(start)))
         return 0
     if arguments == ["--version"]:
         print(f"jaxbptt {jaxbptt.__version__}")
@@ -97,7 +97,10 @@ def _run(arguments):
 
 
 if __name__ == "__main__":
+    interrupts.fill_closed_streams()
     interrupts.watch("experiments")
+    sys.stdout.reconfigure(errors="replace")  # a terminal that lacks λ
+    sys.stderr.reconfigure(errors="replace")
     code = main(sys.argv[1:])
     if code == 130:
         os._exit(code)  # JAX may compute on in a thread of its own, under which an ordinary end crashes

@@ -5,6 +5,7 @@ Nothing needs to be undone, because what is on the disk is whole at every moment
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
@@ -24,8 +25,20 @@ def end_at_once(program: str, number: int) -> None:
         words = _Ending.describe()
     except Exception:  # it looks at files that the main thread is moving
         words = ""
-    os.write(2, f"\n{program}: interrupted{words}\n".encode())
-    os._exit(128 + number)
+    try:
+        start = "\n" if os.isatty(2) else ""  # the terminal has written ^C
+        os.write(2, f"{start}{program}: interrupted{words}\n".encode())
+    finally:  # nobody may be reading
+        os._exit(128 + number)
+
+
+def fill_closed_streams() -> None:
+    """Of stdin, stdout and stderr, let what is closed lead nowhere, and not into the next file that is opened."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, for as long as the process lives
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def watch(program: str) -> None:
@@ -35,6 +48,8 @@ def watch(program: str) -> None:
     """
     if not hasattr(signal, "sigwait"):  # Windows: Python's own KeyboardInterrupt
         return
-    signals = {signal.SIGINT, signal.SIGTERM}
+    signals = {each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) != signal.SIG_IGN}
+    if not signals:  # as under nohup, or in the background of a script
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     threading.Thread(target=lambda: end_at_once(program, signal.sigwait(signals)), daemon=True).start()

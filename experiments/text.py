@@ -150,8 +150,9 @@ def _replace_rare(text):
 
 
 def _show(characters):
-    seen = ["␠" if each == " " else "◌" + each if unicodedata.category(each)[0] == "M" else each for each in characters]
-    return "".join(seen if len(seen) <= SHOWN else [*seen[: SHOWN // 2], "…", seen[-1]])
+    seen = ["◌" + each if unicodedata.category(each)[0] == "M" else each for each in characters if each != " "]
+    shown = "".join(seen if len(seen) <= SHOWN else [*seen[: SHOWN // 2], "…", seen[-1]])
+    return f"space, {shown}" if " " in characters else shown
 
 
 def _say_dropped(dropped, total):

@@ -19,6 +19,7 @@ USAGE = """usage: python -m jaxbptt xray FILE.py:FUNCTION [--out FOLDER] [--x64]
        python -m jaxbptt [--help | --version]
 
 FUNCTION() returns (model, params, inputs, targets), or (adapted, inputs, targets) with what an adapter gave."""
+SUMMARY = "summary.json"
 EXPECTED = "(model, params, inputs, targets) or (adapted, inputs, targets)"
 
 
@@ -137,6 +138,9 @@ def _try_to_write(out):
     place = _nearest_there(out)
     if not place.is_dir():
         raise Unusable(f"--out {out}: {place} is no folder")
+    for name in ("arrays.npz", SUMMARY, "figure.png"):
+        if (out / name).is_dir():
+            raise Unusable(f"--out {out}: {out / name} is a folder")
     try:
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(2**20))
@@ -145,12 +149,13 @@ def _try_to_write(out):
 
 
 def _save(found, out):
-    """All files or, where one fails, none."""
+    """All files or, where one fails, none; as by `XRay.save`, where summary.json is, all are of one report."""
     try:
         with tempfile.TemporaryDirectory(dir=_nearest_there(out), prefix=".xray-") as aside:
             found.save(aside)
             out.mkdir(parents=True, exist_ok=True)
-            for file in Path(aside).iterdir():
+            (out / SUMMARY).unlink(missing_ok=True)
+            for file in sorted(Path(aside).iterdir(), key=lambda file: file.name == SUMMARY):
                 file.replace(out / file.name)
     except OSError as error:
         raise Unusable(f"--out {out}: {error.strerror or error}") from error

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -182,6 +183,30 @@ def test_what_fails_leaves_nothing(file, error, code, line, where, monkeypatch, 
     assert command_line.main(["xray", "mine.py:problem", "--out", "deep/er/here"]) == code
     assert capsys.readouterr().err == line + "\n"
     assert set(os.listdir()) - before <= {"__pycache__"}
+
+
+def test_a_report_that_is_cut_off_has_no_summary(file, monkeypatch):
+    """Neither the old one beside new arrays nor the new one beside old arrays."""
+
+    def save(folder):
+        for name in ("arrays.npz", "figure.png", "summary.json"):
+            (Path(folder) / name).write_text("new")
+
+    found, replace = Found(then=None), Path.replace
+    found.save = save
+    here = file.parent / "here"
+    here.mkdir()
+    for cut in ("arrays.npz", "figure.png", "summary.json"):
+        for name in ("arrays.npz", "figure.png", "summary.json"):
+            (here / name).write_text("old")
+        monkeypatch.setattr(report, "xray", lambda *at: found)
+        failing = lambda path, to, cut=cut: fail(FULL)() if path.name == cut else replace(path, to)
+        monkeypatch.setattr(Path, "replace", failing)
+        assert command_line.main(["xray", "mine.py:problem", "--out", "here"]) == 2
+        assert not (here / "summary.json").exists()
+    (here / "summary.json").mkdir()
+    monkeypatch.setattr(report, "xray", fail(AssertionError("the work began")))
+    assert command_line.main(["xray", "mine.py:problem", "--out", "here"]) == 2
 
 
 def test_what_was_there_stays_where_saving_fails(file, monkeypatch):

@@ -67,32 +67,32 @@ def run_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:
         jax.config.update("jax_enable_x64", True)
     if experiment.keeps_compiled and not asked.no_cache:
         compiled.keep_compiled()
-    identity = record.identify(experiment.name, config)
+    identity, machine = record.identify(experiment.name, config), record.describe_machine()
     known = (CONFIG, ARRAYS, experiment.summary_file, *experiment.plots)
     try:
         place = folder.begin(Path(config.out), identity, known, resume=asked.resume, force=asked.force)
     except folder.Finished as finished:
         print(finished, file=sys.stderr)
-        return 0
+        return finished.exit_code
     interrupts.describe_with(lambda: _describe_points(place) or folder.discard(place) or "")
     try:
-        exit_code, failure = _run(experiment, config, identity, place)
+        summary, failure = _run(experiment, config, {**identity, **machine}, place)
     except BaseException as error:
         error.add_note(_describe_points(place))
         folder.leave(place)
         raise
+    print("\n".join(summary.lines), flush=True)  # only now: nobody may be reading
     if failure is not None:
         raise failure
-    return exit_code
+    return summary.exit_code
 
 
-def _run(experiment, config, identity, place):
-    """(exit code, what went wrong while drawing); the results are in their place."""
+def _run(experiment, config, facts, place):
+    """(summary, what went wrong while drawing); the results are in their place."""
     progress, start, staged = Progress(place.points), time.monotonic(), place.staged
     results = experiment.run(config, progress)
     summary = experiment.summarise(results, config)
-    print("\n".join(summary.lines), flush=True)
-    staged.mkdir()
+    staged.mkdir(parents=True)
     if experiment.keeps_arrays:
         files.write_results(staged, config, results)
     if summary.numbers is not None:
@@ -106,17 +106,17 @@ def _run(experiment, config, identity, place):
             failure = error
     written = sorted(path.name for path in staged.iterdir())
     facts = {
-        **identity,
-        **record.describe_machine(),
+        **facts,
         "seconds": progress.seconds_before + time.monotonic() - start,
         "peak_memory_bytes": record.peak_memory(),
         "lines": list(summary.lines),
-        "exit_code": summary.exit_code,
+        "exit_code": summary.exit_code if failure is None else 2,
+        "failure": None if failure is None else str(failure),
         "files": {name: record.hash_file(staged / name) for name in written},
     }
     folder.commit(place, facts)
     progress(f"wrote {', '.join(written)} and {folder.RECORD} to {place.out}")
-    return summary.exit_code, failure
+    return summary, failure
 
 
 def _describe_points(place):

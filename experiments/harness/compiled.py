@@ -4,6 +4,7 @@ A process that is killed while JAX writes an entry leaves a part of it, which JA
 with a warning and never replace. So new entries are looked at before the first is read.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -23,11 +24,11 @@ def keep_compiled() -> None:
     """Switch the cache on, unless the user has set one; without a folder to write to there is none."""
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    folder = _user_folder() / "jaxbptt" / _machine()
     try:
+        folder = _user_folder() / "jaxbptt" / _machine()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # JAX runs what it reads there
         tidy(folder)
-    except OSError:
+    except (OSError, RuntimeError):  # a user without a home
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
@@ -38,12 +39,13 @@ def tidy(folder: Path) -> None:
     stamp = folder / CHECKED
     since = stamp.stat().st_mtime_ns if stamp.exists() else 0
     stamp.touch()
-    entries = [(path, path.stat()) for path in folder.iterdir() if path != stamp]
+    entries = [(path, path.stat()) for path in folder.iterdir() if path != stamp and path.is_file()]
     total = 0
     for path, status in sorted(entries, key=lambda entry: entry[1].st_mtime_ns, reverse=True):
         total += status.st_size
-        if total > LARGEST or (status.st_mtime_ns >= since and not _is_whole(path.read_bytes())):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process tidies, too
+            if total > LARGEST or (status.st_mtime_ns >= since and not _is_whole(path.read_bytes())):
+                path.unlink()
 
 
 def _is_whole(entry):

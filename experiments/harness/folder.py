@@ -23,12 +23,17 @@ except ImportError:  # Windows: two runs at once into one folder are not kept ap
     fcntl = None  # type: ignore[assignment]
 
 RECORD = "run.json"
+PARTIAL = ".partial"
 ROOM = 16 * 2**20  # bytes
 AT_CURRENT_FOLDER, EXCHANGE = -100, 2  # of Linux's renameat2
 
 
 class Finished(Exception):
-    """What --resume asks for is done."""
+    """What --resume asks for is done, with this exit code."""
+
+    def __init__(self, line: str, exit_code: int):
+        super().__init__(line)
+        self.exit_code = exit_code
 
 
 class Folder(NamedTuple):
@@ -46,7 +51,7 @@ class Folder(NamedTuple):
         return self.partial / "results"
 
     @property
-    def former(self) -> Path:
+    def former(self) -> Path:  # `out` on its way out, where it cannot be exchanged in one step
         return self.partial / "former"
 
 
@@ -69,6 +74,7 @@ def begin(out: Path, identity: Mapping[str, Any], known: Sequence[str], *, resum
     try:
         _require_room(folder)
         _end_what_was_begun(folder)
+        _require_exchange(folder)
         if not _choose(folder, identity, known, resume, force):
             shutil.rmtree(folder.points, ignore_errors=True)
         files.write_json(folder.partial / RECORD, {**identity, "process": os.getpid()})
@@ -82,6 +88,9 @@ def begin(out: Path, identity: Mapping[str, Any], known: Sequence[str], *, resum
 def commit(folder: Folder, record: Mapping[str, Any]) -> None:
     """Write the record of the staged files and put them in the place of `out`."""
     files.write_json(folder.staged / RECORD, record)
+    _sync(folder.staged)
+    _put_in_place(folder)
+    _sync(folder.out.parent)
     _end_what_was_begun(folder)
     leave(folder)
 
@@ -102,22 +111,31 @@ def discard(folder: Folder) -> None:
     """Remove what a run of no points has begun; a set that is on its way to its place stays."""
     if not folder.staged.exists() and not folder.former.exists():
         shutil.rmtree(folder.partial, ignore_errors=True)
-        for parent in reversed(folder.made):
-            if parent.exists() and not any(parent.iterdir()):
-                parent.rmdir()
+        _remove_empty(folder.made)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """run.json of a folder; None where there is none that can be read."""
+    """run.json of a folder; None where there is none of ours that can be read."""
     try:
         found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and "id" in found else None
+    return found if isinstance(found, dict) and set(found) >= {"id", "experiment", "config", "started"} else None
+
+
+def _read_finished(folder):
+    """The same of a finished run, whose record names its files."""
+    record = read_record(folder)
+    return record if record is not None and isinstance(record.get("files"), dict) else None
 
 
 def _require_place(out):
-    place = out.resolve()
+    try:
+        place = out.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise ValueError(f"out: got {out}, which leads nowhere ({error})") from None
+    if out.name.endswith(PARTIAL):
+        raise ValueError(f"out: got {out}, where an unfinished run keeps its points; expected a name without {PARTIAL}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"out: got {out}, a file; expected a folder")
     if Path.cwd().is_relative_to(place) or os.path.ismount(place):
@@ -127,7 +145,7 @@ def _require_place(out):
 
 def _make(out):
     """The partial folder, locked; that of a living run is refused."""
-    partial = out.with_name(f"{out.name}.partial")
+    partial = out.with_name(f"{out.name}{PARTIAL}")
     made = tuple(parent for parent in reversed(out.parents) if not parent.exists())
     try:
         while True:
@@ -144,6 +162,7 @@ def _make(out):
                 return Folder(out, partial, lock, made)
             os.close(lock)  # another run removed it in between
     except OSError as error:
+        _remove_empty(made)
         raise ValueError(f"out: cannot make {partial}: {error.strerror}") from None
 
 
@@ -158,11 +177,37 @@ def _require_room(folder):
         raise ValueError(f"out: cannot write to {folder.partial}: {error.strerror}") from None
 
 
+def _require_exchange(folder):
+    """Raise where the system will not let `out` be moved aside: a mount point, a lower layer of a container's disk."""
+    if folder.out.exists():
+        try:
+            folder.out.rename(folder.former)
+            folder.former.rename(folder.out)
+        except OSError as error:
+            raise ValueError(f"out: {folder.out} cannot be replaced ({error.strerror}); name another folder") from None
+
+
+def _remove_empty(made):
+    for parent in reversed(made):
+        if parent.exists() and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def _sync(folder):
+    """Names reach the disk before what comes next."""
+    if fcntl is not None:  # Windows has no such call for a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
 def _end_what_was_begun(folder):
     """Whatever a run did before it died: finish its swap, or remove what was no point yet."""
     ours = read_record(folder.partial)
     if _is_of(folder.staged, ours):
         _put_in_place(folder)
+    elif folder.former.exists() and not folder.out.exists():
+        folder.former.rename(folder.out)
     for former in (folder.staged, folder.former):
         if former.exists():
             _carry_over(former, folder.out)
@@ -177,8 +222,8 @@ def _end_what_was_begun(folder):
 
 def _is_of(folder, run):
     """Whether the folder holds the whole set of this run."""
-    record = read_record(folder)
-    return run is not None and record is not None and "files" in record and record.get("started") == run.get("started")
+    record = _read_finished(folder)
+    return run is not None and record is not None and record["started"] == run["started"]
 
 
 def _put_in_place(folder):
@@ -196,19 +241,21 @@ def _put_in_place(folder):
 
 def _carry_over(former, out):
     """What somebody else put beside a former set stays."""
-    record = read_record(former)
+    record = _read_finished(former)
     if record is None:
         return  # no set of ours, or one that was refused if anything lay beside it
-    ours = {*record.get("files", ()), RECORD}
+    ours = {*record["files"], RECORD}
     for entry in former.iterdir():
-        if entry.name not in ours and not entry.name.startswith(".") and not (out / entry.name).exists():
+        if entry.name not in ours and not (out / entry.name).exists():
             entry.rename(out / entry.name)
 
 
 def _choose(folder, identity, known, resume, force):
     """Whether points are continued from; raise where this run may not be written."""
-    out, finished = folder.out, read_record(folder.out)
+    out, finished = folder.out, _read_finished(folder.out)
     unfinished = read_record(folder.partial) if count_points(folder) else None
+    if unfinished is None and count_points(folder) and not force:
+        raise ValueError(f"out: {folder.partial} holds points and no {RECORD} that says of what; --force begins anew")
     if unfinished is not None and not (force and not resume):
         different = _differences(unfinished, identity)
         if different:
@@ -224,7 +271,8 @@ def _choose(folder, identity, known, resume, force):
         )
     different = "" if finished is None else _differences(finished, identity)
     if finished is not None and resume and not different:
-        raise Finished(f"{out} holds the finished run {finished['id']} of these options")
+        failed = f", which failed: {finished['failure']}" if finished.get("failure") else ""
+        raise Finished(f"{out} holds the finished run {finished['id']} of these options{failed}", finished["exit_code"])
     if finished is not None and not force:
         what = f"another finished run ({different})" if different else "a finished run of these options"
         raise ValueError(f"out: {out} holds {what}; --force replaces it, --out names another folder")

@@ -19,6 +19,7 @@ import jaxbptt
 LIBRARIES = ("jax", "jaxlib", "numpy", "optax")  # whose versions may move a number
 FLAGS = ("XLA_FLAGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DISABLE_MOST_OPTIMIZATIONS")
 FLAGS += ("JAX_PLATFORMS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+COUNT = "host_platform_device_count"  # XLA's flag of how many devices there are moves no number
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,7 +35,8 @@ def identify(name: str, config: Any) -> dict[str, Any]:
         if field.metadata.get("file") and values[field.name] is not None:
             counted[field.name] = _hash_of_file(Path(values[field.name])) or values[field.name]
     settings = {
-        "backend": jax.default_backend(),
+        "backend": _backend(),
+        "xla_flags": " ".join(sorted(flag for flag in os.environ.get("XLA_FLAGS", "").split() if COUNT not in flag)),
         "float64": bool(jax.config.jax_enable_x64),
         "matmul_precision": jax.config.jax_default_matmul_precision,
     }
@@ -82,10 +84,18 @@ def hash_file(path: Path) -> str:
 
 
 def _hash_of_file(path):
+    """None of a pipe, which can be read once, and where reading fails: who needs it says what is wrong."""
     try:
-        return hash_file(path)
+        return hash_file(path) if path.is_file() else None
     except OSError:
-        return None  # who reads it says what is wrong
+        return None
+
+
+def _backend():
+    try:
+        return jax.default_backend()
+    except Exception as error:  # JAX has several for a platform that is not there
+        raise ValueError(f"JAX finds no device: {str(error).partition(chr(10))[0]}") from None
 
 
 def _versions():
@@ -97,7 +107,7 @@ def _hash_of_source():
     """Of the library and the experiments as they are now: an edit between two parts of a run makes it another one."""
     folders = (Path(jaxbptt.__file__).parent, Path(__file__).parents[1])
     digest = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+    for path in sorted(path for folder in folders for path in folder.rglob("[!.]*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -114,7 +124,9 @@ def _git():
     """{"commit", "clean"}; None outside a repository."""
 
     def ask(*words):
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # in a hook
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
     try:
         if not (ROOT / ".git").exists():

@@ -32,7 +32,9 @@ def render(records: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> 
 
 def _choices(records, present):
     verdicts = [verdict for verdict in HEADINGS if any(record["verdict"] == verdict for record in records)]
-    source = _select("Source", "data-key", {"source": {"": "all", **{id: id for id in present}}})
+    source = _select(
+        "Source", "data-key", {"source": {"": "all", **{id: f"{id}: {title}" for id, title in present.items()}}}
+    )
     verdict = _select("Verdict", "data-key", {"verdict": {"": "all"} | {name: HEADINGS[name] for name in verdicts}})
     orders = {"": "what fails first", "place": "as in the notes", "residual": "largest residual first"}
     return source + verdict + _select("Order", "data-sort", {"": orders})

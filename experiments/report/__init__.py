@@ -37,6 +37,7 @@ def main(arguments: Sequence[str], experiments: Mapping[str, harness.Experiment]
     if not options.no_api and reference.is_possible():
         print(f"reference of the library: {reference.write(folder / 'api')}", file=sys.stderr, flush=True)
     text = page.render(found, refused, experiments, out.parent, folder / "api" / "index.html", options.no_api)
+    out.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(out, lambda file: file.write(text.encode()))
     print(f"{out}: {len(found)} runs" + (f", {len(refused)} folders left out" if refused else ""))
     return 0

@@ -83,7 +83,3 @@ function markScrollers() {
 markScrollers();
 addEventListener("resize", markScrollers);
 
-// On paper nothing can be unfolded.
-addEventListener("beforeprint", () => {
-  document.querySelectorAll("details:not(.source)").forEach((box) => { box.open = true; });
-});

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 LIBRARY = "jaxbptt"
+BESIDE = ("plotting", "types")  # public, and not in its __all__: neither is wanted by a star
 TEMPLATES = Path(__file__).parent / "pdoc"
 CODE = re.compile(r"(`+[^`]+`+|^ *(?:>>>|\.\.\.) .*$|^ {4}.*$)", re.MULTILINE)
 SET_IN = re.compile(r"( {2,3}\S.*(\n {2,}.*)*|\S.*\S {2,}\S.*\n(.*\n)*.*\S {2,}\S.*)\n?\Z")
@@ -32,7 +33,7 @@ def write(folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        pdoc.pdoc(LIBRARY, output_directory=aside)
+        pdoc.pdoc(LIBRARY, *(f"{LIBRARY}.{name}" for name in BESIDE), output_directory=aside)
         aside.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)

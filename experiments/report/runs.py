@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 RECORD = "run.json"
 UNFINISHED = ".partial"  # how the folder of a run ends while it lasts
 VERDICTS = ("HOLDS: ", "FAILS: ", "CANNOT TELL")  # how a line with a claim begins
+TEXT = "text: "  # how the line on what was read begins
+SET_IN = re.compile(r"[\w ,.=-]{1,40}\n  \S")  # a name, and below it what is said of it
 PNG = b"\x89PNG\r\n\x1a\n"  # the signature; with the header it has 24 bytes at least
 FIELDS: dict[str, Any] = {
     "id": str,
@@ -47,10 +50,16 @@ class Run(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """The first claim; without any, the first line that is neither a heading nor of a table (several in one)."""
-        single = [line.strip() for line in self.record["lines"] if line.strip() and "\n" not in line]
-        said = [line for line in single if not line.endswith(":")]
-        return (self.claims or said or single or self.lines or [""])[0]
+        """The first claim; without any, the first finding, and how many more there are of its kind.
+
+        A finding is a line that is neither a heading nor what was read of a text, or a name with what is said of it set
+        in below; a longer table is none, if there is anything else.
+        """
+        entries = [entry.strip() for entry in self.record["lines"] if entry.strip() and not entry.startswith(TEXT)]
+        single = [entry for entry in entries if "\n" not in entry and not entry.endswith(":")]
+        named = [entry.replace("\n  ", ": ", 1).partition("\n")[0] for entry in entries if SET_IN.match(entry)]
+        findings = self.claims[::2] or single or named or entries or self.lines or [""]
+        return findings[0] + (f" (and {len(findings) - 1} more)" if len(findings) > 1 else "")
 
     @property
     def claims(self) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from . import frame, mathematics
 
 MANY_ROWS = 16  # longer tables are folded
+MANY_COLUMNS = 8  # a table with more of them than rows is turned
 LONG_TEXT = 30  # letters, from which on a cell has its own width
 EQUATIONS = ("latex", "correct_latex")  # columns that are typeset
 INTERVAL = {"value", "low", "high", "keys"}
@@ -47,6 +48,9 @@ def _records(rows, title, numbered=True):
     flat = [name for name in fields if all(_is_flat(row.get(name)) for row in rows.values())]
     if not flat:
         return "", False
+    if numbered and len(flat) > max(MANY_COLUMNS, len(rows)):  # they are read down, not across
+        columns = [(name, [row.get(field) for field in flat]) for name, row in rows.items()]
+        return _table([("", flat), *columns], title), flat == fields
     columns = [(name, [row.get(name) for row in rows.values()]) for name in flat]
     return _table([("", [*rows])] * numbered + columns, title), flat == fields
 

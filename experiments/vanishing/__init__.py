@@ -185,7 +185,7 @@ def _verdict(top, gains):
     if len(up):
         around = slice(up[0], up[0] + 2)
         crossing = float(np.exp(np.interp(0, top[around], np.log(gains[around]))))
-        after = "exploding" if (top[up[0] + 1 :] > 0).all() else "either"
+        after = "exploding" if (top[up[0] + 1 :] > 0).all() else "vanishing or exploding"
         return crossing, f"vanishing below gain {crossing:.2f}, {after} above"
     if (top < 0).all() or (top > 0).all():
         return None, ("vanishing" if top[0] < 0 else "exploding") + f" at every gain, {gains[0]:g} to {gains[-1]:g}"

@@ -180,7 +180,9 @@ def test_help_lists_the_experiments(word, capsys):
     assert entry.main([word]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.endswith("no NAME: xray")
-    assert [line.split()[0] for line in lines] == [*entry.NAMES, *entry.COMMANDS]
+    assert [line.split()[0] for line in lines if not line.startswith("    ")] == [*entry.NAMES, *entry.COMMANDS]
+    assert all(len(line) <= 80 for line in lines)
+    assert all(entry.find_experiment(line.split()[0]).takes in line for line in lines[:1])
 
 
 @pytest.mark.parametrize("name", entry.NAMES)

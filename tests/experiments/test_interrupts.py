@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from experiments import interrupts
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 from experiments import interrupts
+interrupts.fill_closed_streams()
 interrupts.watch("experiments")
 from tests.experiments.harness import toy
 import jax
@@ -25,6 +28,27 @@ def wait(i):
 
 raise SystemExit(toy.run_toy(__import__("pathlib").Path(sys.argv[1]), experiment=toy.make_experiment(wait)))
 """
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwait"), reason="no sigwait")
+def test_a_signal_ends_a_run_that_nobody_listens_to(tmp_path):
+    """As in `2>&1 | tee log`, where Ctrl-C ends tee, too; stdout is closed from the start."""
+    run = subprocess.Popen(
+        ["bash", "-c", 'exec "$@" >&-', "bash", sys.executable, "-c", PROGRAM, str(tmp_path / "toy")],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+    )
+    while b"2 of 3 done" not in run.stderr.readline():
+        pass
+    run.stderr.close()
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=30) == 130
+
+
+def test_a_signal_that_was_ignored_stays_ignored(monkeypatch):
+    monkeypatch.setattr(interrupts.signal, "getsignal", lambda number: signal.SIG_IGN)
+    monkeypatch.setattr(interrupts.signal, "pthread_sigmask", lambda *call: pytest.fail("blocked"))
+    interrupts.watch("experiments")
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwait"), reason="no sigwait")

@@ -174,9 +174,13 @@ def test_the_first_verdict(tmp_path):
         write_run(tmp_path / "gates", {}, lines=list(lines))
         return runs.read(tmp_path / "gates").verdict
 
-    assert verdict("id  verdict\nS1  holds", "", "two rows: 1 holds") == "two rows: 1 holds"
+    read = "text: 27 symbols: space, abc; nothing dropped"
+    assert verdict(read, "id  verdict\nS1  holds", "", "two rows: 1 holds") == "two rows: 1 holds"
     assert verdict("mean over keys:", "0.3", "FAILS: it grows", "    slope: 1") == "FAILS: it grows"
-    assert verdict("mean over keys:", " 0.3") == "0.3"
+    assert verdict("FAILS: it grows", "  slope: 1", "HOLDS: it stays", "  2") == "FAILS: it grows (and 1 more)"
+    assert verdict(read, "mean over keys:", " 0.3") == "0.3"
+    assert verdict("at 1e-3", "at 1e-4", "at 1e-5") == "at 1e-3 (and 2 more)"
+    assert verdict(read, "elman\n  Proved.\n  Vanishing.", "gru\n  Proved.") == "elman: Proved. (and 1 more)"
     assert verdict() == ""
 
 
@@ -209,6 +213,9 @@ def test_what_is_flat_becomes_a_table():
         "&lt;",
     ]
     assert 'data-value="1e-09"' in text
+    wide = {name: {f"field_{i}": i for i in range(9)} for name in ("elman", "lstm")}
+    turned = re.sub("<[^>]*>", " ", tables.tables(wide, "")[0]).split()
+    assert turned[:6] == ["name", "elman", "lstm", "field", "0", "0"]
     assert tables.tables({"deep": [[1, 2], [3]]}, "") == ("", False)
     assert tables.tables([], "") == ("", True)
 

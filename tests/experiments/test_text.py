@@ -90,10 +90,12 @@ def test_what_stays_besides_letters(tmp_path, keep, expected, dropped):
 def test_the_line_of_a_text(tmp_path):
     found = load(tmp_path, b"\xef\xbb\xbfOne--two\r\n3 four")
     assert text.decode(found.symbols, found.alphabet.characters) == "one two four"
-    assert found.alphabet.said == ("text: 9 symbols: ␠efnortuw; dropped 3 of 16 characters (punctuation 2, digits 1)")
+    assert found.alphabet.said == (
+        "text: 9 symbols: space, efnortuw; dropped 3 of 16 characters (punctuation 2, digits 1)"
+    )
     assert load(tmp_path, "ab").alphabet.said == "text: 2 symbols: ab; nothing dropped of 2 characters"
     assert str(load(tmp_path, "ก\u200bข").alphabet.said).endswith("; nothing dropped of 3 characters")
-    assert load(tmp_path, "कि ").alphabet.said == "text: 3 symbols: ␠क◌ि; nothing dropped of 3 characters"
+    assert load(tmp_path, "कि ").alphabet.said == "text: 3 symbols: space, क◌ि; nothing dropped of 3 characters"
 
 
 def test_the_rarest_of_many_symbols_are_one(tmp_path, monkeypatch):

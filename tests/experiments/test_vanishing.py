@@ -19,7 +19,7 @@ def test_a_small_run_says_what_it_found(small):
     assert small.code == 0
     assert small.files == WITH_SUMMARY | {"theories.png"}
     read, *sweeps, symmetric = small.said.splitlines()
-    assert read.startswith("text: 27 symbols: ␠abc")
+    assert read.startswith("text: 27 symbols: space, abc")
     assert symmetric == SYMMETRIC
     assert len(sweeps) == len(sweep.NAMES)
     for line, name in zip(sweeps, sweep.NAMES, strict=True):
@@ -81,7 +81,7 @@ LOG_GAINS = np.log(sweep.GAINS)
         (LOG_GAINS - 5, None, "vanishing at every gain, 0.25 to 4"),
         (LOG_GAINS + 5, None, "exploding at every gain, 0.25 to 4"),
         (1 - LOG_GAINS, None, "exploding at the smallest gain, but not at every one"),
-        (0.5 - np.abs(LOG_GAINS), np.exp(-0.5), "vanishing below gain 0.61, either above"),
+        (0.5 - np.abs(LOG_GAINS), np.exp(-0.5), "vanishing below gain 0.61, vanishing or exploding above"),
     ],
 )
 def test_the_verdict_on_a_sweep(top, crossing, words):

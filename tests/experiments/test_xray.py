@@ -23,7 +23,7 @@ def test_small_run_from_the_command_line(tmp_path):
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, cwd=ROOT)
     first, *_ = done.stdout.splitlines()
     assert first == (
-        "text: 34 symbols: ␠абвгдежзийклмнопрстуфхцчшщъыьэюяё; dropped 10 of 290 characters (punctuation 10)"
+        "text: 34 symbols: space, абвгдежзийклмнопрстуфхцчшщъыьэюяё; dropped 10 of 290 characters (punctuation 10)"
     )
     assert "Gradient proved: 4 routes agree to" in done.stdout
     assert "lstm: proof, singular values, tables" in done.stderr

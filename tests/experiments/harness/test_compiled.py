@@ -56,6 +56,7 @@ def test_entries_that_are_not_whole_are_removed(tmp_path):
         (tmp_path / name).write_bytes(content)
     compiled.tidy(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"whole", compiled.CHECKED}
+    (tmp_path / "folder of XLA's").mkdir()
     (tmp_path / "looked at").write_bytes(entry[:-5])
     os.utime(tmp_path / "looked at", ns=(0, 0))  # before the last look
     compiled.tidy(tmp_path)

@@ -5,8 +5,10 @@ import os
 import shutil
 import signal
 import sys
+import time
 import warnings
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,7 @@ def test_a_finished_run_is_replaced_by_force_alone(tmp_path, capsys):
     out = tmp_path / "toy"
     toy.run_toy(out)
     (out / "notes.txt").write_text("mine")
+    (tmp_path / "toy" / ".hidden").mkdir()
     for options, words in (
         ((), "holds a finished run of these options; --force replaces it"),
         (("--value", "2"), "holds another finished run (value 1, not 2); --force replaces it"),
@@ -46,6 +49,7 @@ def test_a_finished_run_is_replaced_by_force_alone(tmp_path, capsys):
     assert toy.run_toy(out, "--value", "2", "--force") == 0
     assert toy.read_set(out) == 2
     assert (out / "notes.txt").read_text() == "mine"
+    assert (out / ".hidden").is_dir()
     assert toy.names_beside(out) == {"toy"}
 
 
@@ -103,7 +107,7 @@ def test_a_run_without_points_leaves_nothing_when_it_fails(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_measured_is_kept_when_it_cannot_be_drawn(tmp_path):
+def test_what_was_measured_is_kept_when_it_cannot_be_drawn(tmp_path, capsys):
     def plot(results, path):
         raise ValueError("no ink")
 
@@ -111,6 +115,64 @@ def test_what_was_measured_is_kept_when_it_cannot_be_drawn(tmp_path):
         toy.run_toy(tmp_path / "toy", experiment=toy.make_experiment(plot=plot))
     record = json.loads((tmp_path / "toy" / "run.json").read_text())
     assert set(record["files"]) == {"arrays.npz", "config.json", "summary.json"}
+    assert (record["exit_code"], record["failure"]) == (2, "no ink")
+    assert toy.run_toy(tmp_path / "toy", "--resume") == 2
+    assert "of these options, which failed: no ink" in capsys.readouterr().err
+
+
+def test_the_record_keeps_the_exit_code_and_the_seconds(tmp_path):
+    summary = toy.harness.Summary(["not as expected"], None, exit_code=1)
+    experiment = toy.make_experiment(lambda i: time.sleep(0.1), summarise=lambda results, config: summary)
+    assert toy.run_toy(tmp_path / "toy", experiment=experiment) == 1
+    record = json.loads((tmp_path / "toy" / "run.json").read_text())
+    assert (record["exit_code"], record["failure"], record["lines"]) == (1, None, ["not as expected"])
+    assert 0.3 <= record["seconds"] < 60
+    assert toy.run_toy(tmp_path / "toy", "--resume") == 1
+
+
+def test_a_finished_run_is_in_its_place_before_it_is_printed(tmp_path, monkeypatch):
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        toy.run_toy(tmp_path / "toy")
+    monkeypatch.undo()
+    assert toy.read_set(tmp_path / "toy") == 1
+
+
+def test_a_partial_folder_that_somebody_removes_is_an_error(tmp_path):
+    def done(i):
+        if i == 1:
+            shutil.rmtree(tmp_path / "toy.partial")
+
+    with pytest.raises(FileNotFoundError, match=r"toy\.partial"):
+        toy.run_toy(tmp_path / "toy", experiment=toy.make_experiment(done))
+    monkey = toy.make_experiment()
+    whole = monkey._replace(run=lambda config, progress: shutil.rmtree(tmp_path / "toy.partial") or monkey.run(config))
+    assert toy.run_toy(tmp_path / "toy", experiment=whole) == 0
+    assert toy.read_set(tmp_path / "toy") == 1
+
+
+def test_points_without_a_record_are_not_thrown_away(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        toy.run_toy(tmp_path / "toy", experiment=fail_at(2)[0])
+    (tmp_path / "toy.partial" / "run.json").write_text("")
+    with pytest.raises(ValueError, match=r"holds points and no run.json that says of what; --force begins anew"):
+        toy.run_toy(tmp_path / "toy", "--resume")
+    assert toy.read_points(tmp_path / "toy") == 2
+    assert toy.run_toy(tmp_path / "toy", "--force") == 0
+
+
+def link_in_a_circle(out):
+    out.symlink_to(out)
+
+
+def put_a_strangers_record(out):
+    out.mkdir()
+    (out / "run.json").write_text('{"id": "abc", "files": ["model.pt"]}')
+    (out / "model.pt").touch()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +184,10 @@ def test_what_was_measured_is_kept_when_it_cannot_be_drawn(tmp_path):
         (lambda out: "/proc", "a mount point"),
         (lambda out: "/proc/toy", "cannot make /proc/toy.partial"),
         (lambda out: out.mkdir() or (out / "thesis.tex").touch(), "holds other things (thesis.tex); expected a new or"),
+        (link_in_a_circle, "which leads nowhere"),
+        (put_a_strangers_record, "holds other things (model.pt, ...); expected a new or an empty folder"),
+        (lambda out: out.with_name("toy.partial"), "where an unfinished run keeps its points"),
+        (lambda out: out.parent / "new" / ("x" * 250), "File name too long"),
         (lambda out: out.mkdir() or (out / "arrays.npz").touch(), "holds results without a record; --force replaces"),
         (lambda out: (out.parent / "file").touch() or out.parent / "file" / "toy", "cannot make"),
     ],
@@ -139,6 +205,22 @@ def test_a_place_that_cannot_take_results_is_one_line_before_the_work(prepare, w
     assert "\n" not in str(refused.value)
     assert computed == []
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_moved_is_one_line_before_the_work(tmp_path, monkeypatch):
+    toy.run_toy(tmp_path / "toy")
+    rename = Path.rename
+
+    def busy(path, target):
+        if path.name == "toy":
+            raise OSError(16, "Device or resource busy")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(ValueError, match=r"toy cannot be replaced \(Device or resource busy\); name another folder$"):
+        toy.run_toy(tmp_path / "toy", "--force")
+    assert toy.read_set(tmp_path / "toy") == 1
+    assert toy.names_beside(tmp_path / "toy") == {"toy"}
 
 
 def test_a_disk_without_room_is_one_line_before_the_work(tmp_path, monkeypatch):

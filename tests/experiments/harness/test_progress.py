@@ -62,7 +62,14 @@ def rename_inside(path):
         np.savez(path, **{**kept, "point": "another"})
 
 
-@pytest.mark.parametrize("spoil", [shorten, rename_inside, lambda path: path.write_bytes(b"")])
+def flip_bits(path):
+    """In the header of a member: zlib, zipfile and NumPy each have errors of their own for what it then says."""
+    content = bytearray(path.read_bytes())
+    content[30:120] = bytes(each ^ 0x41 for each in content[30:120])
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [flip_bits, shorten, rename_inside, lambda path: path.write_bytes(b"")])
 def test_a_point_that_is_not_whole_or_of_another_name_is_computed_again(spoil, tmp_path):
     progress.Progress(tmp_path).sweep(make_todo([]), LIKE)
     spoil(sorted(tmp_path.iterdir())[1])

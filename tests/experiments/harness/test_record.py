@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import jax
@@ -10,6 +11,7 @@ from .toy import Config
 
 
 def test_an_id_is_of_options_contents_and_versions(tmp_path, monkeypatch):
+    given = dict(os.environ)
     text = tmp_path / "a.txt"
     text.write_text("one")
     (tmp_path / "b.txt").write_text("one")
@@ -27,9 +29,15 @@ def test_an_id_is_of_options_contents_and_versions(tmp_path, monkeypatch):
     ids.add(record.identify("toy", Config(text=str(text)))["id"])
     with jax.default_matmul_precision("float32"):
         ids.add(record.identify("toy", Config())["id"])
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    ids.add(record.identify("toy", Config())["id"])
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    ids.add(record.identify("toy", Config())["id"])
+    monkeypatch.setenv("XLA_FLAGS", "")
+    ids.add(record.identify("toy", Config())["id"])
     monkeypatch.setattr(record.metadata, "version", lambda name: "9.9")
     ids.add(record.identify("toy", Config())["id"])
-    assert len(ids) == 8
+    assert len(ids) == 9 + ("XLA_FLAGS" in given and given["XLA_FLAGS"] != "")
 
 
 def test_the_source_counts(tmp_path, monkeypatch):
@@ -37,6 +45,7 @@ def test_the_source_counts(tmp_path, monkeypatch):
     package = tmp_path / "jaxbptt"
     package.mkdir()
     (package / "__init__.py").write_text("1")
+    (package / ".#editing.py").symlink_to("nowhere")
     monkeypatch.setattr(record.jaxbptt, "__file__", str(package / "__init__.py"))
     changed = record.identify("toy", Config())
     assert changed["versions"]["source"] != before["versions"]["source"]
@@ -51,6 +60,21 @@ def test_the_machine_is_described(monkeypatch):
     assert found["flags"]["XLA_FLAGS"] == ""
     assert found["git"] is None or re.fullmatch("[0-9a-f]{40}", found["git"]["commit"])
     assert record.peak_memory() > 10**8
+
+
+def test_the_commit_is_that_of_this_repository(monkeypatch, tmp_path):
+    before = record.describe_machine()["git"]
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))
+    assert record.describe_machine()["git"] == before
+
+
+def test_a_platform_that_is_not_there_is_one_line(monkeypatch):
+    def fail():
+        raise RuntimeError("Unable to initialize backend 'cuda'\nmore")
+
+    monkeypatch.setattr(record.jax, "default_backend", fail)
+    with pytest.raises(ValueError, match=r"^JAX finds no device: Unable to initialize backend 'cuda'$"):
+        record.identify("toy", Config())
 
 
 @pytest.mark.parametrize("what", ["no git", "no repository"])

@@ -65,7 +65,7 @@ def run_toy(out: Path, *options: str, experiment: harness.Experiment | None = No
 def read_set(out: Path) -> int:
     """The value of the run whose whole set, and nothing else of it, lies in `out`; an AssertionError otherwise."""
     record = json.loads((out / "run.json").read_text())
-    there = {path.name for path in out.iterdir()} - {"notes.txt"}
+    there = {path.name for path in out.iterdir()} - {"notes.txt", ".hidden"}
     assert there == {*record["files"], "run.json"}
     assert set(record["files"]) == {"arrays.npz", "config.json", "figure.png", "summary.json"}
     for name, digest in record["files"].items():
