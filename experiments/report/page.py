@@ -74,7 +74,7 @@ def _overview(runs, experiments):
 
 
 def _row(run, experiment):
-    failed = '<span class="verdict fails">a check failed</span> ' if run.record["exit_code"] else ""
+    failed = f'<span class="verdict fails">{_failure(run.record).lower()}</span> ' if run.record["exit_code"] else ""
     seconds = run.record["seconds"]
     return (
         f'<tr data-section="{_id(run)}"><th scope="row"><a href="#{_id(run)}">{html.escape(run.name)}</a></th>'
@@ -90,7 +90,7 @@ def _section(run, experiment, base):
     same = run.name == record["experiment"]
     of = "" if same else f' <span class="soft">a run of {html.escape(record["experiment"])}</span>'
     purpose = f"<p class=lead>{mathematics.prose(_sentence(experiment.purpose))}</p>\n" if experiment else ""
-    failed = ' <span class="verdict fails">A check failed.</span>' if record["exit_code"] else ""
+    failed = f' <span class="verdict fails">{_failure(record)}.</span>' if record["exit_code"] else ""
     facts = [f"{run.started:%d %B %Y, %H:%M}".lstrip("0"), duration(record["seconds"])]
     if record["peak_memory_bytes"]:
         facts.append(f"{size(record['peak_memory_bytes'])} of memory at most")
@@ -124,6 +124,10 @@ def _figures(run, experiment, base):
                 f"{width} × {height} pixels</figcaption></figure>\n"
             )
     return "".join(parts)
+
+
+def _failure(record):
+    return "Figures are missing" if record.get("failure") else "A check failed"
 
 
 def _dimensions(png):

@@ -31,7 +31,7 @@ def test_a_tiny_run_without_peers_is_whole(alone, tmp_path):
     run = run_tiny("benchmark", "--cells tanh --lengths 8 --sizes 4 --batches 1,2 --seconds 0", tmp_path)
     assert run.code == 0
     assert run.files == {"benchmark.json", "figure.png", "run.json"}
-    assert f"wrote benchmark.json and figure.png to {tmp_path}" in run.progress
+    assert f"wrote benchmark.json, figure.png and run.json to {tmp_path}" in run.progress
     results = run.summary
     environment = results["environment"]
     assert environment["roofline"]["float32"] > 0
