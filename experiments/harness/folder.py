@@ -74,8 +74,9 @@ def begin(out: Path, identity: Mapping[str, Any], known: Sequence[str], *, resum
     try:
         _require_room(folder)
         _end_what_was_begun(folder)
+        continued = _choose(folder, identity, known, resume, force)
         _require_exchange(folder)
-        if not _choose(folder, identity, known, resume, force):
+        if not continued:
             shutil.rmtree(folder.points, ignore_errors=True)
         files.write_json(folder.partial / RECORD, {**identity, "process": os.getpid()})
         folder.points.mkdir(exist_ok=True)

@@ -14,7 +14,9 @@ from experiments import interrupts
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
-import sys
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)  # in the background of a script SIGINT is ignored, and stays so
 from experiments import interrupts
 interrupts.fill_closed_streams()
 interrupts.watch("experiments")

@@ -17,13 +17,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TINY = ("chaos", "--size", "8", "--nets", "2", "--length", "40", "--transient", "10")
+PROGRAM = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script it is ignored, and stays so
+runpy.run_module("experiments", run_name="__main__", alter_sys=True)
+"""
 PROGRESS = re.compile(r"\[ *[\d.]+ s\] ")
 
 
 def start(out, cache, *options):
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    command = [sys.executable, "-m", "experiments", *TINY, "--out", str(out), *options]
+    command = [sys.executable, "-c", PROGRAM, *TINY, "--out", str(out), *options]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
