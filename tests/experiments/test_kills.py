@@ -83,7 +83,7 @@ def test_random_kills_mix_and_lose_nothing(tmp_path, record_property):
         number = draw.choice((signal.SIGKILL, signal.SIGINT))
         run = start(out, cache, "--seed", str(seed), "--force", *["--resume"] * resume)
         word = draw.choice((b"never said", b"s] figure"))
-        limit = 3 * usual if word == b"s] figure" else draw.uniform(0.2, usual)
+        limit = 3 * usual if word == b"s] figure" else draw.uniform(1, max(2, usual))  # after Python itself has started
         said = read_until(run.stderr, time.monotonic() + limit, word)
         if word in said:
             time.sleep(draw.uniform(0, 0.05) if draw.random() < 0.5 else draw.uniform(0, usual / 2))
