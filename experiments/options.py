@@ -119,7 +119,7 @@ def config(options: type[T]) -> type[T]:
             kept = None if value is field.default is None else kind.check(field.name, value)
             object.__setattr__(self, field.name, kept)
 
-    options.__post_init__ = check_all  # type: ignore[attr-defined]
+    options.__post_init__ = check_all
     return dataclasses.dataclass(frozen=True)(options)
 
 

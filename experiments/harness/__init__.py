@@ -59,7 +59,7 @@ class RunOptions:
 
 
 def run_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:
-    """Parse, look at the folder, run, print, draw, put the results in their place; returns the exit code."""
+    """Parse, look at the folder, run, draw, put the results in their place, print; returns the exit code."""
     description = (experiment.description or experiment.purpose).split("\n\n")[0]
     prog = f"python -m experiments {experiment.name}"
     config, asked = options.parse_with(experiment.config, RunOptions, arguments, prog, description)
@@ -79,8 +79,9 @@ def run_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:
         summary, failure = _run(experiment, config, {**identity, **machine}, place)
     except BaseException as error:
         error.add_note(_describe_points(place))
-        folder.leave(place)
         raise
+    finally:
+        folder.leave(place)
     print("\n".join(summary.lines), flush=True)  # only now: nobody may be reading
     if failure is not None:
         raise failure

@@ -20,7 +20,7 @@ from experiments import files
 try:
     import fcntl
 except ImportError:  # Windows: two runs at once into one folder are not kept apart there
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 RECORD = "run.json"
 PARTIAL = ".partial"
@@ -93,7 +93,6 @@ def commit(folder: Folder, record: Mapping[str, Any]) -> None:
     _put_in_place(folder)
     _sync(folder.out.parent)
     _end_what_was_begun(folder)
-    leave(folder)
 
 
 def count_points(folder: Folder) -> int:

@@ -116,7 +116,8 @@ def _on_host(tree):
     return jax.tree.map(np.asarray, tree)
 
 
-def in_words(seconds):
+def in_words(seconds: float) -> str:
+    """A time in its usual unit: s up to 90 s, min up to 90 min, h."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds > 1.5 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -142,6 +142,18 @@ def test_a_finished_run_is_in_its_place_before_it_is_printed(tmp_path, monkeypat
     assert toy.read_set(tmp_path / "toy") == 1
 
 
+def test_the_lock_is_given_back_once_though_nobody_reads_the_last_line(tmp_path, monkeypatch):
+    def say(self, message):
+        if message.startswith("wrote"):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(toy.harness.Progress, "__call__", say)
+    with pytest.raises(BrokenPipeError):
+        toy.run_toy(tmp_path / "toy")
+    assert toy.read_set(tmp_path / "toy") == 1
+    assert toy.names_beside(tmp_path / "toy") == {"toy"}
+
+
 def test_a_partial_folder_that_somebody_removes_is_an_error(tmp_path):
     def done(i):
         if i == 1:
