@@ -40,6 +40,7 @@ def bptt(
     *,
     initial: State | None = ...,
     block: int | None = ...,
+    memory: int | None = ...,
     adjoint: AdjointMethod = ...,
     return_state: Literal[False] = ...,
 ) -> LossAndGrads: ...
@@ -52,6 +53,7 @@ def bptt(
     *,
     initial: State | None = ...,
     block: int | None = ...,
+    memory: int | None = ...,
     adjoint: AdjointMethod = ...,
     return_state: Literal[True],
 ) -> tuple[Scalar, Params, State]: ...
@@ -63,6 +65,7 @@ def bptt(
     *,
     initial: State | None = None,
     block: int | None = None,
+    memory: int | None = None,
     adjoint: AdjointMethod = "auto",
     return_state: bool = False,
 ) -> LossAndGrads | tuple[Scalar, Params, State]:
@@ -70,9 +73,9 @@ def bptt(
 
     The scan carries only the adjoint; the gradient of params over a block of steps is then one matrix product per
     weight. A factored derivation (the built-in cells) also takes the product with the input out of the loop, and its
-    forward pass keeps what the backward pass needs. For a cell known by its step alone, the products with weights are
-    found in the step's program and the gradients of these weights are formed outside the loop. A derivation with a
-    plain pullback computes each step once more and sums one cotangent of θ per step.
+    forward pass keeps what the backward pass needs. A cell known by its step alone (other people's, by `adapters`) is
+    treated alike, by what is found in the step's program: what reads the input alone, and the products with weights.
+    A derivation with a plain pullback computes each step once more and sums one cotangent of θ per step.
 
     Args:
       model: as in `autodiff`; its `derivation` is used when there is one. For a batch, `models.batched(model, B)`. A
@@ -83,8 +86,12 @@ def bptt(
       initial: h_0, as in `autodiff`.
       block: K ≥ 1, static: the forward pass keeps only the states between blocks of K steps, and each block but the
         last runs again before its adjoint. Memory (T/K) N and what K steps keep, for one more forward pass. None:
-        blocks that fit in cache; they run again only where all steps would keep more than 256 MiB, or for a batch of
-        a cell known by its step alone. K ≥ T: one block, nothing runs twice.
+        blocks that fit in the cores' second-level caches, as the system tells them; they run again only where all
+        steps would keep more than `memory`. K ≥ T: one block, nothing runs twice.
+      memory: bytes that the forward pass may keep, static, without a block. Where all steps keep more, blocks run again
+        (about 1.2 to 1.5 times the time), of about √T steps where that is what fits; the least possible is taken where
+        even that does not. The backward pass of one block, the data and the gradient come on top. None: a quarter of
+        the memory that is free when the function is traced, as a power of two, and at least 256 MiB.
       adjoint: "sequential", λ by one scan; "parallel", all of √T blocks of √T steps at once, N times the work in 3√T
         dependent steps (within each block of K steps, if there are several), NaN for a pullback that is not linear, or
         for a cell that knows the blocks of its J_t by one associative scan over these;
@@ -97,8 +104,8 @@ def bptt(
 
     Raises:
       TypeError, ValueError: as `autodiff`.
-      TypeError: a block that is no int.
-      ValueError: a block below 1; an unknown adjoint; an option for a bidirectional model.
+      TypeError: a block or memory that is no int.
+      ValueError: a block or memory below 1, or both; an unknown adjoint; an option for a bidirectional model.
 
     Example:
       >>> import jax.numpy as jnp
@@ -114,17 +121,22 @@ def bptt(
     _validation.require_choice("adjoint", adjoint, METHODS)
     if block is not None:
         _validation.require_size("block", block)
+    if memory is not None:
+        _validation.require_size("memory", memory)
     if isinstance(model, BidirectionalModel):
-        if block is not None or adjoint != "auto" or return_state:
-            raise ValueError("model: got a BidirectionalModel, expected block, adjoint and return_state left out")
+        if (block, memory, adjoint, return_state) != (None, None, "auto", False):
+            given = "block, memory, adjoint and return_state"
+            raise ValueError(f"model: got a BidirectionalModel, expected {given} left out")
         return bptt_both(model, params, inputs, targets, initial)
+    if block is not None and memory is not None:
+        raise ValueError(f"memory: got {memory} beside block = {block}, expected one of them")
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, length = problem
     state = jax.tree.map(jnp.asarray, model.initial_state(params) if initial is None else initial)
     parallel = _takes_parallel(adjoint, model, params, state, inputs, whole=(block or length) >= length)
-    run = make_runner(model, params, parallel=parallel)
+    run = make_runner(model, params, state, jax.tree.map(lambda leaf: leaf[0], inputs), parallel=parallel)
     size = length if parallel and block is None else block
-    blocks = choose_blocks(run, state, inputs, size, batch=model.batch)
+    blocks = choose_blocks(run, state, inputs, size, memory)
     if blocks.before_last and all(map(_validation.is_concrete, jax.tree.leaves((params, inputs, state)))):
         run_steps(model, params, inputs, initial)  # names the first bad step
 

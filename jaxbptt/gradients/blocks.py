@@ -9,15 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbptt import _validation
-from jaxbptt._jaxprs.operations import count_in_loops
+from jaxbptt.gradients.resources import cache_size, default_memory
 from jaxbptt.gradients.sequence import Runner
 from jaxbptt.types import Inputs, Params, State, Targets
 
-WHOLE_BYTES = 4 * 2**20  # all steps are one block if they keep at most this
-BLOCK_BYTES = 3 * 2**18  # else what one block keeps: with what is computed from it, it fits in cache
-KEPT_BYTES = 2**28  # blocks run again if all steps would keep more than this
-WRITTEN_BYTES = 48 * 2**20, 4 * 2**20  # in place of the first two for a batch of a step alone: all that it writes
-LEAST_STEPS = 16  # fewest steps of a block
+WHOLE_BYTES = 2**22  # all steps are one block if they keep at most this
+LEAST_STEPS = 16  # fewest steps of a block that was not asked for
 
 
 class Blocks(NamedTuple):
@@ -26,22 +23,29 @@ class Blocks(NamedTuple):
     keep: bool  # whether what they keep is stored; else they run again
 
 
-def choose_blocks(run: Runner, state: State, inputs: Inputs, size: int | None, *, batch: int | None = None) -> Blocks:
-    """Blocks of `size` steps, which run again; for None, blocks as large as the cache allows."""
+def choose_blocks(run: Runner, state: State, inputs: Inputs, size: int | None, memory: int | None = None) -> Blocks:
+    """Blocks of `size` steps, which run again; for None, blocks that fit in cache, within `memory` bytes.
+
+    All steps keep T·P bytes. Where that is more than `memory`, blocks of K steps run again: T/K states between them,
+    and K·P; the least of both together is at K = √(T·S/P), S the bytes of one state.
+    """
     length = jax.tree.leaves(inputs)[0].shape[0]
     if size is not None:
         return Blocks(size, -(-length // size) - 1, keep=False)
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), inputs)
-    if run.keeps:
-        per_step = max(1, _size_in_bytes(jax.eval_shape(run.forward, state, first)[1]))
-    else:  # an operation writes about as much as the state is
-        per_step = max(1, count_in_loops(run.skip, state, first) * _size_in_bytes(state))
-    whole, one_block = (WHOLE_BYTES, BLOCK_BYTES) if run.keeps else WRITTEN_BYTES
-    if not run.keeps and batch is None:  # products with one vector cost too much to be computed twice
-        whole = KEPT_BYTES
-    longest = length if length * per_step <= whole else max(LEAST_STEPS, one_block // per_step)
+    per_state = max(1, _size_in_bytes(state))
+    saved = jax.eval_shape(run.forward, state, first)[1]
+    per_step = max(1, _size_in_bytes((saved.states, saved.kept)))
+    memory = default_memory() if memory is None else memory
+    keep = length * per_step <= memory
+    on_cpu = jax.default_backend() == "cpu"  # elsewhere a block has no cache of its own
+    cache = max(WHOLE_BYTES, cache_size()) if on_cpu else memory
+    longest = length if length * per_step <= cache else max(LEAST_STEPS, cache // per_step)
+    if not keep:
+        fits = length // longest * per_state + longest * per_step <= memory
+        longest = min(longest, length) if fits else min(longest, math.isqrt(length * per_state // per_step) + 1)
     size = math.ceil(length / math.ceil(length / longest))
-    return Blocks(size, -(-length // size) - 1, keep=run.keeps and length * per_step <= KEPT_BYTES)
+    return Blocks(size, -(-length // size) - 1, keep=keep)
 
 
 def pull_in_blocks(

@@ -1,141 +1,225 @@
-"""The gradients of weights formed outside the loop, for any step: its products with weights are found in its program.
+"""The forward and backward pass of any step, in the stages that are found in its program.
 
-The values in a step's program depend on θ alone, or read the state or the input. Where a matrix product joins one of
-each, z = A(θ) v, the loop is differentiated in a zero that is added to z (a kick) and not in A: the reverse scan gives
-dC/dz_t, and dC/dA = Σ_t dC/dz_t v_tᵀ is one product over all steps. Other values that depend on θ alone (biases, time
-constants) are differentiated through the loop as usual.
+Forward: the drive of all steps at once; the loop keeps the states and the pre-activations a. Backward: the reverse
+scan pulls λ_t through the rest of the step to ā_t, and ā_t through the products with weights. The weights' gradients,
+Σ_t ā_t v_tᵀ, are one product over all steps, and the drive is pulled for all steps at once. What θ does in another way
+(a gain inside the rest) is summed in the loop.
 """
 
-from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxbptt._jaxprs.program import FlatProgram, Operation, Unreadable, depends, read_program, reads_any, value_of
+from jaxbptt._jaxprs.program import Unreadable, value_of
+from jaxbptt._jaxprs.stages import SLOPES, StagedStep, execute, needed_for, product_of, read_stages
+from jaxbptt.cells.factored import Outer
 from jaxbptt.types import Input, Inputs, Params, State, States, Step
 
 
-class _Product(NamedTuple):
-    """z = A v: the operation, and which of its two operands is A."""
+class Kept(NamedTuple):
+    """What the backward pass needs from K steps besides their states and inputs."""
 
-    operation: int
-    side: int
-
-
-class DeferredStep(NamedTuple):
-    program: FlatProgram
-    in_loop: tuple[bool, ...]  # per operation: reads the state or the input
-    products: tuple[_Product, ...]
-    weights: tuple[int, ...]  # per product, A's slot
-    others: tuple[int, ...]  # slots that depend on θ alone and meet data in another way
+    values: list[jax.Array]  # a, or a function of it that gives its own derivative, [K, ...] each
+    read: dict[int, jax.Array]  # what the rest reads of the drive: slot -> [K, ...]
 
 
-class DeferredRun(NamedTuple):
-    states: States  # h_1 … h_T
-    pull: Callable[[States, State], tuple[Params, State]]  # (∂C/∂h_t|o_t, μ_T) -> (Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t, μ_0)
+class _Cotangents(NamedTuple):
+    """Of the arguments of the rest of one step."""
+
+    state: State
+    kept: list[jax.Array]
+    read: dict[int, jax.Array]
+    held: dict[int, jax.Array]
 
 
-def read_step(step: Step, params: Params, state: State, x: Input) -> DeferredStep:
-    """Find the products of `step`."""
-    program = read_program(step, params, state, x)
-    first = program.counts[0]
-    of_data = depends(program, range(first, sum(program.counts)))
-    in_loop = tuple(reads_any(operation, of_data) for operation in program.operations)
-    products: list[_Product] = []
-    weights: list[int] = []
-    others: list[int] = []
-    for position, operation in enumerate(program.operations):
-        if not in_loop[position]:
-            continue
-        operands = enumerate(operation.inputs)
-        fixed = {side: slot for side, slot in operands if isinstance(slot, int) and not of_data[slot]}
-        if operation.name == "dot_general" and len(fixed) == 1 and _unbatched(operation):
-            ((side, slot),) = fixed.items()
-            products.append(_Product(position, side))
-            weights.append(slot)
-        else:
-            others += fixed.values()
-    others += [slot for slot in program.outputs if isinstance(slot, int) and not of_data[slot]]
-    return DeferredStep(program, in_loop, tuple(products), tuple(weights), tuple(dict.fromkeys(others)))
-
-
-def run_deferred(step: Step, params: Params, state: State, inputs: Inputs) -> DeferredRun | Unreadable:
-    """The forward pass, with a pullback that forms the weights' gradients outside the loop."""
+def stage(step: Step, params: Params, state: State, x: Input, *, batched: bool = False) -> StagedStep | Unreadable:
+    """The stages of a step, where its program can be read and runs in stages; batched: of one of B side by side."""
     try:
-        form = read_step(step, params, state, jax.tree.map(lambda leaf: leaf[0], inputs))
-        return _run(form, params, state, inputs)
+        at = (state, x) if not batched else jax.tree.map(lambda leaf: leaf[0], (state, x))
+        staged = read_stages(step, params, *at)._replace(batched=batched)
+        jax.eval_shape(lambda *at: run_forward(staged, *at), params, state, jax.tree.map(lambda leaf: leaf[None], x))
     except Exception as error:  # a program may be unreadable for unforeseen reasons: the caller has the plain way
         return Unreadable(str(error))
+    return staged
 
 
-def _run(form: DeferredStep, params: Params, state: State, inputs: Inputs) -> DeferredRun:
-    (weights, others), pull_fixed = jax.vjp(lambda params: _fixed(form, params), params)
-    length = jax.tree.leaves(inputs)[0].shape[0]
-    operations = [form.program.operations[product.operation] for product in form.products]
-    results = [form.program.avals[operation.outputs[0]] for operation in operations]
-    kicks = [jnp.zeros((length, *aval.shape), aval.dtype) for aval in results]
+def run_forward(staged: StagedStep, params: Params, state: State, inputs: Inputs) -> tuple[State, States, Kept]:
+    """(h_K, h_1 … h_K, what is kept)."""
+    shared = _share(staged, params)
+    driven = _drive(staged, shared, inputs)
+    program, at_once = staged.program, {group.products[0]: group for group in staged.affine}
+    joined = {first: _join(product_of(program, group), shared) for first, group in at_once.items()}
+    others = {at for group in staged.affine for at in group.products[1:]}
 
-    def unrolled(kicks, others, state):
-        def body(state, x_and_kicks):
-            state, vectors = _advance(form, weights, others, state, *x_and_kicks)
-            return state, (state, vectors)
+    def advance(state, driven):
+        values = _values(staged, shared, state, driven)
+        for position in staged.loop:
+            if position in at_once:
+                group = at_once[position]
+                product = product_of(program, group)
+                result = product.run(joined[position], value_of(group.vector, values))
+                values.update(zip(product.results, product.part(result), strict=True))
+            elif position not in others:
+                execute(program, (position,), values)
+        return [value_of(slot, values) for slot in program.outputs], [values[slot] for slot in staged.kept]
 
-        last, (states, vectors) = jax.lax.scan(body, state, (inputs, kicks))
-        return (states, last), vectors
+    def body(state, driven):
+        new, values = _side_by_side(staged, advance)(state, driven)
+        return jax.tree.unflatten(program.structure, new), (new, values)
 
-    (states, _), pull, vectors = jax.vjp(unrolled, kicks, others, state, has_aux=True)
-
-    def pull_all(local, later):
-        moved, others_gradient, earlier = pull((local, later))
-        gradients = []
-        for weight, product, operation, vector, z in zip(
-            weights, form.products, operations, vectors, moved, strict=True
-        ):
-
-            def all_steps(weight, product=product, operation=operation, vector=vector):
-                return jax.vmap(lambda v: operation.run(*_in_order(product, weight, v))[0])(vector)
-
-            gradients.append(jax.vjp(all_steps, weight)[1](z)[0])
-        return pull_fixed((gradients, others_gradient))[0], earlier
-
-    return DeferredRun(states, pull_all)
+    last, (states, values) = jax.lax.scan(body, state, driven)
+    read = {slot: driven[slot] for slot in staged.read}
+    return last, jax.tree.unflatten(program.structure, states), Kept(values, read)
 
 
-def _in_order(product, weight, vector):
-    return (weight, vector) if product.side == 0 else (vector, weight)
+def run_backward(
+    staged: StagedStep, params: Params, previous: States, kept: Kept, inputs: Inputs, local: States, later: State
+) -> tuple[Params, State]:
+    """(Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t, μ_0)."""
+    program, groups = staged.program, [(group, product_of(staged.program, group)) for group in staged.affine]
+    everything = _share(staged, params)
+    still = {slot: value for slot, value in everything.items() if not _is_float(program, slot)}
+    shared, pull_shared = jax.vjp(lambda params: _floats(program, _share(staged, params)), params)
+    driven, pull_drive = jax.vjp(lambda shared: _floats(program, _drive(staged, still | shared, inputs)), shared)
+    joined = {group: _join(product, everything) for group, product in groups}
+
+    def straighten(group, bars, values):
+        """ā of a group, from the cotangents of what was kept."""
+        of = {slot: at for at, slot in enumerate(staged.kept)}
+        ends = zip(group.kept, group.bends, strict=True)
+        return [bars[of[slot]] * (1 if bend is None else SLOPES[bend](values[of[slot]])) for slot, bend in ends]
+
+    def pull(state, kept, read, cotangent):
+        """Of the arguments of the rest of one step, from λ_t; ā in the place of what was kept."""
+        at = state, kept, _floats(program, read)
+        pull_rest = functools.partial(_pull_rest, staged, everything, read, at)
+        total = pull_rest(program.outputs, jax.tree.leaves(cotangent))
+        for depth in sorted({group.depth for group in staged.affine}, reverse=True):
+            vectors, of_vectors = [], []
+            for group, product in groups:
+                if group.depth == depth:
+                    bars = straighten(group, total.kept, kept)
+                    zeros = {slot: _zeros(program, slot) for slot in driven}
+                    after = lambda results, group=group, zeros=zeros: _after(staged, group, everything, results, zeros)
+                    results = jax.vjp(after, [_zeros(program, slot) for slot in product.results])[1](bars)[0]
+                    run = lambda v, product=product, group=group: product.run(joined[group], v)
+                    vectors.append(group.vector)
+                    of_vectors += jax.linear_transpose(run, product.vector)(product.join_results(results))
+            total = jax.tree.map(jnp.add, total, pull_rest(vectors, of_vectors))
+        return total._replace(kept=[bar for group in staged.affine for bar in straighten(group, total.kept, kept)])
+
+    def body(carry, step):
+        later, of_held = carry
+        at, local = step
+        found = _side_by_side(staged, pull)(*at, jax.tree.map(jnp.add, local, later))
+        held = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found.held) if staged.batched else found.held
+        return (found.state, jax.tree.map(jnp.add, of_held, held)), (found.kept, found.read)
+
+    steps = (previous, kept.values, kept.read)
+    begin = later, {slot: jnp.zeros_like(shared[slot]) for slot in staged.held if slot in shared}
+    (earlier, of_held), (bars, of_read) = jax.lax.scan(body, begin, (steps, local), reverse=True)
+
+    vectors_of = lambda *at: _rest(staged, [group.vector for group in staged.affine], everything, *at)
+    vectors = jax.vmap(_side_by_side(staged, vectors_of))(*steps)
+    of_driven, of_shared = jax.tree.map(jnp.zeros_like, (driven, shared))
+    found, leading = [*of_held.items()], jax.tree.leaves(local)[0].shape[: 1 + staged.batched]
+    for (group, product), vector in zip(groups, vectors, strict=True):
+        after = lambda results, driven, shared, group=group: _after(staged, group, still | shared, results, driven)
+        if staged.batched:
+            after = jax.vmap(after, in_axes=(0, 0, None))
+        zeros = [
+            jnp.broadcast_to(zero, (*leading, *zero.shape)) for zero in (_zeros(program, at) for at in product.results)
+        ]
+        at_cuts = [bars[staged.kept.index(slot)] for slot in group.kept]
+        results, by_driven, by_shared = jax.vjp(jax.vmap(after, in_axes=(0, 0, None)), zeros, driven, shared)[1](
+            at_cuts
+        )
+        of_driven = jax.tree.map(jnp.add, of_driven, by_driven)
+        found += [*by_shared.items(), *_of_weights(staged, product, everything, vector, results)]
+    of_driven |= {slot: of_driven[slot] + own for slot, own in of_read.items()}
+    for slot, own in (*found, *pull_drive(of_driven)[0].items()):
+        of_shared[slot] = of_shared[slot] + own
+    return pull_shared(of_shared)[0], earlier
 
 
-def _fixed(form, params):
-    """(A of each product, the other values that depend on θ alone)."""
+def _rest(staged, targets, shared, state, kept, read):
+    """These slots of one step, from h_{t−1}, a, the drive and θ: no product with a weight is left."""
+    values = _values(staged, shared, state, read)
+    values.update(zip(staged.kept, kept, strict=True))
+    execute(staged.program, needed_for(staged.program, staged.loop, targets, list(values)), values)
+    return [value_of(slot, values) for slot in targets]
+
+
+def _pull_rest(staged, shared, read, at, targets, cotangents):
+    held = {slot: shared[slot] for slot in staged.held if _is_float(staged.program, slot)}
+    rest = lambda state, kept, floats, held: _rest(staged, targets, shared | held, state, kept, read | floats)
+    return _Cotangents(*jax.vjp(rest, *at, held)[1](cotangents))
+
+
+def _after(staged, group, shared, results, driven):
+    """What the rest reads of a group, from the results of its products."""
+    values = _values(staged, shared, None, driven)
+    values.update(zip(product_of(staged.program, group).results, results, strict=True))
+    execute(staged.program, group.after, values)
+    return [values[slot] for slot in group.cuts]
+
+
+def _of_weights(staged, product, shared, vectors, results):
+    """(slot, Σ_t ā_t v_tᵀ) of each weight of a group."""
+    weights, results = [value_of(slot, shared) for slot in product.weights], product.join_results(results)
+    if weights[0].ndim == 2:
+        left, right = jnp.moveaxis(results, product.axis, -1), jnp.moveaxis(vectors, product.axes[1], -1)
+        gradients = product.part_weights(Outer(*((left, right) if product.axes[0] == 1 else (right, left))).matrix())
+    else:
+        one = _side_by_side(staged, product.run, shared=1)
+        run = lambda weight: jax.vmap(one, in_axes=(None, 0))(weight, vectors)
+        gradients = jax.vjp(run, weights[0])[1](results)
+    return [(slot, each) for slot, each in zip(product.weights, gradients, strict=True) if isinstance(slot, int)]
+
+
+def _side_by_side(staged, function, shared=0):
+    """For each of B, all but the first `shared` arguments with a leading B; as it is where there is no batch."""
+    if not staged.batched:
+        return function
+    return lambda *at: jax.vmap(function, in_axes=(None,) * shared + (0,) * (len(at) - shared))(*at)
+
+
+def _share(staged, params):
+    """The values of θ alone that the rest of the program reads: slot -> value."""
     values = dict(enumerate(jax.tree.leaves(params)))
-    for operation, in_loop in zip(form.program.operations, form.in_loop, strict=True):
-        if not in_loop:
-            results = operation.run(*[value_of(slot, values) for slot in operation.inputs])
-            values.update(zip(operation.outputs, results, strict=True))
-    return [values[slot] for slot in form.weights], [values[slot] for slot in form.others]
+    execute(staged.program, staged.fixed, values)
+    return {slot: values[slot] for slot in staged.shared}
 
 
-def _advance(form, weights, others, state, x, kicks):
-    """(h_t, v of each product), with its kick added to each product."""
-    values = dict(zip(form.others, others, strict=True))
-    values.update(enumerate(jax.tree.leaves((state, x)), start=form.program.counts[0]))
-    number, vectors = {product.operation: i for i, product in enumerate(form.products)}, []
-    for position, operation in enumerate(form.program.operations):
-        if not form.in_loop[position]:
-            continue
-        if position in number:
-            i = number[position]
-            product = form.products[i]
-            vector = value_of(operation.inputs[1 - product.side], values)
-            results = [operation.run(*_in_order(product, weights[i], vector))[0] + kicks[i]]
-            vectors.append(vector)
-        else:
-            results = operation.run(*[value_of(slot, values) for slot in operation.inputs])
-        values.update(zip(operation.outputs, results, strict=True))
-    results = [value_of(slot, values) for slot in form.program.outputs]
-    return jax.tree.unflatten(form.program.structure, results), vectors
+def _drive(staged, shared, inputs):
+    """The values of all steps that read the input alone: slot -> [K, ...]."""
+
+    def one(x):
+        leaves = dict(enumerate(jax.tree.leaves(x), start=sum(staged.program.counts[:2])))
+        values = _values(staged, shared, None, leaves)
+        execute(staged.program, staged.drive, values, staged.first)
+        return {slot: values[slot] for slot in staged.driven}
+
+    return jax.vmap(_side_by_side(staged, one))(inputs)
 
 
-def _unbatched(operation: Operation) -> bool:
-    return not operation.equation.params["dimension_numbers"][1][0]
+def _values(staged, shared, state, driven):
+    return shared | driven | dict(enumerate(jax.tree.leaves(state), start=staged.program.counts[0]))
+
+
+def _join(product, shared):
+    return product.join([value_of(slot, shared) for slot in product.weights])
+
+
+def _zeros(program, slot):
+    return jnp.zeros(program.avals[slot].shape, program.avals[slot].dtype)
+
+
+def _floats(program, values):
+    return {slot: value for slot, value in values.items() if _is_float(program, slot)}
+
+
+def _is_float(program, slot):
+    return jnp.issubdtype(program.avals[slot].dtype, jnp.inexact)

@@ -6,14 +6,16 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from jaxbptt._jaxprs.program import Unreadable
+from jaxbptt._jaxprs.stages import StagedStep
 from jaxbptt.cells.factored import FactoredPullback, sum_over_steps
 from jaxbptt.cells.structure import BlockParts
 from jaxbptt.gradients.adjoint import Adjoint, block_adjoint, parallel_adjoint, sequential_adjoint
-from jaxbptt.gradients.deferred import run_deferred
+from jaxbptt.gradients.deferred import run_backward, run_forward, stage
+from jaxbptt.models._batched import BatchedStep
 from jaxbptt.models.model import Model
 from jaxbptt.partials import MISSING_RULE, Partials, step_partials
 from jaxbptt.trajectories import Trajectory
-from jaxbptt.types import Inputs, Params, State, States, Step
+from jaxbptt.types import Input, Inputs, Params, State, States, Step
 
 
 class Saved(NamedTuple):
@@ -55,7 +57,7 @@ class Runner(NamedTuple):
     keeps: bool  # whether Saved holds only arrays, so that a scan may return it
 
 
-def make_runner(model: Model, params: Params, *, parallel: bool = False) -> Runner:
+def make_runner(model: Model, params: Params, state: State, x: Input, *, parallel: bool = False) -> Runner:
     """The runner by a factored derivation, else by a plain one, else by the products with weights in the program."""
     adjoint = functools.partial(parallel_adjoint, batch=model.batch) if parallel else sequential_adjoint
     partials = step_partials(model)
@@ -64,7 +66,13 @@ def make_runner(model: Model, params: Params, *, parallel: bool = False) -> Runn
             adjoint = functools.partial(block_adjoint, partials.parts, params)
         return _factored(partials.factored, params, adjoint)
     plain = _plain(model.step, partials, params, adjoint)
-    return plain if partials.source == "plain" or parallel else _deferred(model.step, params, plain)
+    if partials.source == "plain" or parallel:
+        return plain
+    batched = isinstance(model.step, BatchedStep)
+    staged = stage(
+        model.step.one if isinstance(model.step, BatchedStep) else model.step, params, state, x, batched=batched
+    )
+    return plain if isinstance(staged, Unreadable) else _staged(staged, params, plain)
 
 
 def _factored(pullback: FactoredPullback, params: Params, adjoint: Adjoint) -> Runner:
@@ -115,21 +123,17 @@ def _plain(step: Step, partials: Partials, params: Params, adjoint: Adjoint) -> 
     return Runner(skip, forward, backward, keeps=True)
 
 
-def _deferred(step: Step, params: Params, plain: Runner) -> Runner:
-    """Weight gradients formed outside the loop; `plain` where the program cannot be read or has no reverse rule."""
+def _staged(staged: StagedStep, params: Params, plain: Runner) -> Runner:
+    """By the stages of the step's program; backward the plain way where an operation has no reverse rule."""
 
     def forward(state, inputs):
-        run = run_deferred(step, params, state, inputs)
-        if isinstance(run, Unreadable):
-            return plain.forward(state, inputs)
-        return jax.tree.map(lambda leaf: leaf[-1], run.states), Saved(state, run.states, run.pull)
+        last, states, kept = run_forward(staged, params, state, inputs)
+        return last, Saved(state, states, kept)
 
     def backward(saved, inputs, local, later):
-        if saved.kept is None:
-            return plain.backward(saved, inputs, local, later)
         try:
-            return saved.kept(local, later)
+            return run_backward(staged, params, saved.steps(inputs).previous, saved.kept, inputs, local, later)
         except MISSING_RULE:
             return plain.backward(saved, inputs, local, later)
 
-    return Runner(plain.skip, forward, backward, keeps=False)
+    return Runner(plain.skip, forward, backward, keeps=True)

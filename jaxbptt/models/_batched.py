@@ -1,5 +1,7 @@
 """B sequences of one model side by side."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -7,6 +9,19 @@ from jaxbptt import _validation
 from jaxbptt.cells.lifting import side_by_side
 from jaxbptt.models._order import require_order
 from jaxbptt.models.model import Model
+from jaxbptt.types import Input, Params, State, Step
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchedStep:
+    """A step of B sequences side by side, which knows the step of one."""
+
+    one: Step
+    size: int  # B
+
+    def __call__(self, params: Params, state: State, x: Input, /) -> State:
+        _validation.require_batch("x", x, self.size)
+        return jax.vmap(self.one, in_axes=(None, 0, 0))(params, state, x)
 
 
 def batched(model: Model, size: int) -> Model:
@@ -43,17 +58,13 @@ def batched(model: Model, size: int) -> Model:
         raise ValueError(f"model: got a batch of {model.batch}, expected a model of one sequence")
     require_order(model, "batched")
 
-    def step(params, state, x):
-        _validation.require_batch("x", x, size)
-        return jax.vmap(model.step, in_axes=(None, 0, 0))(params, state, x)
-
     def loss(output, target):
         _validation.require_batch("target", target, size)
         return jnp.sum(jax.vmap(model.loss)(output, target))
 
     return model._replace(
         initial_state=lambda params: _repeat(model.initial_state(params), size),
-        step=step,
+        step=BatchedStep(model.step, size),
         readout=lambda params, *seen: jax.vmap(lambda *seen: model.readout(params, *seen))(*seen),
         loss=loss,
         derivation=side_by_side(model.derivation),

@@ -100,7 +100,8 @@ def sequence_model(
     see = output or (lambda params, state: (read or _hidden)(state))
 
     def readout(params, *at):
-        return params.readout.w_yh @ ravel_pytree(see(params.cell, *at))[0] + params.readout.b_y
+        # In this order a product over many steps does not transpose the states first.
+        return ravel_pytree(see(params.cell, *at))[0] @ params.readout.w_yh.T + params.readout.b_y
 
     def init(key):
         _validation.require_key(key)
