@@ -9,9 +9,9 @@ from typing import Any
 
 from experiments import harness, options
 
-from . import cases, exponents, figure, machine, online, report, suites
+from . import cases, exponents, figure, frameworks, machine, modern, online, report, suites
 
-SUITES = ("gradients", "jacobians", "terms", "spectra", "online", "scaling")
+SUITES = ("gradients", "adapters", "wide", "modern", "jacobians", "terms", "spectra", "online", "scaling")
 QUICK = {"lengths": (256,), "sizes": (32, 128), "seconds": 0.2}
 
 
@@ -22,6 +22,7 @@ class Config:
     lengths: tuple = options.sizes((128, 1024, 8192), "steps T")
     sizes: tuple = options.sizes((32, 64, 128, 256), "units N")
     batches: tuple = options.sizes((1, 32), "sequences B")
+    dtypes: tuple = options.choices("float32", cases.DTYPES, "dtypes of the gradients")
     seconds: float = options.number(2.0, "seconds of a case's rounds, of which there are 5 at least", least=0)
     quick: bool = options.flag("T 256, N 32 and 128, 0.2 s a case")
     out: str = options.out("benchmark")
@@ -34,6 +35,9 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
     environment, before = machine.describe(), machine.measure_rooflines()
     measure = {
         "gradients": suites.gradient_rows,
+        "adapters": frameworks.adapter_rows,
+        "wide": suites.wide_rows,
+        "modern": modern.modern_rows,
         "jacobians": suites.jacobian_rows,
         "terms": suites.term_rows,
         "spectra": exponents.spectrum_rows,

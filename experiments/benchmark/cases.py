@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,9 @@ GATES = {"tanh": 1, "lstm": 4, "gru": 3}
 MAKERS = {"tanh": cells.elman, "lstm": cells.lstm, "gru": cells.gru}
 LARGEST = {"cpu": 2**25}  # T·N·B that is still measured
 LARGEST_ON_ACCELERATOR = 2**29
+DTYPES = ("float32", "float64")
+# Relative, worst leaf, over T ≤ 65,536 steps.
+TOLERANCES = {"float32": 1e-3, "float64": 1e-10}
 
 
 class Case(NamedTuple):
@@ -44,7 +48,14 @@ class Case(NamedTuple):
 
 def make_case(cell: str, length: int, units: int, batch: int = 1, *, dtype: Any = jnp.float32, seed: int = 0) -> Case:
     """Gaussian weights of gain 1, biases and data drawn too, so that no term of the gradient is zero."""
-    model = sequence_model(MAKERS[cell](units, units), OUTPUTS)
+    return draw_case(cell, MAKERS[cell](units, units), length, units, batch, dtype=dtype, seed=seed)
+
+
+def draw_case(
+    name: str, cell: cells.Cell, length: int, units: int, batch: int = 1, *, dtype: Any = jnp.float32, seed: int = 0
+) -> Case:
+    """The same of any cell with N inputs."""
+    model = sequence_model(cell, OUTPUTS)
     key, bias_key, input_key, target_key = jax.random.split(jax.random.key(seed), 4)
 
     def fill(leaf):
@@ -54,7 +65,7 @@ def make_case(cell: str, length: int, units: int, batch: int = 1, *, dtype: Any 
     shape = (length,) if batch == 1 else (length, batch)
     inputs = jax.random.normal(input_key, (*shape, units), dtype)
     targets = jax.random.normal(target_key, (*shape, OUTPUTS), dtype)
-    return Case(cell, length, units, batch, model, jax.tree.map(fill, model.init(key)), inputs, targets)
+    return Case(name, length, units, batch, model, jax.tree.map(fill, model.init(key)), inputs, targets)
 
 
 def grid(names: Sequence[str], lengths: Sequence[int], sizes: Sequence[int], batches: Sequence[int]) -> Iterator[tuple]:
@@ -63,3 +74,8 @@ def grid(names: Sequence[str], lengths: Sequence[int], sizes: Sequence[int], bat
     for cell, batch, length, units in itertools.product(names, batches, lengths, sizes):
         if length * units * batch <= largest:
             yield cell, length, units, batch
+
+
+def precision(dtype: str) -> AbstractContextManager:
+    """Within it arrays may be of this dtype."""
+    return jax.enable_x64(True) if dtype == "float64" else nullcontext()

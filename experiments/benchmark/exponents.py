@@ -18,6 +18,8 @@ GAIN = 1.5  # chaotic: λ_1 ≈ 0.05
 UNITS = (64, 128)
 STEPS = 500  # trajectories of two programs part after ln(1/eps)/λ_1 steps, about 700
 RECORDS = 10  # of `log_singular_values`
+INTERVALS = 1, 2, 5, 10, 20, 50  # steps between factorisations
+ROUNDING = 1e-6  # nats per step: what another interval may change
 FRAMES = 10.0  # nats: what starting from another frame may change of T λ_i (measured: up to 6)
 
 
@@ -31,6 +33,8 @@ def spectrum_rows(config: Any, progress: Callable) -> Iterator[dict]:
             start = jax.random.normal(jax.random.key(1), (units,), jnp.float64)
             progress(f"spectra: exponents, T {steps}, N {units}")
             yield from ({"suite": "exponents", **label, **row} for row in _race_exponents(w_hh, start, steps, config))
+            progress(f"spectra: intervals, T {steps}, N {units}")
+            yield from ({"suite": "intervals", **label, **row} for row in _race_intervals(w_hh, start, steps, config))
             progress(f"spectra: singular values, T {steps}, N {units}")
             chain = jax.jit(partial(_chain, cells.elman(0, units), steps))(w_hh, start)
             makers = [(name, partial(make, chain)) for name, make in SINGULAR_VALUES.items()]
@@ -41,6 +45,13 @@ def spectrum_rows(config: Any, progress: Callable) -> Iterator[dict]:
 def _race_exponents(w_hh, start, steps, config):
     makers = [(name, partial(make, w_hh, start, steps)) for name, make in EXPONENTS.items()]
     return race(makers, seconds=config.seconds, tolerance=FRAMES / steps, difference=_largest)
+
+
+def _race_intervals(w_hh, start, steps, config):
+    """Our choice of the interval against fixed ones; an interval that is too long loses digits, and so differs."""
+    makers = [("jaxbptt", partial(_stored, w_hh, start, steps))]
+    makers += [(f"interval {n}", partial(_stored, w_hh, start, steps, interval=n)) for n in INTERVALS if n <= steps]
+    return race(makers, seconds=config.seconds, tolerance=ROUNDING, difference=_largest)
 
 
 def _largest(expected, actual):

@@ -25,15 +25,17 @@ def plot(results: dict[str, Any], path: Path) -> None:
     left, right = figure.subfigures(1, 2, width_ratios=(1.32, 1), wspace=0.02)
     gradients = [row for row in results["rows"] if row["suite"] == "gradients" and "seconds" in row]
     scaling = [row for row in results["rows"] if row["suite"] == "scaling" and "seconds" in row]
+    dtype = gradients[0]["dtype"] if gradients else "float32"  # of several the first
+    gradients = [row for row in gradients if row["dtype"] == dtype]
     environment = results["environment"]
     figure.suptitle("One recurrent gradient, computed by everybody", fontsize=22, fontweight="bold")
     _plot_ratios(left, gradients)
     (speed, over_t), (over_n, over_b) = right.subplots(2, 2)
-    _plot_speed(speed, gradients, environment["roofline"])
+    _plot_speed(speed, gradients, environment["roofline"][dtype] / 1e9)
     for ax, axis in ((over_t, "T"), (over_n, "N"), (over_b, "B")):
         _plot_scaling(ax, axis, [row for row in scaling if row["axis"] == axis])
     device = environment["cpu"] if environment["backend"] == "cpu" else environment["device"]
-    where = f"{device}, {environment['cores']} cores, float32, jax {environment['versions']['jax']}"
+    where = f"{device}, {environment['cores']} cores, {dtype}, jax {environment['versions']['jax']}"
     right.supxlabel(f"{where}, {environment['date'][:10]}", fontsize=12, color="0.35", x=0.99, ha="right")
     files.write_figure(path, figure, dpi=110)
 
@@ -103,7 +105,7 @@ def _dress_panel(ax, position, lengths):
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _plot_speed(ax, rows, roofline):
+def _plot_speed(ax, rows, limit):
     """GFLOP/s of ours over N, at the longest T that has every N."""
     ours = [row for row in rows if row["contestant"] == "jaxbptt"]
     if not ours:
@@ -124,7 +126,6 @@ def _plot_speed(ax, rows, roofline):
             style = "-o" if batch > 1 else "--o"
             label = f"{TITLES[cell]}, B {batch}"
             ax.plot(sizes, [row["gflops"] for row in found], style, color=colour, linewidth=2, label=label)
-    limit = roofline["float32"] / 1e9
     ax.axhline(limit, color="0.2", linewidth=2)
     ax.set(xscale="log", yscale="log", title="jaxbptt's speed under the roofline", ylabel="GFLOP/s")
     sizes = sorted({row["N"] for row in ours})

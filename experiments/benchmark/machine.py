@@ -12,7 +12,10 @@ import jax.numpy as jnp
 
 from .timing import Contestant, race
 
-PACKAGES = ("jax", "jaxlib", "numpy", "flax", "equinox", "torch", "clvlib", "lyapax", "chaotax", "braintrace")
+PACKAGES = (
+    *("jax", "jaxlib", "numpy", "flax", "equinox", "dm-haiku", "torch", "clvlib", "lyapax", "chaotax", "braintrace"),
+    *("recurrentgemma", "mlstm-kernels", "xlstm", "fla-core", "mambapy", "accelerated-scan", "lru-pytorch"),
+)
 # On cores that others share a long product never runs undisturbed, a short one sometimes does: each size gets its turn.
 ROOFLINE_SIZES = {"cpu": (256, 512, 1024, 2048)}
 ROOFLINE_SIZES_ON_ACCELERATOR = (4096, 8192)

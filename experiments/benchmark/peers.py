@@ -42,7 +42,7 @@ def autodiff(case: Case) -> Contestant:
         hidden = jax.lax.scan(body, start, inputs)[1]
         return _squared_error(hidden @ params.readout.w_yh.T + params.readout.b_y[None], targets)
 
-    function = jax.value_and_grad(_summed(loss, case))
+    function = jax.value_and_grad(summed(loss, case))
     return Contestant(function, (case.params, case.inputs, case.targets), note="lax.scan")
 
 
@@ -51,7 +51,7 @@ def flax(case: Case) -> Contestant:
     from flax import linen
 
     cells = {"tanh": linen.SimpleCell, "lstm": linen.OptimizedLSTMCell, "gru": linen.GRUCell}
-    network = linen.RNN(cells[case.cell](case.units), time_major=case.batch > 1)
+    network = linen.RNN(cells[case.cell](case.units, param_dtype=case.inputs.dtype), time_major=case.batch > 1)
     gates = {"lstm": "ifgo", "gru": "rzn"}.get(case.cell)
     w_x, w_h, biases = case.params.cell.w_hx.T, case.params.cell.w_hh.T, _biases(case.params.cell)
     if gates is None:
@@ -134,7 +134,7 @@ def equinox(case: Case) -> Contestant:
             ours = GRUParams(cell.weight_ih, cell.weight_hh, cell.bias, b_h)
         return value, SequenceParams(ours, Readout(readout.weight, readout.bias))
 
-    function = jax.value_and_grad(_summed(loss, case))
+    function = jax.value_and_grad(summed(loss, case))
     note = "two eqx.nn.Linear: there is no tanh cell" if case.cell == "tanh" else f"eqx.nn.{case.cell.upper()}Cell"
     return Contestant(function, ((cell, readout), case.inputs, case.targets), convert, note=note)
 
@@ -232,7 +232,7 @@ def _squared_error(outputs, targets):
     return jnp.sum((outputs - targets) ** 2) / 2
 
 
-def _summed(loss, case):
+def summed(loss, case):
     """The loss of one sequence, or its sum over the batch."""
     if case.batch == 1:
         return loss

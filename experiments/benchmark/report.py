@@ -1,8 +1,10 @@
 """The rows as a table for the terminal, 120 columns at most."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
+
+from . import floors
 
 SPREAD = 1.25  # of the upper quartile over the lower: beyond it a measurement is marked as noisy
 QUIET = 0.5  # load for each core before the run, above which other work is mentioned
@@ -21,15 +23,16 @@ def render(results: dict[str, Any]) -> str:
     """Every suite with its rows; times are medians, ratios medians of pairs (their quartiles); then what marks mean."""
     environment = results["environment"]
     lines = _head(environment) + _without_peers(results)
-    suites = dict.fromkeys(row["suite"] for row in results["rows"])
+    tables = dict.fromkeys((row["suite"], row["dtype"]) for row in results["rows"])
     marks = set()
-    for suite in suites:
-        rows = [row for row in results["rows"] if row["suite"] == suite]
-        lines += ["", f"{suite} ({', '.join(dict.fromkeys(row['dtype'] for row in rows))})"]
+    for suite, dtype in tables:
+        rows = [row for row in results["rows"] if (row["suite"], row["dtype"]) == (suite, dtype)]
+        lines += ["", f"{suite} ({dtype})"]
         lines += _absent(rows)
         shown = [(row, find_marks(row, environment["roofline"])) for row in rows if row["status"] in ("ok", "differs")]
         lines += _aligned([_titles(suite), *(_cells(row, found) for row, found in shown)])
         marks |= {mark for _, found in shown for mark in found.values()}
+    lines += _floors(results["rows"])
     legend = [f"{mark} {meaning}" for mark, meaning in MEANINGS.items() if mark in marks]
     wrapped = [part for line in legend for part in textwrap.wrap(line, 118, subsequent_indent="  ")]
     return "\n".join([*lines, *([""] if legend else []), *wrapped])
@@ -67,8 +70,8 @@ def _is_wide(quartiles):
 
 
 def _is_compared(row):
-    """Ours is what the others are compared with; in the suite of terms nothing is."""
-    return row["contestant"] != "jaxbptt" and row["suite"] != "terms"
+    """Ours is what the others are compared with; in the suite of terms nothing is, and a product is a bound."""
+    return row["contestant"] not in ("jaxbptt", "square product") and row["suite"] != "terms"
 
 
 def _without_peers(results):
@@ -117,8 +120,13 @@ def _cells(row, marks):
     elif _is_compared(row):
         ratio = f"{row['ratio']:.2f}{at('ratio')}"
         spread = "({:.2f} {:.2f})".format(*row["ratio_quartiles"]) + at("quartiles")
-    exponent = row.get("exponent")
-    power = [] if exponent is None else [f"∝ {row['axis']}^{exponent:.2f}"]
+    notes = [marks["note"]] if "note" in marks else []
+    if row.get("exponent") is not None:
+        notes.insert(0, f"∝ {row['axis']}^{row['exponent']:.2f}")
+    if row["suite"] == "wide" and "memory_ratio" in row:
+        notes.append(f"mem {row['memory_ratio']:.2f}")
+    if "product_share" in row:
+        notes.append(f"{row['product_share']:.0%}")
     gflops = f"{row['gflops']:.1f}{at('gflops')}" if "gflops" in row else ""
     compiled = row["compile_seconds"]
     return (
@@ -129,8 +137,22 @@ def _cells(row, marks):
         gflops,
         _bytes(row["temp_bytes"]),
         "" if compiled is None else f"{compiled:.1f} s",
-        ", ".join([*power, *([marks["note"]] if "note" in marks else [])]),
+        ", ".join(notes),
     )
+
+
+def _floors(rows):
+    """A line for each floor: its worst case, its median, how many cases are beyond it."""
+    found = floors.find_floors(rows)
+    if not found:
+        return []
+    table = [("floor", "", "asked", "worst", "median", "beyond", "held", "worst at")]
+    for each in found:
+        row, asked = each.row, f"{'≤' if each.floor.most else '≥'} {each.floor.bound:.2f}"
+        place = f"{row['cell']}, T {row['T']}, N {row['N']}, B {row['B']}"
+        numbers = f"{each.worst:.2f}", f"{each.median:.2f}", f"{each.below} of {each.cases}"
+        table.append((each.floor.what, each.dtype[-2:], asked, *numbers, each.held, place))
+    return ["", "floors (32, 64: of which float)", *_aligned(table, left=(0, 7))]
 
 
 def _absent(rows):
@@ -143,9 +165,8 @@ def _absent(rows):
     return [f"  {name} {status} ({note})" for name, status, note in reasons]
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(table: Sequence[Sequence[str]], left: Collection[int] = (0, 4, 11)) -> list[str]:
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    left = {0, 4, 11}
     return [
         "  " + "  ".join(f"{cell:{'<' if i in left else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
         for row in table

@@ -1,4 +1,7 @@
-"""Gradients, step Jacobians, terms and pairs, and the growth of time with T, N and B: float32 throughout."""
+"""Gradients, also of wide and of many nets; step Jacobians, terms and pairs, and the growth of time with T, N and B.
+
+float32, and gradients in each dtype of the run.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,10 +14,19 @@ from jaxbptt import jacobians, spectra, terms
 from jaxbptt.trajectories import unroll
 
 from . import machine, peers
-from .cases import Case, grid, make_case
+from .cases import TOLERANCES, Case, grid, make_case, precision
 from .timing import Contestant, fit_exponent, race
 
-TOLERANCE = 1e-3  # relative, worst leaf: float32 over T ≤ 65,536 steps
+TOLERANCE = TOLERANCES["float32"]
+WIDE = (  # T, N, B
+    *((256, units, 32) for units in (1024, 2048)),
+    *((length, units, 1024) for length in (16, 64) for units in (64, 256)),
+    (65536, 32, 1),
+)
+WIDE_QUICK = (32, 512, 32), (16, 64, 256), (4096, 32, 1)
+WIDE_UNITS = 512  # from which on a product is in the race
+WIDE_ROUNDS = 3  # a case takes up to a minute a round
+PRODUCT = "square product"
 PARALLEL = 256  # B·N up to which the two ways to the adjoint are compared, on an accelerator
 JACOBIAN_STEPS = 128
 TERM_STEPS, TERM_UNITS = 512, 64
@@ -24,17 +36,51 @@ SCALING_AT = {"T": 256, "N": 64, "B": 1}  # what the other two are
 
 def gradient_rows(config: Any, progress: Callable) -> Iterator[dict]:
     """dC/dθ over the grid, by `gradients.bptt` and every peer."""
-    for cell, length, units, batch in grid(config.cells, config.lengths, config.sizes, config.batches):
-        progress(f"gradients: {cell}, T {length}, N {units}, B {batch}")
-        case = make_case(cell, length, units, batch)
-        makers = [("jaxbptt", partial(peers.ours, case))]
-        makers += [("jaxbptt, step only", partial(peers.ours, without_derivation(case)))]
-        if jax.default_backend() != "cpu" and units * batch <= PARALLEL:
-            for adjoint in ("sequential", "parallel"):
-                makers += [(f"jaxbptt, {adjoint}", partial(peers.ours, case, adjoint=adjoint))]
-        makers += [(name, partial(make, case)) for name, make in peers.PEERS.items()]
-        rows = race(makers, seconds=config.seconds, tolerance=TOLERANCE, flops=case.flops())
-        yield from _labelled(rows, "gradients", case)
+    for dtype in config.dtypes:
+        for cell, length, units, batch in grid(config.cells, config.lengths, config.sizes, config.batches):
+            progress(f"gradients: {cell}, T {length}, N {units}, B {batch}, {dtype}")
+            with precision(dtype):
+                case = make_case(cell, length, units, batch, dtype=dtype)
+                makers = [("jaxbptt", partial(peers.ours, case))]
+                makers += [("jaxbptt, step only", partial(peers.ours, without_derivation(case)))]
+                if jax.default_backend() != "cpu" and units * batch <= PARALLEL:
+                    for adjoint in ("sequential", "parallel"):
+                        makers += [(f"jaxbptt, {adjoint}", partial(peers.ours, case, adjoint=adjoint))]
+                yield from _race_peers("gradients", case, makers, seconds=config.seconds)
+
+
+def wide_rows(config: Any, progress: Callable) -> Iterator[dict]:
+    """dC/dθ of wide nets, of many sequences and of a long one; wide ones in turns with a square matrix product."""
+    sizes = WIDE_QUICK if config.quick else WIDE
+    for dtype in config.dtypes:
+        for cell in config.cells:
+            for length, units, batch in sizes:
+                progress(f"wide: {cell}, T {length}, N {units}, B {batch}, {dtype}")
+                with precision(dtype):
+                    case = make_case(cell, length, units, batch, dtype=dtype)
+                    product = (PRODUCT, partial(machine.square_product, _product_size(), case.inputs.dtype))
+                    makers = [("jaxbptt", partial(peers.ours, case)), *([product] if units >= WIDE_UNITS else [])]
+                    yield from _race_peers("wide", case, makers, seconds=config.seconds, rounds=WIDE_ROUNDS)
+
+
+def _race_peers(suite, case, makers, **options):
+    """Rows of makers and of every peer; ours says how much memory it takes of the plain scan's, and of the product."""
+    makers = [*makers, *((name, partial(make, case)) for name, make in peers.PEERS.items())]
+    rows = race(makers, tolerance=TOLERANCES[case.inputs.dtype.name], flops=case.flops(), **options)
+    ours, found = rows[0], {row["contestant"]: row for row in rows}
+    if found["autodiff"].get("temp_bytes"):
+        ours["memory_ratio"] = ours["temp_bytes"] / found["autodiff"]["temp_bytes"]
+    if PRODUCT in found:
+        product = found[PRODUCT]
+        product["flops"] = 2 * _product_size() ** 3
+        product["gflops"] = product["flops"] / product["seconds"] / 1e9
+        ours["product_share"] = case.flops() / product["flops"] * product["ratio"]
+    return _labelled(rows, suite, case)
+
+
+def _product_size():
+    """Nearly as fast as the largest, and short enough to run undisturbed."""
+    return machine.roofline_sizes()[-2]
 
 
 def without_derivation(case: Case) -> Case:
@@ -103,7 +149,7 @@ def term_rows(config: Any, progress: Callable) -> Iterator[dict]:
     for name, (contestant, flops) in entries.items():
         progress(f"terms: {name}, T {length}, N {units}")
         size = machine.roofline_sizes()[1]  # long enough to be fast, short enough to run undisturbed
-        makers = [(name, lambda made=contestant: made), ("square product", partial(machine.square_product, size))]
+        makers = [(name, lambda made=contestant: made), (PRODUCT, partial(machine.square_product, size))]
         rows = race(makers, seconds=config.seconds, tolerance=TOLERANCE)
         rows[0].update(flops=flops, gflops=flops / rows[0]["seconds"] / 1e9)
         rows[0]["times_roofline"] = 2 * size**3 / flops / rows[1]["ratio"]

@@ -39,11 +39,12 @@ def race(
     tolerance: float,
     difference: Callable | None = None,
     flops: float | None = None,
+    rounds: int = LEAST_ROUNDS,
 ) -> list[dict[str, Any]]:
     """Rows of (name, maker); the first is ours, to which results and times are compared.
 
     A maker () -> Contestant raises ImportError or Unavailable to stay out. Every round calls each contestant once, in
-    an order that rotates; rounds end when `seconds` are spent, after 5 of them at least. Status: "ok"; "differs"
+    an order that rotates; rounds end when `seconds` are spent, after `rounds` of them at least. Status: "ok"; "differs"
     (`difference`, by default `relative_difference`, above `tolerance`; not timed); "missing", "skipped" or "failed",
     with a note.
     """
@@ -71,8 +72,8 @@ def race(
         except PEERS_ERRORS as error:
             if position == 0:
                 raise
-            row.update(status=_status(error), note=_one_line(error))
-    times = take_turns([ready.call for _, ready in racing], seconds)
+            row.update(explain_absence(error))
+    times = take_turns([ready.call for _, ready in racing], seconds, rounds)
     for (row, _), taken in zip(racing, times, strict=True):
         ratio = np.quantile(taken / times[0], (0.25, 0.5, 0.75))
         row.update(
@@ -89,13 +90,11 @@ def race(
     return rows
 
 
-def _status(error):
-    return "missing" if isinstance(error, ImportError) else "skipped" if isinstance(error, Unavailable) else "failed"
-
-
-def _one_line(error):
+def explain_absence(error: Exception) -> dict[str, str]:
+    """Status and note of a peer that could not be made or called."""
+    status = "missing" if isinstance(error, ImportError) else "skipped" if isinstance(error, Unavailable) else "failed"
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "…"
+    return {"status": status, "note": text if len(text) <= 160 else text[:157] + "…"}
 
 
 def _prepare(contestant):
@@ -110,11 +109,11 @@ def _prepare(contestant):
     return _Ready(lambda: jax.block_until_ready(compiled(*contestant.arguments)), elapsed, temporary)
 
 
-def take_turns(calls: Sequence[Callable], seconds: float) -> np.ndarray:
+def take_turns(calls: Sequence[Callable], seconds: float, rounds: int = LEAST_ROUNDS) -> np.ndarray:
     """[contestants, rounds] seconds of one call each; what is compiled has been called before."""
     taken, last = [], [0.0] * len(calls)
     start = time.perf_counter()
-    while len(taken) < LEAST_ROUNDS or (time.perf_counter() - start < seconds and len(taken) < MOST_ROUNDS):
+    while len(taken) < rounds or (time.perf_counter() - start < seconds and len(taken) < MOST_ROUNDS):
         for turn in range(len(calls)):
             i = (turn + len(taken)) % len(calls)
             if last[i] < SHORT:

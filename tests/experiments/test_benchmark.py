@@ -7,12 +7,28 @@ import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.benchmark import cases, exponents, figure, machine, peers, report, suites, timing
+from experiments.benchmark import (
+    cases,
+    exponents,
+    figure,
+    floors,
+    frameworks,
+    machine,
+    modern,
+    packages,
+    peers,
+    report,
+    suites,
+    timing,
+)
 from experiments.benchmark.timing import Contestant, Unavailable
 
 from .runs import run_tiny
 
-PACKAGES = ("flax", "equinox", "torch", "clvlib", "lyapax", "chaotax", "braintrace", "brainstate")
+PACKAGES = (
+    *("flax", "equinox", "haiku", "torch", "clvlib", "lyapax", "chaotax", "braintrace", "brainstate"),
+    *("recurrentgemma", "mlstm_kernels", "xlstm", "fla", "mambapy", "accelerated_scan", "LRU_pytorch"),
+)
 TINY = {"cells": ("tanh",), "lengths": (8,), "sizes": (4,), "batches": (1,), "seconds": 0.0}
 
 
@@ -24,6 +40,10 @@ def alone(monkeypatch):
     monkeypatch.setitem(machine.ROOFLINE_SIZES, "cpu", (8, 16))
     monkeypatch.setitem(machine.ROOFLINE_RACE, "seconds", 0.0)
     monkeypatch.setattr(suites, "SCALING", {"T": (4, 8)})
+    monkeypatch.setattr(suites, "WIDE", ((4, 4, 2), (2, 8, 32)))
+    monkeypatch.setattr(suites, "WIDE_UNITS", 8)
+    monkeypatch.setattr(modern, "KINDS", {name: modern.KINDS[name] for name in ("min_gru", "mlstm")})
+    monkeypatch.setattr(frameworks, "KINDS", {name: frameworks.KINDS[name] for name in ("linen GRUCell", "haiku LSTM")})
     monkeypatch.setattr(suites, "SCALING_AT", {"T": 4, "N": 4, "B": 1})
 
 
@@ -41,7 +61,8 @@ def test_a_tiny_run_without_peers_is_whole(alone, tmp_path):
     assert environment["versions"]["jax"] == jax.__version__
     rows = results["rows"]
     assert {row["suite"] for row in rows} == {
-        *("gradients", "jacobians", "terms", "exponents", "singular values", "online", "scaling")
+        *("gradients", "adapters", "wide", "modern", "jacobians", "terms"),
+        *("exponents", "intervals", "singular values", "online", "scaling"),
     }
     gradients = {(row["contestant"], row["B"]): row for row in rows if row["suite"] == "gradients"}
     assert {row["dtype"] for row in gradients.values()} == {"float32"}
@@ -56,9 +77,22 @@ def test_a_tiny_run_without_peers_is_whole(alone, tmp_path):
         for name in ("flax", "equinox", "torch"):
             assert gradients[name, batch]["status"] == "missing"
         assert gradients["cudnn", batch]["status"] == "skipped"
+    wide = {(row["contestant"], row["N"]): row for row in rows if row["suite"] == "wide"}
+    assert (suites.PRODUCT, 4) not in wide
+    assert wide[suites.PRODUCT, 8]["flops"] == 2 * 8**3
+    assert wide["jaxbptt", 8]["product_share"] == pytest.approx(
+        wide["jaxbptt", 8]["gflops"] / wide[suites.PRODUCT, 8]["gflops"], rel=0.9
+    )
+    assert wide["jaxbptt", 4]["memory_ratio"] == wide["jaxbptt", 4]["temp_bytes"] / wide["autodiff", 4]["temp_bytes"]
+    plain = {(row["cell"], row["contestant"]): row for row in rows if row["suite"] == "modern" and row["B"] == 2}
+    assert plain["min_gru", "associative scan"]["status"] == plain["mlstm", "autodiff"]["status"] == "ok"
+    assert plain["min_gru", "accelerated-scan"]["status"] == plain["mlstm", "mlstm-kernels"]["status"] == "missing"
+    others = {(row["cell"], row["contestant"]): row["status"] for row in rows if row["suite"] == "adapters"}
+    assert others == {("linen GRUCell", "own loop"): "missing", ("haiku LSTM", "own loop"): "missing"}
+    assert "modern cells over a plain scan" in run.said
     assert "flax missing (import of flax halted" in run.said
     assert "No peer takes part: what follows is jaxbptt beside JAX's own ways." in run.said
-    assert "gradients: tanh, T 8, N 4, B 2" in run.progress
+    assert "gradients: tanh, T 8, N 4, B 2, float32" in run.progress
     assert max(map(len, run.said.splitlines())) <= 120
 
 
@@ -70,6 +104,76 @@ def test_the_plain_scan_of_every_cell_gives_our_gradient(cell, batch):
     expected, actual = (jax.jit(made.function)(*made.arguments) for made in (ours, plain))
     assert timing.relative_difference(jax.tree.leaves(expected), jax.tree.leaves(actual)) < 1e-12
     assert all(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(expected))
+
+
+SEVERAL_DTYPES = {
+    "gradients": suites.gradient_rows,
+    "wide": suites.wide_rows,
+    "modern": modern.modern_rows,
+}
+
+
+@pytest.mark.parametrize("suite", SEVERAL_DTYPES)
+def test_the_dtypes_of_a_run_are_those_of_its_rows(alone, suite):
+    config = benchmark.Config(**TINY, dtypes=("float64", "float32"))
+    rows = list(SEVERAL_DTYPES[suite](config, lambda message: None))
+    assert list(dict.fromkeys(row["dtype"] for row in rows)) == ["float64", "float32"]
+    compared = [row for row in rows if row["contestant"] == "autodiff"]
+    assert {row["status"] for row in compared} == {"ok"}
+    assert all(row["difference"] < {"float64": 1e-13, "float32": 1e-5}[row["dtype"]] for row in compared)
+
+
+@pytest.mark.parametrize("name", modern.KINDS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_modern_cell_written_by_anybody_gives_our_gradient(name, batch):
+    kind = modern.KINDS[name]
+    case = cases.draw_case(name, kind.make(4), 6, 4, batch, dtype=jnp.float64)
+    made = [peers.ours(case), modern.plain(case, kind)]
+    made += [] if kind.terms is None else [modern.associative(case, kind)]
+    expected, *others = (jax.tree.leaves(jax.jit(each.function)(*each.arguments)) for each in made)
+    assert all(timing.relative_difference(expected, actual) < 1e-12 for actual in others)
+    states = jax.tree.leaves(jax.eval_shape(kind.start, case.params.cell))
+    sizes = [(2 if jnp.iscomplexobj(state) else 1) * state.size for state in states]
+    assert kind.entries(4) <= sum(sizes) <= kind.entries(4) + 5  # mLSTM: a normaliser and a stabiliser beside C
+
+
+@pytest.mark.parametrize("name", frameworks.KINDS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_adapted_model_gives_the_gradient_of_its_own_loop(name, batch):
+    pytest.importorskip({"linen": "flax", "nnx": "flax"}.get(name.split()[0], name.split()[0]))
+    kind = frameworks.KINDS[name]
+    made = kind.make(frameworks.Sizes(5, 4, batch, jnp.dtype("float64")))
+    results = [jax.jit(each.function)(*each.arguments) for each in made]
+    expected, actual = map(jax.tree.leaves, results)
+    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    assert timing.relative_difference(expected, actual) < 1e-12
+    assert made[0].arguments[1].shape == ((5, 4) if batch == 1 else (5, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [(name, package) for name, makers in packages.PACKAGES.items() for package in makers],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_package_gives_our_gradient(name, package):
+    kind = modern.KINDS[name]
+    case = cases.draw_case(name, kind.make(4), packages.CHUNK, 4, dtype=jnp.float32)
+    try:
+        theirs = packages.PACKAGES[name][package](case)
+    except ImportError as error:
+        pytest.skip(str(error))
+    expected = peers.ours(case)
+    ours, *actual = jax.jit(expected.function)(*expected.arguments), theirs.function(*theirs.arguments)
+    assert timing.relative_difference(jax.tree.leaves(ours), jax.tree.leaves(theirs.convert(actual[0]))) < 1e-4
+
+
+def test_a_framework_that_fails_is_a_row(monkeypatch):
+    def fails(sizes):
+        raise RuntimeError("no such cell")
+
+    monkeypatch.setattr(frameworks, "KINDS", {"a cell": frameworks.Kind(fails, gates=1)})
+    (row,) = frameworks.adapter_rows(benchmark.Config(**TINY), lambda message: None)
+    assert (row["cell"], row["status"], row["note"]) == ("a cell", "failed", "no such cell")
 
 
 def make(function, **options):
@@ -210,7 +314,7 @@ def render(*rows, **environment):
     """(The table's rows, what is said below it, all of it)."""
     said = report.render({"environment": fake_environment(**environment), "config": {}, "rows": list(rows)})
     assert max(map(len, said.splitlines())) <= 120
-    _, table, *legend = said.split("\n\n")
+    _, table, *legend = (part for part in said.split("\n\n") if not part.startswith("floors"))
     return table.splitlines()[2:], " ".join(" ".join(legend).split()), said
 
 
@@ -253,6 +357,49 @@ def test_what_can_be_believed_has_no_mark():
     assert not set("".join(rows)) & set("^~!")
     assert not any(meaning in legend for meaning in report.MEANINGS.values())
     assert not any(word in said for word in ("other work", "differ by a factor", "No peer"))
+
+
+def test_a_product_in_the_race_is_a_bound_and_no_rival():
+    rows, legend, _ = render(
+        fake("wide", "jaxbptt", ratio=1.0, memory_ratio=0.25, product_share=0.625),
+        fake("wide", suites.PRODUCT, ratio_quartiles=[0.5, 1.6]),
+    )
+    assert rows[0].endswith("mem 0.25, 62%")
+    assert "1.40" not in rows[1]
+    assert legend == ""
+
+
+FLOOR_ROWS = {  # rows beside one that is at the bound, (worst, beyond, held)
+    "held": ([], 0.95, 0, "yes"),
+    "fell short": ([{"ratio": 0.9, "ratio_quartiles": [0.88, 0.94]}], 0.9, 1, "NO"),
+    "cannot tell": ([{"ratio": 0.9, "ratio_quartiles": [0.88, 0.97]}], 0.9, 1, "cannot tell"),
+    "one of two cannot be told": (
+        [{"ratio": 0.9, "ratio_quartiles": [0.8, 0.97]}, {"ratio": 0.8, "ratio_quartiles": [0.7, 0.9]}],
+        *(0.8, 2, "NO"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FLOOR_ROWS)
+def test_a_floor_says_its_worst_case_and_whether_it_held(what):
+    others, worst, beyond, held = FLOOR_ROWS[what]
+    rows = [fake("gradients", "jaxbptt", ratio=1.0), fake("gradients", "flax", ratio=0.95)]
+    rows += [fake("gradients", "equinox", **values) for values in others]
+    (found,) = floors.find_floors(rows)
+    assert (found.worst, found.below, found.held) == (worst, beyond, held)
+    assert found.cases == len(rows) - 1
+    line = next(line for line in render(*rows)[2].splitlines() if found.floor.what in line)
+    assert f"{beyond} of {found.cases}" in line
+    assert f"{held}  tanh, T 128, N 32, B 1" in line
+
+
+def test_floors_of_memory_are_bounds_from_above_and_dtypes_are_apart():
+    rows = [fake("wide", "jaxbptt", memory_ratio=value, B=batch) for value, batch in ((0.2, 32), (0.4, 64), (2.0, 1))]
+    rows += [row | {"dtype": "float64", "memory_ratio": 0.3} for row in rows]
+    single, double = floors.find_floors(rows)
+    assert (single.cases, single.worst, single.below, single.held) == (2, 0.4, 1, "NO")
+    assert (double.worst, double.below, double.held) == (0.3, 0, "yes")
+    assert floors.find_floors([]) == []
 
 
 def test_the_machine_says_how_it_was():
