@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbptt import _validation
-from jaxbptt.cells._stabiliser import is_stored, stabilise
+from jaxbptt.cells._stabiliser import gates_of, is_stored, stabilise
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
@@ -153,11 +153,12 @@ def _advance(params, state, drive):
     z, o = jnp.tanh(z), jax.nn.sigmoid(o)
     gates = stabilise(jax.nn.log_sigmoid(f), i, m, is_stored(n))
     new_c, new_n = gates.forget * c + gates.write * z, gates.forget * n + gates.write
-    return SLSTMState(new_c, new_n, gates.m, o * (new_c / new_n)), (z, f, o, *gates[1:])
+    return SLSTMState(new_c, new_n, gates.m, o * (new_c / new_n)), (z, f, o, gates.apart)
 
 
 def _expand(state, new, kept):
-    z, f, o, forget, write, set_by_m = kept
+    z, f, o, apart = kept
+    forget, write, set_by_m = gates_of(apart, is_stored(state.normaliser))
     carried, written = (1 - set_by_m) * forget, set_by_m * write
     return SLSTMFactors(
         forget=forget,

@@ -18,6 +18,7 @@ class Stabilised(NamedTuple):
     forget: jax.Array  # f' = e^{ln f + m − m'}
     write: jax.Array  # i' = e^{ĩ − m'}
     carried: jax.Array  # s = ∂⁺m'/∂⁺m: 1 where m sets m', 0 where ĩ does, ½ at a tie (JAX's derivative of a maximum)
+    apart: jax.Array  # a − ĩ, from which the last three follow
 
 
 def stabilise(log_forget: jax.Array, i: jax.Array, m: jax.Array, stored: jax.Array) -> Stabilised:
@@ -36,5 +37,15 @@ def stabilise(log_forget: jax.Array, i: jax.Array, m: jax.Array, stored: jax.Arr
     """
     decayed = log_forget + m
     new = jnp.where(stored, jnp.maximum(decayed, i), i)
-    carried = jnp.where(stored, (1 + jnp.sign(decayed - i)) / 2, 0)
-    return Stabilised(new, jnp.exp(decayed - new), jnp.exp(i - new), carried)
+    apart = decayed - i
+    return Stabilised(new, jnp.exp(decayed - new), jnp.exp(i - new), _carried(apart, stored), apart)
+
+
+def gates_of(apart: jax.Array, stored: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(f', i', s) again from a − ĩ, one number in place of three for a pass that keeps them: m' − ĩ = max(a − ĩ, 0)."""
+    above = jnp.where(stored, jnp.maximum(apart, 0), 0)
+    return jnp.exp(apart - above), jnp.exp(-above), _carried(apart, stored)
+
+
+def _carried(apart, stored):
+    return jnp.where(stored, (1 + jnp.sign(apart)) / 2, 0)
