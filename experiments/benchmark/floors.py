@@ -39,18 +39,18 @@ def _memory(row):
 
 
 FLOORS = (
-    Floor("bptt over the scan, Flax and Equinox", "gradients", _ratio(*RIVALS), 0.95),
-    Floor("bptt over PyTorch's fused layers", "gradients", _ratio("torch"), 1.0),
-    Floor("other people's models over their own loop", "adapters", _ratio("own loop"), 1.3),
-    Floor("wide and many: over the scan, Flax and Equinox", "wide", _ratio(*RIVALS), 0.95),
-    Floor("wide and many: over PyTorch's fused layers", "wide", _ratio("torch"), 1.0),
-    Floor("wide: share of a square product's rate", "wide", lambda row: row.get("product_share"), 0.5),
-    Floor("wide and many: memory, of the scan's, at B ≥ 32", "wide", _memory, 0.3, most=True),
-    Floor("exponents over a fixed interval that is right", "intervals", _fixed, 1 / 1.1),
-    Floor("ten records over a bare QR scan", "singular values", _ratio("bare QR scan"), 1 / 1.5),
-    Floor("modern cells over a plain scan", "modern", _ratio("autodiff"), 1.0),
-    Floor("modern cells over an associative scan", "modern", _ratio("associative scan"), 1.0),
-    Floor("modern cells over packages", "modern", _ratio_to_others, 1.0),
+    Floor("gradients: scan, Flax, Equinox", "gradients", _ratio(*RIVALS), 0.95),
+    Floor("gradients: PyTorch's fused layers", "gradients", _ratio("torch"), 1.0),
+    Floor("adapters: their own loop", "adapters", _ratio("own loop"), 1.3),
+    Floor("wide: scan, Flax, Equinox", "wide", _ratio(*RIVALS), 0.95),
+    Floor("wide: PyTorch's fused layers", "wide", _ratio("torch"), 1.0),
+    Floor("wide: share of a square product", "wide", lambda row: row.get("product_share"), 0.5),
+    Floor("wide: memory, of scan's, B ≥ 32", "wide", _memory, 0.3, most=True),
+    Floor("exponents: right fixed intervals", "intervals", _fixed, 1 / 1.1),
+    Floor("ten records: a bare QR scan", "singular values", _ratio("bare QR scan"), 1 / 1.5),
+    Floor("modern: plain scan", "modern", _ratio("autodiff"), 1.0),
+    Floor("modern: associative scan", "modern", _ratio("associative scan"), 1.0),
+    Floor("modern: packages", "modern", _ratio_to_others, 1.0),
 )
 
 

@@ -143,16 +143,17 @@ def _cells(row, marks):
 
 def _floors(rows):
     """A line for each floor: its worst case, its median, how many cases are beyond it."""
-    found = floors.find_floors(rows)
-    if not found:
-        return []
-    table = [("floor", "", "asked", "worst", "median", "beyond", "held", "worst at")]
-    for each in found:
-        row, asked = each.row, f"{'≤' if each.floor.most else '≥'} {each.floor.bound:.2f}"
-        place = f"{row['cell']}, T {row['T']}, N {row['N']}, B {row['B']}"
-        numbers = f"{each.worst:.2f}", f"{each.median:.2f}", f"{each.below} of {each.cases}"
-        table.append((each.floor.what, each.dtype[-2:], asked, *numbers, each.held, place))
-    return ["", "floors (32, 64: of which float)", *_aligned(table, left=(0, 7))]
+    lines, found = [], floors.find_floors(rows)
+    for dtype in dict.fromkeys(each.dtype for each in found):
+        table = [("floor", "asked", "worst", "median", "beyond", "held", "worst at (T N B)")]
+        for each in found:
+            if each.dtype == dtype:
+                row, asked = each.row, f"{'≤' if each.floor.most else '≥'} {each.floor.bound:.2f}"
+                place = f"{row['cell']} {row['T']} {row['N']} {row['B']}"
+                numbers = f"{each.worst:.2f}", f"{each.median:.2f}", f"{each.below} of {each.cases}"
+                table.append((each.floor.what, asked, *numbers, each.held, place))
+        lines += ["", f"floors ({dtype})", *_aligned(table, left=(0, 6))]
+    return lines
 
 
 def _absent(rows):
