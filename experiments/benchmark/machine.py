@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
+        "cores": _count_cores(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
         "device": jax.devices()[0].device_kind,
@@ -64,6 +64,11 @@ def _measure_roofline(dtype):
         row = race([("product", lambda product=product: product)], **ROOFLINE_RACE)[0]
         fastest = max(fastest, 2 * size**3 / row["fastest"])
     return fastest
+
+
+def _count_cores():
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _version(package):
