@@ -183,10 +183,15 @@ def _haiku(make, sizes):
     whole = haiku.without_apply_rng(haiku.transform(unroll))
     start = haiku.without_apply_rng(haiku.transform(lambda size: make(haiku, sizes.units).initial_state(size)))
     as_ours = partial(jax.tree.map, lambda leaf: leaf.astype(sizes.dtype))
-    one, every = (as_ours(start.apply({}, size)) for size in (None, sizes.batch if sizes.several else None))
+    one, every = (as_ours(start.apply({}, size)) for size in (None, sizes.batch))
     params = as_ours(step.init(jax.random.key(3), sizes.zeros(), one))
     adapted = adapters.haiku(step, params, one, loss=SEQUENCE)
-    theirs = _theirs(lambda params, inputs: whole.apply(params, inputs, every), params, sizes, "hk.dynamic_unroll")
+
+    def run(params, inputs):  # one sequence as a batch of one, as usual: its LSTM is 5 times faster so than on a vector
+        batch = inputs if sizes.several else inputs[:, None]
+        return whole.apply(params, batch, every).reshape(inputs.shape)
+
+    theirs = _theirs(run, params, sizes, "hk.dynamic_unroll")
     return _ours(adapted, sizes, "adapters.haiku"), theirs
 
 
