@@ -22,11 +22,9 @@ from jaxbptt.spectra.statistics import LyapunovExponents, Sums, summarise
 
 CHECK_EVERY = 50  # blocks
 LONGEST = 16  # steps of a block
-FEWEST = 128  # blocks of a chain: samples of its growth, from which the standard error comes
-BUDGET = 0.55  # of the digits: 20 nats of spread in float64, where QR after a block costs at most 1e-7; 9 in float32
-LIMIT = 0.61  # of the digits: a block that spreads further is computed again
-FORGETTING = 0.9  # decay of the largest spread per step, after each block
-SHORTENING = 0.7  # factor of the budget after a check that found more than √eps/10 nats per step
+FEWEST = 56  # blocks of a chain: samples of its growth, from which the standard error comes
+BEYOND = 3.0  # nats of doubt above what is aimed at, √eps a step, with which a block is computed again
+FORGETTING = 0.1  # weight of the last block in the mean doubt per step, and in how far a block is from it
 MOST_SPREAD = 0.75  # of the digits: with a fixed interval, a block that spreads further has none left
 
 
@@ -35,8 +33,9 @@ class _Tally(NamedTuple):
     log_carry: jax.Array  # [blocks + 1, K] compensation
     counted: jax.Array  # [] blocks after the warm-up
     growth: jax.Array  # [K + 1] ln r_ii of the last block, and its steps
-    budget: jax.Array  # [] nats of spread a block may reach
-    rate: jax.Array  # [] the largest recent spread per step
+    rate: jax.Array  # [] mean doubt per step, in nats, of the last blocks
+    deviation: jax.Array  # [] of a block from it, mean |doubt − rate · steps| / √steps
+    underrated: jax.Array  # [] nats, by how much a check found more than the doubt had told, at most
     done: jax.Array  # [] blocks
     error: jax.Array  # [K] largest |difference from interval 1| per step
     spread: jax.Array  # [] largest of a block
@@ -56,9 +55,7 @@ def run_scan(chain: Chain, options: Options) -> LyapunovExponents:
         due = due | far_from_one(block.reach)
         bad = (tally.bad_step == 0) & ~jnp.isfinite(jnp.max(columns))
         tally = tally._replace(bad_step=jnp.where(bad, t + 1, tally.bad_step))
-        block, tally = jax.lax.cond(
-            due, lambda scan: _close(chain, options, t, recent, *scan), lambda s: s, (block, tally)
-        )
+        block, tally = when(due, lambda scan: _close(chain, options, t, recent, *scan), (block, tally))
         # Outside the branch, which would copy the series at every step.
         place = jnp.where(due & (t >= options.warm_up), (tally.counted - 1) // each, samples)
         sample = series[place] + jnp.where(due, tally.growth, 0)
@@ -90,9 +87,8 @@ def _start(chain: Chain, options: Options) -> tuple[jax.Array, jax.Array, Block,
     series = jnp.zeros((options.samples(chain.length)[0] + 1, width + 1), dtype)
     target = jnp.asarray(1 if options.interval is None else options.interval)
     nothing, exact = jnp.zeros_like(target), no_rounding(width)
-    block = Block(q_0, exact, q_0, *fresh(q_0), zeros, exact, nothing, target)
-    budget = none + BUDGET * _digits(chain)
-    tally = _Tally(sums, sums, nothing, series[0], budget, none, nothing, zeros, none, nothing)
+    block = Block(q_0, exact, q_0, *fresh(q_0), zeros, none, exact, nothing, target)
+    tally = _Tally(sums, sums, nothing, series[0], none, none, none, nothing, zeros, none, nothing)
     return recent, series, block, tally
 
 
@@ -100,10 +96,10 @@ def _close(
     chain: Chain, options: Options, t: jax.Array, recent: jax.Array, block: Block, tally: _Tally
 ) -> tuple[Block, _Tally]:
     """The QR at the end of a block: add its ln r_ii to their block of time and choose the next block's length."""
-    q, log_pivots, rounding = orthogonalise(chain, options, t, block.m, block.added, block.running)
+    q, log_pivots, doubt, rounding = orthogonalise(chain, options, t, block.m, block.added, block.running)
     log_growth = block.log_pending + log_pivots
-    spread = _spread(log_growth)
-    wide = (spread > LIMIT * _digits(chain)) & (options.interval is None)
+    spread, doubt = _spread(log_growth), jnp.maximum(block.doubt, doubt)
+    wide = (doubt > _doubt_aimed_at(chain, tally, block.steps) + BEYOND) & (options.interval is None)
     checked = (tally.done % CHECK_EVERY == 0) & ~wide
     again = (wide | checked) & (block.steps > 1)
     one_by_one = lambda _: _at_every_step(chain, options, t, recent, block)
@@ -113,23 +109,26 @@ def _close(
     difference = jnp.where(checked, difference, 0).astype(chain.dtype)
     slot = options.slot(chain.length, t)
     total, carry = add_compensated(tally.log_sums[slot], tally.log_carry[slot], exact)
-    shortened = jnp.where(jnp.max(difference) > _tolerance(chain) / 10, SHORTENING * tally.budget, tally.budget)
+    doubt = jnp.maximum(doubt, jnp.where(wide, _spread(exact), 0))
+    rate, deviation, underrated = _learn(chain, tally, block.steps, doubt, jnp.max(difference))
     tally = tally._replace(
         log_sums=tally.log_sums.at[slot].set(total),
         log_carry=tally.log_carry.at[slot].set(carry),
         counted=tally.counted + (t >= options.warm_up).astype(tally.counted.dtype),
         growth=jnp.append(exact, block.steps.astype(chain.dtype)),
-        budget=shortened.astype(chain.dtype),
-        rate=jnp.maximum(_spread(exact) / block.steps, FORGETTING * tally.rate).astype(chain.dtype),
+        rate=rate,
+        deviation=deviation,
+        underrated=underrated,
         done=tally.done + 1,
         error=jnp.maximum(tally.error, difference),
         spread=jnp.maximum(tally.spread, spread),
     )
     target = block.target
     if options.interval is None:
-        target = _choose_target(chain, options, block, tally, jnp.all(jnp.isfinite(exact)))
+        target = _choose_target(chain, options, t, block, tally)
     nothing = jnp.zeros_like(block.steps)
-    return Block(q, rounding, q, *fresh(q), jnp.zeros_like(exact), rounding, nothing, target), tally
+    zeros = jnp.zeros_like(exact)
+    return Block(q, rounding, q, *fresh(q), zeros, jnp.zeros_like(doubt), rounding, nothing, target), tally
 
 
 def _at_every_step(
@@ -144,17 +143,42 @@ def _at_every_step(
         added, reach = fresh(q)
         one = block._replace(m=q, added=added, reach=reach, log_pending=log_growth, running=rounding)
         one = multiply(chain, options, t, jacobian, columns, one)
-        q, log_pivots, rounding = orthogonalise(chain, options, t, one.m, one.added, one.running)
+        q, log_pivots, _, rounding = orthogonalise(chain, options, t, one.m, one.added, one.running)
         return q, one.log_pending + log_pivots, rounding
 
     return jax.lax.fori_loop(0, block.steps, body, (block.q, jnp.zeros_like(block.log_pending), block.rounding))
 
 
-def _choose_target(chain: Chain, options: Options, block: Block, tally: _Tally, alive: jax.Array) -> jax.Array:
-    """The next block's length, which the largest recent spread per step allows."""
+def _doubt_aimed_at(chain: Chain, tally: _Tally, steps: jax.Array) -> jax.Array:
+    """ln of √eps nats per step in units of eps, less what checks have found the doubt to miss."""
+    return 0.5 * _digits(chain) + jnp.log(steps.astype(chain.dtype)) - tally.underrated
+
+
+def _learn(
+    chain: Chain, tally: _Tally, steps: jax.Array, doubt: jax.Array, difference: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(rate, deviation, underrated) with one more block, of which a check found this difference; 0: none did."""
+    steps = steps.astype(chain.dtype)
+    weight = jnp.maximum(1 / (tally.done + 1).astype(chain.dtype), FORGETTING)
+    away = jnp.where(tally.done == 0, 0, jnp.abs(doubt - steps * tally.rate) / jnp.sqrt(steps))
+    rate, deviation = (
+        old + weight * (new - old) for old, new in ((tally.rate, doubt / steps), (tally.deviation, away))
+    )
+    missed = jnp.log(jnp.maximum(difference * steps, 1e-30)) + _digits(chain) - doubt
+    missed = jnp.where(missed > BEYOND, missed, 0)
+    return rate, deviation, jnp.maximum(tally.underrated, missed).astype(chain.dtype)
+
+
+def _choose_target(chain: Chain, options: Options, t: jax.Array, block: Block, tally: _Tally) -> jax.Array:
+    """The next block's length: the longest whose doubt should, deviation included, be what is aimed at; then as much
+    shorter as costs no more blocks until the end of the block of time."""
     longest = min(max((chain.length - options.warm_up) // FEWEST, 1), LONGEST)
-    fitting = (tally.budget / jnp.maximum(tally.rate, tally.budget / longest)).astype(block.target.dtype)
-    return jnp.where(alive, jnp.clip(fitting, 1, jnp.minimum(2 * block.steps, longest)), 1)
+    steps = jnp.arange(1, longest + 1)
+    expected = steps * tally.rate + 0.5 * jnp.sqrt(steps.astype(chain.dtype)) * tally.deviation
+    fits = expected <= _doubt_aimed_at(chain, tally, steps)
+    target = jnp.clip(jnp.sum(jnp.cumprod(fits)), 1, 2 * block.steps)
+    left = options.end_of_slot(chain.length, t + 1) - t - 1
+    return -(-left // -(-left // target)).astype(block.target.dtype)
 
 
 def _judged(chain: Chain, options: Options, series: jax.Array, rounding: Rounding, tally: _Tally) -> LyapunovExponents:

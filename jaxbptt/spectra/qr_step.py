@@ -50,6 +50,12 @@ class Options(NamedTuple):
         within = (t - self.warm_up) * self.blocks // (length - self.warm_up)
         return jnp.where(t < self.warm_up, self.blocks, jnp.minimum(within, self.blocks))
 
+    def end_of_slot(self, length: int, t: jax.Array) -> jax.Array:
+        """The first t that counts for another block of time than t + 1 does."""
+        counted = length - self.warm_up
+        later = -(-(self.slot(length, t) + 1) * counted // self.blocks) + self.warm_up
+        return jnp.where(t < self.warm_up, self.warm_up, later)
+
     def samples(self, length: int) -> tuple[int, int]:
         """(how many at most, QRs of each) of the series of ln r_ii."""
         counted = length - self.warm_up
@@ -66,6 +72,7 @@ class Block(NamedTuple):
     added: jax.Array  # [N] what rounding added to its longest column, in units of eps
     reach: jax.Array  # [N] largest |entry| of each row of m
     log_pending: jax.Array  # [K] ln r_ii already taken out of m
+    doubt: jax.Array  # [] ln of what rounding may have done to those, in units of eps
     running: Rounding  # with what was taken out of m
     steps: jax.Array  # []
     target: jax.Array  # [] steps after which a QR is due
@@ -78,14 +85,14 @@ def multiply(
     graded = jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)
 
     def split(state):
-        m, added, _, log_pending, running = state
-        q, log_pivots, running = orthogonalise(chain, options, t, columns[:, None] * m, columns * added, running)
+        m, added, _, log_pending, doubt, running = state
+        q, log_pivots, also, running = orthogonalise(chain, options, t, columns[:, None] * m, columns * added, running)
         d = jnp.where(columns == 0, 1, columns)
         added, reach = fresh(q)
-        return q / d[:, None], added, reach / d, log_pending + log_pivots, running
+        return q / d[:, None], added, reach / d, log_pending + log_pivots, jnp.maximum(doubt, also), running
 
-    state = block.m, block.added, block.reach, block.log_pending, block.running
-    m, added, reach, log_pending, running = when(graded, split, state)
+    state = block.m, block.added, block.reach, block.log_pending, block.doubt, block.running
+    m, added, reach, log_pending, doubt, running = when(graded, split, state)
     # What this product itself rounds, with signs that cancel nowhere for long.
     own = (columns * reach) ** 2
     own = jnp.sqrt(jnp.sum(own) if chain.same is None else chain.same.astype(own.dtype) @ own)
@@ -96,6 +103,7 @@ def multiply(
         added=added,
         reach=jnp.max(jnp.abs(m), axis=1),
         log_pending=log_pending,
+        doubt=doubt,
         running=running,
         steps=block.steps + 1,
     )
@@ -115,8 +123,8 @@ def when(due: jax.Array, change: Callable[[Any], Any], state: Any) -> Any:
 
 def orthogonalise(
     chain: Chain, options: Options, t: jax.Array, m: jax.Array, added: jax.Array, rounding: Rounding
-) -> tuple[jax.Array, jax.Array, Rounding]:
-    """(Q, ln r_ii, rounding) of M, to which rounding has added what it says."""
+) -> tuple[jax.Array, jax.Array, jax.Array, Rounding]:
+    """(Q, ln r_ii, doubt, rounding) of M, to which rounding has added what it says: ln r_ii may be off by eps e^doubt."""
     q, r = row_sorted_qr(m)
     squares = added * added
     if chain.same is None:
@@ -129,7 +137,9 @@ def orthogonalise(
     rounding = follow(rounding, r, noise, chain.same, t >= options.warm_up)
     if options.width < chain.size:
         q = _renew_guard(q, r, added, noise, rounding)
-    return q, jnp.log(jnp.abs(jnp.diag(r))), rounding
+    log_pivots = jnp.log(jnp.abs(jnp.diag(r)))
+    doubt = jnp.max(jnp.where(jnp.isfinite(log_pivots), jnp.log(noise) - log_pivots, 0))
+    return q, log_pivots, doubt, rounding
 
 
 def _renew_guard(q, r, added, noise, rounding):
