@@ -117,7 +117,7 @@ def fresh(q: jax.Array) -> tuple[jax.Array, jax.Array]:
 def orthogonalise(
     chain: Chain, options: Options, t: jax.Array, m: jax.Array, added: jax.Array, rounding: Rounding
 ) -> tuple[jax.Array, jax.Array, jax.Array, Rounding]:
-    """(Q, ln r_ii, doubt, rounding) of M, to which rounding has added what it says: ln r_ii may be off by eps e^doubt."""
+    """(Q, ln r_ii, doubt, rounding) of M, to which rounding has added what it says: ln r_ii is off by eps e^doubt."""
     q, r = row_sorted_qr(m)
     squares = added * added
     if chain.same is None:

@@ -97,9 +97,9 @@ def find_split(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
 def absorb(m: jax.Array, matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     """The factors of A P by one QR of M = A Q:  ℓ'_i = ℓ_i + ln r_ii,  T' = B T,  B_ij = r_ij e^(ℓ_j − ℓ'_i).
 
-    Directions are kept in descending order of max|M_j| e^ℓ_j, to about e, so that B stays bounded however the chain turns. As many
-    as M has zero rows, or as were lost before, have r_ii = 0 and go last. Any other zero pivot is an accident of
-    rounding, which left the direction unknown: it counts as rounding noise of its column.
+    Directions are kept in descending order of max|M_j| e^ℓ_j, to a factor of e, so that B stays bounded however the
+    chain turns. As many as M has zero rows, or as were lost before, have r_ii = 0 and go last. Any other zero pivot is
+    an accident of rounding, which left the direction unknown: it counts as rounding noise of its column.
     """
     lost = factors.log_scale == -jnp.inf
     columns, rows = jnp.max(jnp.abs(m), axis=0), jnp.max(jnp.abs(m), axis=1)
@@ -167,7 +167,7 @@ def _rounded_rows(q, r, eliminated):
 
 
 def _squared_condition(q, r, pivots, eliminated, columns):
-    """κ_i², κ_i = ‖diag(α) Q_i‖ / |r_ii|: that rounding changes r_ii by eps κ_i of itself. M has column maxima `columns`."""
+    """κ_i², κ_i = ‖diag(α) Q_i‖ / |r_ii|: that rounding changes r_ii by eps κ_i of itself; `columns`: maxima of |M|."""
     inverse = jnp.where(pivots == 0, 0, 1 / jnp.abs(pivots))
 
     def row_by_row():

@@ -75,7 +75,7 @@ def _orthogonal_rows(log_scale, log_carry, t, rotation):
 def _rotate(log_scale, rest, rows, rotation):
     """Sweeps of plane rotations on e^(log_scale_i + rest_i) rows_i until all are orthogonal; n/2 pairs at a time.
 
-    Once all angles that are left are below √eps, their rotations commute to rounding and are made in one product.
+    Once all angles that are left are small, one rotation is made of them all.
     """
     size, tolerance = len(rest), 2 * len(rest) ** 0.5 * jnp.finfo(rows.dtype).eps
     if size % 2:  # one more row, of zeros
@@ -86,8 +86,8 @@ def _rotate(log_scale, rest, rows, rotation):
         first, second = zip(*map(_facing, state), strict=True)
         swap = _gap(*first[:2], *second[:2]) < 0
         pick = lambda a, b: jnp.where(swap.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-        upper, lower = map(pick, second, first), map(pick, first, second)
-        (scale_i, rest_i, x, u), (scale_j, rest_j, y, v) = upper, lower
+        scale_i, rest_i, x, u = map(pick, second, first)
+        scale_j, rest_j, y, v = map(pick, first, second)
         cosine = jnp.sum(x * y, axis=1)
         gap = jnp.where(scale_j > -jnp.inf, _gap(scale_j, rest_j, scale_i, rest_i), -jnp.inf)
         rho, b = jnp.exp(gap), -jnp.expm1(2 * gap)
@@ -132,7 +132,10 @@ def _lengths(rows):
 
 
 def _rotate_little(log_scale, state, tolerance):
-    """(state after the rotations of all pairs at once, False), or (state, True) where one of them is not small."""
+    """(state, whether there is more to do) after a rotation by all angles K at once, if they are small.
+
+    D⁻¹ e^K D is summed up to K³, so that it is orthogonal to K⁴ and leaves cosines of K², which change σ by K⁴.
+    """
     rest, rows, rotation = state
     cosine, index = rows @ rows.T, jnp.arange(len(rest))
     gap = (log_scale[None, :] - log_scale[:, None]) + (rest[None, :] - rest[:, None])
@@ -144,11 +147,22 @@ def _rotate_little(log_scale, state, tolerance):
     some = (jnp.abs(cosine) > tolerance) & (index[:, None] != index[None, :])
     tau = 2 * cosine / jnp.where(some, b + jnp.sqrt(b * b + (2 * cosine * rho) ** 2), jnp.inf)
     turn = jnp.where(above, tau * rho * rho, -tau)
-    large = ~(jnp.max(jnp.sum(jnp.abs(turn), axis=1)) <= jnp.finfo(rows.dtype).eps ** 0.5)
-    turn, angle = (jnp.where(large, 0, part) for part in (turn, jnp.where(above, tau, -tau) * rho))
-    rows = rows + turn @ rows
+    total, epsilon = jnp.max(jnp.sum(jnp.abs(turn), axis=1)), jnp.finfo(rows.dtype).eps
+    small = total <= epsilon**0.25
+    turn, angle = (jnp.where(small, part, 0) for part in (turn, jnp.where(above, tau, -tau) * rho))
+    rows = _exponential(turn, rows)
     norm = _lengths(rows)
-    return (rest + jnp.log(norm), rows / norm[:, None], rotation + angle @ rotation), large
+    done = total <= epsilon**0.5 if rotation.shape[1] else small
+    return (rest + jnp.log(norm), rows / norm[:, None], _exponential(angle, rotation)), ~done
+
+
+def _exponential(generator, rows):
+    """e^K X up to K³."""
+    term = total = rows
+    for order in (1, 2, 3):
+        term = generator @ term / order
+        total = total + term
+    return total
 
 
 def _gap(log_scale, rest, other_scale, other_rest):
