@@ -56,6 +56,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(arguments):
+    # On small matrices LAPACK's threads wait for each other longer than they work. It reads this when it is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Only now: these take a second, in which Ctrl-C is to be one line, too.
     import jaxbptt
 

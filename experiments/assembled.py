@@ -18,7 +18,11 @@ def log_singular_values(jacobians: jax.Array, dtype: Any = None) -> np.ndarray:
     Returns:
       [T, N] float64, descending; −inf where a value came out as 0.
     """
-    products = np.asarray(jax.jit(prefix_products)(jacobians))
+    return decompose(np.asarray(jax.jit(prefix_products)(jacobians)), dtype)
+
+
+def decompose(products: np.ndarray, dtype: Any = None) -> np.ndarray:
+    """The same of products [R, N, N] that are assembled already."""
     products = products.astype(dtype or products.dtype)
     finite = np.isfinite(products).all(axis=(1, 2))
     values = np.linalg.svd(np.where(finite[:, None, None], products, 0), compute_uv=False)

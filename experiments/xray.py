@@ -1,5 +1,7 @@
 """The main job: on real text, prove the gradient of a character model and show where it goes."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxbptt
-from jaxbptt.jacobians import step_jacobians
+from jaxbptt.jacobians import prefix_products, step_jacobians
 from jaxbptt.report import XRay
 from jaxbptt.trajectories import unroll
 
@@ -52,7 +54,10 @@ def run(config: Config, progress: Any = lambda message: None) -> dict[str, Any]:
     """Every cell of the config, in float64 (the caller enables x64), and the text's alphabet."""
     symbols, alphabet = _read_symbols(config)
     size = len(alphabet.characters)
-    return {name: _run_cell(name, config, symbols, size, progress) for name in config.cell} | {"alphabet": alphabet}
+    run_cell = lambda name: _run_cell(name, config, symbols, size, progress)
+    # Side by side: much of a compilation, and LAPACK, keeps one core busy.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(config.cell, pool.map(run_cell, config.cell), strict=True)) | {"alphabet": alphabet}
 
 
 def _read_symbols(config):
@@ -70,20 +75,26 @@ def _run_cell(name, config, symbols, size, progress):
     gates = {"forget_bias": config.forget_bias} if name == "lstm" else {}
     cell = nets.make_text_cell(name, size, config.hidden, recurrent=nets.SCHEMES[config.scheme](config.gain), **gates)
     model = nets.make_text_model(cell)
+
+    def read(params, symbols):
+        one_hot = nets.encode_one_hot(symbols, size)
+        return one_hot[WARM_UP:-1], nets.settle(model, params, one_hot[:WARM_UP])
+
+    def assemble(params, inputs, h_0):
+        chain = step_jacobians(model, params, unroll(model, params, inputs, initial=h_0))
+        return [prefix_products(chain.astype(dtype))[-1:] for dtype in (chain.dtype, jnp.float32)]
+
+    # Outside a program: what draws weights of one shape is then compiled once for all cells.
     params = model.init(jax.random.key(config.seed))
-    one_hot = nets.encode_one_hot(symbols, size)
-    inputs, targets = one_hot[WARM_UP:-1], jnp.asarray(symbols[WARM_UP + 1 :])
-    h_0 = jax.jit(lambda params, inputs: nets.settle(model, params, inputs))(params, one_hot[:WARM_UP])
+    inputs, h_0 = jax.jit(read)(params, np.asarray(symbols))
     progress(f"{name}: proof, singular values, tables")
-    found = jaxbptt.xray(model, params, inputs, targets, initial=h_0)
+    found = jaxbptt.xray(model, params, inputs, np.asarray(symbols[WARM_UP + 1 :]), initial=h_0)
     progress(f"{name}: the assembled product")
-    jacobians = jax.jit(
-        lambda params, inputs, h_0: step_jacobians(model, params, unroll(model, params, inputs, initial=h_0))
-    )(params, inputs, h_0)
+    product, product_float32 = map(np.asarray, jax.jit(assemble)(params, inputs, h_0))
     return Result(
         xray=found,
-        assembled=assembled.log_singular_values(jacobians)[-1],
-        assembled_float32=assembled.log_singular_values(jacobians.astype(jnp.float32), np.float64)[-1],
+        assembled=assembled.decompose(product)[-1],
+        assembled_float32=assembled.decompose(product_float32, np.float64)[-1],
     )
 
 

@@ -1,8 +1,8 @@
 """Tables over all pairs (t, k): how much the use of θ at step k contributes to the gradient of the loss at step t, and
 how much that loss feels the input x_k."""
 
-import itertools
-from typing import NamedTuple, overload
+from collections.abc import Callable
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,18 @@ from jaxbptt.cells.factored import join_norms
 from jaxbptt.cells.factored import norms as leaf_norms
 from jaxbptt.gradients.bidirectional import directions
 from jaxbptt.gradients.diagnosis import require_finite_gradient
-from jaxbptt.gradients.exact import scan_terms
 from jaxbptt.gradients.forward import run_forward, take_problem
-from jaxbptt.jacobians.structured import STRUCTURED, moving_jacobians, row_mover
+from jaxbptt.jacobians.structured import moving_jacobians, row_mover
 from jaxbptt.models._bidirectional import BidirectionalModel
 from jaxbptt.models.model import READS, Model, read, reduction_weight
 from jaxbptt.partials import step_partials
 from jaxbptt.trajectories import Trajectory, flatten_steps
-from jaxbptt.types import Inputs, Integer, Params, State, Targets
+from jaxbptt.types import Inputs, Integer, Params, State, States, Targets
 
 __all__ = ["GradientTerms", "InputSaliency", "gradient_terms", "input_saliency"]
 
-STRETCHES = 4  # parts that k = 1 … T is cut into: (1 + 1/4) / 2 of the products' flops are left
-LEAST_STEPS = 32  # with fewer steps, one stretch: more of them cost more to compile
+BLOCKS = 4  # of rows that the table is cut into: (1 + 1/4) / 2 of the products' flops are left
+LEAST_STEPS = 32  # with fewer, one block
 
 
 class GradientTerms(NamedTuple):
@@ -172,7 +171,7 @@ def gradient_terms(
 
     The terms include the weight ∂C/∂L_t (1/T for the mean). They sum to dC/dθ without what is not in the table: the
     readout's direct part, the terms of an h_0 that depends on θ, and a penalty. For each k, all t ≥ k are computed at
-    once: N²T² flops for the cotangents (a quarter more because they move in stretches of k). In the built-in cells the
+    once: N²T² flops for the cotangents (a quarter more because rows move in blocks). In the built-in cells the
     term of a weight matrix has rank one, and its norm is the product of the norms of two vectors.
 
     Args:
@@ -183,7 +182,7 @@ def gradient_terms(
       initial: h_0 as a constant; None: `model.initial_state(params)`.
 
     Returns:
-      GradientTerms. Memory O(T² · leaves), and T·|θ| for a cell without a factored derivation. For a bidirectional
+      GradientTerms. Memory O(T² · leaves), and T·|θ|/4 for a cell without a factored derivation. For a bidirectional
       model of one layer the tables of both directions; the backward one counts its steps from the sequence's end.
 
     Raises:
@@ -213,29 +212,55 @@ def gradient_terms(
     unravel = ravel_pytree(trajectory.initial)[1]
     pull = step_partials(model).pull_params
 
-    def visit(carry, state, x, cotangents):
-        return carry, leaf_norms(jax.vmap(lambda v: pull(params, state, x, unravel(v)))(cotangents))
+    def measure(state, x, cotangent):
+        # Of one cotangent at a time: XLA folds the norms of a leaf that the step does not read, which is zero, and to
+        # fold those of many copies takes it a second.
+        pulled = jax.tree.map(lambda leaf: leaf[None], pull(params, state, x, unravel(cotangent)))
+        return jax.tree.map(lambda norm: norm[0], leaf_norms(pulled))
 
     jacobians = moving_jacobians(model, params, trajectory)
-    by_leaf = _scan_in_stretches(visit, trajectory, jacobians, local, early)
+    by_leaf = _table_by_rows(measure, trajectory, jacobians, local, early)
     require_finite_gradient(model, problem, by_leaf)
     return GradientTerms(join_norms(by_leaf), by_leaf)
 
 
-def _scan_in_stretches(visit, trajectory, jacobians, local, early):
-    """The results of `visit` as [t, k]. A late k has few t ≥ k, so the last steps need not move all T rows."""
-    length = len(jacobians)
-    bounds = [length * i // STRETCHES for i in range(STRETCHES + 1)] if length >= LEAST_STEPS else [0, length]
-    previous, later, tables = trajectory.previous, None, []
-    for first, stop in reversed(list(itertools.pairwise(bounds))):
-        start = jax.tree.map(lambda leaf, first=first: leaf[first], previous)
-        part = (trajectory.inputs, trajectory.states, local, early)
-        inputs, states, own, before = jax.tree.map(lambda leaf, first=first, stop=stop: leaf[first:stop], part)
-        chain = jacobians.span(first, stop) if isinstance(jacobians, STRUCTURED) else jacobians[first:stop]
-        steps = Trajectory(start, inputs, states)
-        _, rows, later = scan_terms(visit, None, steps, chain, own, later, early=before)
-        tables.append(jax.tree.map(lambda leaf, first=first: jnp.pad(leaf, ((0, 0), (first, 0))), rows))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves).T, *reversed(tables))
+def _table_by_rows(
+    measure: Callable[..., Any], trajectory: Trajectory, jacobians: Any, local: States, early: States | None
+) -> Any:
+    """`measure(h_{k−1}, x_k, (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t)`, a pytree of numbers of which zero gives zero, as [t, k].
+
+    The losses t are taken in BLOCKS of rows, each from its last step to k = 1: rows of an early block never meet a late
+    k. All blocks run through one scan, so that one program is compiled for them.
+    """
+    rows, before = flatten_steps(local), None if early is None else flatten_steps(early)
+    factors, move = row_mover(jacobians)
+    steps = trajectory.previous, trajectory.inputs, factors, rows, before
+    length = len(rows)
+    width = -(-length // (BLOCKS if length >= LEAST_STEPS else 1))
+    firsts = np.arange(0, length, width)
+    visits = [(first, k) for first in firsts for k in reversed(range(min(first + width, length)))]
+    first, k = np.array(visits).T
+    begins = np.append(True, np.diff(first) > 0)
+
+    def visit(cotangents, at):
+        begins, first, k = at
+        state, x, factor, row, row_before = jax.tree.map(lambda leaf: leaf[k], steps)
+        own = (jnp.arange(width) == k - first)[:, None]  # none, where k is a step before the block
+        cotangents = jnp.where(own, row, jnp.where(begins, 0, cotangents))
+        measured = jax.vmap(lambda cotangent: measure(state, x, cotangent))(cotangents)
+        moved = move(cotangents, factor)
+        return moved if row_before is None else moved + jnp.where(own, row_before, 0), measured
+
+    nothing = jnp.zeros((width, rows.shape[1]), rows.dtype)
+    measured = jax.lax.scan(visit, nothing, (jnp.asarray(begins), jnp.asarray(first), jnp.asarray(k)))[1]
+    places = np.full((len(firsts), length), len(visits))  # of each block's row k; none: one more row, of zeros
+    places[first // width, k] = np.arange(len(visits))
+
+    def as_table(leaf):
+        blocks = jnp.concatenate((leaf, jnp.zeros_like(leaf[:1])))[places]  # [block, k, t]
+        return blocks.swapaxes(1, 2).reshape(-1, length)[:length]
+
+    return jax.tree.map(as_table, measured)
 
 
 def input_saliency(

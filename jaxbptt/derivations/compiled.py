@@ -5,6 +5,7 @@ the functions it was made of and the text of their programs, so that a step whic
 as a global constant, is compiled again.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 MOST = 64  # bodies
 AT_ONCE = 64  # rows of one program
 _bodies: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
+_lock = threading.Lock()
 
 
 def map_rows(key: Hashable, function: Callable[..., Any], shared: Any, rows: Any) -> Any:
@@ -52,12 +54,14 @@ def _keep(key: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:
     def body(shared, row):
         return shared, function(shared, row)
 
-    try:
-        kept = body if key is None else _bodies.setdefault(key, body)
-    except TypeError:  # a function that cannot be hashed
+    if key is None:
         return body
-    if key is not None:
+    with _lock:
+        try:
+            kept = _bodies.setdefault(key, body)
+        except TypeError:  # a function that cannot be hashed
+            return body
         _bodies.move_to_end(key)
-    while len(_bodies) > MOST:
-        _bodies.popitem(last=False)
+        while len(_bodies) > MOST:
+            _bodies.popitem(last=False)
     return kept

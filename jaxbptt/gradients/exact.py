@@ -17,7 +17,7 @@ from jaxbptt.models._bidirectional import BidirectionalModel
 from jaxbptt.models.model import Model, read, reduction_weight, step_losses
 from jaxbptt.partials import MISSING_RULE, both_missing, jacobian, step_partials
 from jaxbptt.trajectories import Trajectory, flatten_steps, run_steps
-from jaxbptt.types import Inputs, LossAndGrads, Params, State, States, Targets
+from jaxbptt.types import Inputs, LossAndGrads, Params, Scalar, State, States, Targets
 
 
 def autodiff(
@@ -54,13 +54,10 @@ def autodiff(
     if isinstance(model, BidirectionalModel):
         return autodiff_both(model, params, inputs, targets, initial)
     problem = take_problem(model, params, inputs, targets, initial)
-    params, inputs, targets, initial, length = problem
+    params, inputs, targets, initial, _ = problem
 
     def total(params):
-        steps = run_steps(model, params, inputs, initial)
-        losses = step_losses(model, params, steps.states, targets, inputs=inputs, previous=steps.previous)
-        loss = jnp.sum(losses) * reduction_weight(model, length, losses.dtype)
-        loss = loss if model.penalty is None else loss + model.penalty(params)
+        loss, losses = sum_losses(model, params, inputs, targets, initial)
         return loss, (loss, losses)
 
     try:
@@ -72,6 +69,16 @@ def autodiff(
         grads = unravel(gradient)
     require_finite_result(model, problem, losses, grads)
     return loss, grads
+
+
+def sum_losses(
+    model: Model, params: Params, inputs: Inputs, targets: Targets, initial: State | None = None
+) -> tuple[Scalar, Float[Array, " time"]]:
+    """(C, L_1 … L_T) by the step, the readout and the loss alone, of arguments that are checked already."""
+    steps = run_steps(model, params, inputs, initial)
+    losses = step_losses(model, params, steps.states, targets, inputs=inputs, previous=steps.previous)
+    loss = jnp.sum(losses) * reduction_weight(model, len(losses), losses.dtype)
+    return loss if model.penalty is None else loss + model.penalty(params), losses
 
 
 def forward_sensitivity(
@@ -213,15 +220,12 @@ def scan_terms(
     trajectory: Trajectory,
     jacobians: Float[Array, "time state state"] | Structured,
     local: States,
-    later: Float[Array, "steps state"] | None = None,
-    *,
     early: States | None = None,
 ) -> tuple[Any, Any, Float[Array, "rows state"]]:
     """For k = T … 1, `visit(carry, h_{k−1}, x_k, V_k)`, V_k [T, N] with row t = (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t.
 
     Rows t < k are zero. One product [T, N] @ [N, N] per step moves every row one step back: V_{k−1} = V_k J_k, and
-    where o_k reads h_{k−1}, row k gains ∂C/∂h_{k−1}|o_k (`early`). `later` [L, N] is V_T of the L steps after these;
-    its rows follow those of these steps.
+    where o_k reads h_{k−1}, row k gains ∂C/∂h_{k−1}|o_k (`early`).
 
     Returns (carry, the second results of visit [T, ...], V_0).
     """
@@ -239,6 +243,5 @@ def scan_terms(
 
     factors, move = row_mover(jacobians)
     steps = (jnp.arange(len(own)), trajectory.previous, trajectory.inputs, factors, own, before)
-    rows = jnp.zeros_like(own) if later is None else jnp.concatenate((jnp.zeros_like(own), later))
-    (carry, cotangents), results = jax.lax.scan(body, (carry, rows), steps, reverse=True)
+    (carry, cotangents), results = jax.lax.scan(body, (carry, jnp.zeros_like(own)), steps, reverse=True)
     return carry, results, cotangents

@@ -58,16 +58,19 @@ class Subject(NamedTuple):
         initial = jax.tree.map(lambda leaf: leaf[index], problem.initial)
         return Problem(problem.params, inputs, targets, initial, problem.length)
 
-    def measure(self, name: Hashable, function: Callable[[Problem], Any], chosen: np.ndarray | None = None) -> Any:
-        """function(problem) of every chosen sequence, one after another in one program; NumPy arrays [B, ...]."""
+    def measure(
+        self, name: Hashable, function: Callable[..., Any], *shared: Any, chosen: np.ndarray | None = None
+    ) -> Any:
+        """function(problem, *shared) of every chosen sequence, one after another in one program; NumPy [B, ...]."""
         length = self.problem.length
 
         def at(arrays, index):
-            params, inputs, targets, initial = arrays
-            return function(self.sequence(Problem(params, inputs, targets, initial, length), index))
+            problem, shared = arrays
+            return function(self.sequence(Problem(*problem, length), index), *shared)
 
         rows = self.chosen if chosen is None else chosen
-        return jax.tree.map(np.asarray, map_rows((name, self.batch, self.key), at, self.problem[:4], rows))
+        arrays = self.problem[:4], shared
+        return jax.tree.map(np.asarray, map_rows((name, self.batch, self.key), at, arrays, rows))
 
 
 def take_subject(

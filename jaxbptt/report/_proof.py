@@ -11,19 +11,20 @@ from jaxtyping import Float
 
 from jaxbptt import _validation
 from jaxbptt.gradients.backpropagation import bptt
-from jaxbptt.gradients.exact import autodiff, double_sum, forward_sensitivity
-from jaxbptt.gradients.forward import run_forward
-from jaxbptt.partials import jvp, step_partials
+from jaxbptt.gradients.exact import autodiff, double_sum, forward_sensitivity, sum_losses
+from jaxbptt.partials import step_partials
 from jaxbptt.report._differences import extrapolate, sizes_of
+from jaxbptt.report._directions import along, draw_directions, push_forward, sum_pairs
 from jaxbptt.report._problem import Subject
 from jaxbptt.trajectories import unroll
 
 ROUTES: dict[str, Any] = {"bptt": bptt, "forward_sensitivity": forward_sensitivity, "double_sum": double_sum}
-ORDER = (*ROUTES, "directional", "state_jacobian", "differences")
-MOST_FLOPS = 2**38  # of forward_sensitivity: a few seconds
-MOST_TERMS = 2**28  # numbers of double_sum, each formed by itself: a second or two
-MOST_JACOBIAN = 2**27  # T·N² of the closed form that is compared with automatic differentiation
-DIRECTIONS = 3  # random directions a leaf
+# Along random directions of each leaf, in place of the routes that are left out.
+SAMPLED: dict[str, Any] = {"directional": push_forward, "double_sum_directional": sum_pairs}
+ORDER = (*ROUTES, *SAMPLED, "state_jacobian", "differences")
+MOST_FLOPS = 2**34  # of forward_sensitivity and double_sum_directional: about a second
+MOST_TERMS = 2**28  # numbers of double_sum, each formed by itself: about a second
+MOST_JACOBIAN = 2**27  # T·N² numbers that are formed to be compared or multiplied
 # About a thousand eps of the format: sums over thousands of terms lose tens, a wrong factor shows as 1 or 0.1.
 PROVED = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 1e-4}
 GROSS = 1e-2  # relative difference from central differences that is a fault
@@ -68,24 +69,27 @@ def prove(subject: Subject) -> Proof:
     """Compare the routes that the sizes allow, leaf by leaf; along random directions where one of them is left out."""
     left_out = _costly(subject)
     routes = {name: route for name, route in ROUTES.items() if name not in left_out}
+    sampled = {name: SAMPLED[name] for name in _replacements(subject, left_out)}
     has_closed_form = step_partials(subject.model).source != "automatic"
     compares_jacobians = has_closed_form and "state_jacobian" not in left_out
 
-    def at(problem):
+    def at(problem, directions):
         params, *data, initial, _ = problem
         loss, expected = autodiff(subject.model, params, *data, initial=initial)
         errors = {
             name: _relative(expected, route(subject.model, params, *data, initial=initial)[1])
             for name, route in routes.items()
         }
-        if len(routes) < len(ROUTES):
-            errors["directional"] = _along_directions(subject, problem, expected)
+        for name, route in sampled.items():
+            errors[name] = _of_directions(expected, route(subject.model, problem, directions), directions)
         if compares_jacobians:
             errors["state_jacobian"] = _closed_form(subject, problem)
         finite = jnp.all(jnp.isfinite(ravel_pytree(expected)[0]))
-        return loss, errors, finite, _moved(subject, problem, expected)
+        return loss, errors, finite, _moved(subject, problem, expected, directions)
 
-    loss, errors, finite, moved = subject.measure(("proof", tuple(routes), compares_jacobians), at)
+    stages = tuple(routes), tuple(sampled), compares_jacobians
+    directions = draw_directions(subject.problem.params)
+    loss, errors, finite, moved = subject.measure(("proof", stages), at, directions)
     for index, good in zip(subject.chosen, finite & np.isfinite(loss), strict=True):
         if not good:  # once more outside a compiled program, which says where and why
             params, *data, initial, _ = subject.sequence(subject.problem, int(index))
@@ -112,6 +116,14 @@ def _costly(subject):
     return reasons
 
 
+def _replacements(subject, left_out):
+    """What is asked along random directions in place of the routes that are left out."""
+    length, count, size = subject.problem.length, len(subject.chosen), subject.size
+    names = ["directional"] if {"forward_sensitivity", "double_sum"} & set(left_out) else []
+    is_cheap = 2 * length**2 * size**2 * count <= MOST_FLOPS and length * size**2 * count <= MOST_JACOBIAN
+    return [*names, "double_sum_directional"] if "double_sum" in left_out and is_cheap else names
+
+
 def _relative(expected, actual):
     """‖actual − expected‖ / max(‖expected‖, SMALL ‖all of expected‖) of every leaf, [leaves]."""
     pairs = list(zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True))
@@ -120,52 +132,31 @@ def _relative(expected, actual):
     return jnp.stack([_norm(actual - expected) for expected, actual in pairs]) / _scales(expected)
 
 
-def _along_directions(subject, problem, expected):
-    """As `_relative` of the truth, estimated by forward mode along DIRECTIONS random directions v of each leaf alone:
-    E (⟨expected, v⟩ − dC/dθ v)² = ‖expected − truth‖² for v ~ N(0, 1).
-    """
-    params, inputs, targets, initial, _ = problem
-    leaves = jax.tree.leaves(params)
-    key = jax.random.key(0)
-
-    def deviation(at):
-        leaf, draw = at
-        keys = jax.random.split(jax.random.fold_in(key, draw), len(leaves))
-        drawn = [jax.random.normal(one, each.shape, each.dtype) for one, each in zip(keys, leaves, strict=True)]
-        tangent = [jnp.where(leaf == i, each, jnp.zeros_like(each)) for i, each in enumerate(drawn)]
-        loss = lambda params: run_forward(subject.model, params, inputs, targets, initial).loss
-        pushed = jvp(loss, params, jax.tree.unflatten(jax.tree.structure(params), tangent))[1]
-        against = [jnp.vdot(each, one) for each, one in zip(jax.tree.leaves(expected), tangent, strict=True)]
-        return pushed - functools.reduce(jnp.add, against)
-
-    chosen, draws = jnp.meshgrid(jnp.arange(len(leaves)), jnp.arange(DIRECTIONS), indexing="ij")
-    found = jax.lax.map(deviation, (chosen.ravel(), draws.ravel())).reshape(len(leaves), DIRECTIONS)
-    return jnp.sqrt(jnp.mean(found**2, axis=1)) / _scales(expected)
+def _of_directions(expected, found, directions):
+    """As `_relative` of what was found along normal directions v: E (⟨g, v⟩ − dC/dθ v)² = ‖g − dC/dθ‖²."""
+    return jnp.sqrt(jnp.mean((found - along(expected, directions)) ** 2, axis=1)) / _scales(expected)
 
 
-def _moved(subject, problem, expected):
+def _moved(subject, problem, expected, directions):
     """(C(θ ± e v) [directions, 2, sizes], ⟨dC/dθ, v⟩ and its size [directions]) along random v as large as θ."""
-    params, inputs, targets, initial, _ = problem
-    leaves, unflatten = jax.tree.leaves(params), functools.partial(jax.tree.unflatten, jax.tree.structure(params))
-    usual = [jnp.sqrt(jnp.mean(leaf * leaf)) if leaf.size else jnp.ones((), leaf.dtype) for leaf in leaves]
-    usual = [jnp.where(size > 0, size, 1) for size in usual]
+    params, *data, initial, _ = problem
+    usual = lambda leaf: jnp.sqrt(jnp.mean(leaf * leaf)) if leaf.size else jnp.ones((), leaf.dtype)
+    usual = jax.tree.map(lambda leaf: jnp.where(usual(leaf) > 0, usual(leaf), 1), params)
     sizes = jnp.asarray(sizes_of(subject.dtype), subject.dtype)
 
-    def along(draw):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(1), draw), max(len(leaves), 1))
-        drawn = [jax.random.normal(one, leaf.shape, leaf.dtype) for one, leaf in zip(keys, leaves, strict=False)]
-        drawn = [each * size for each, size in zip(drawn, usual, strict=True)]
+    def follow(drawn):
+        drawn = jax.tree.map(jnp.multiply, drawn, usual)
 
         def value(e):
-            moved = unflatten([leaf + e * each for leaf, each in zip(leaves, drawn, strict=True)])
-            return run_forward(subject.model, moved, inputs, targets, initial).loss
+            moved = jax.tree.map(lambda leaf, each: leaf + e * each, params, drawn)
+            return sum_losses(subject.model, moved, *data, initial)[0]
 
-        products = [leaf * each for leaf, each in zip(jax.tree.leaves(expected), drawn, strict=True)]
+        products = jax.tree.leaves(jax.tree.map(jnp.multiply, expected, drawn))
         slope = functools.reduce(jnp.add, [jnp.sum(each) for each in products])
         values = jax.lax.map(value, jnp.concatenate((sizes, -sizes))).reshape(2, -1)
         return values, slope, _norm(jnp.stack([_norm(each) for each in products]))
 
-    return jax.lax.map(along, jnp.arange(DIRECTIONS))
+    return jax.lax.map(follow, directions)
 
 
 def _judge(subject, values, slopes, scales):

@@ -88,7 +88,7 @@ def _all(subject, stretch, steps):
 
     each = []
     for index in subject.chosen[:, None]:  # the Jacobians of one sequence at a time
-        chain = subject.measure(("jacobians", stretch), jacobians, index)
+        chain = subject.measure(("jacobians", stretch), jacobians, chosen=index)
         # A program of its own, which models share: it takes most of the time to compile.
         each.append(map_rows(("spectra", every, with_errors), decompose, None, chain))
     values, error, exponents, standard_error = jax.tree.map(lambda *rows: np.concatenate(rows), *each)

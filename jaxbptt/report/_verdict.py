@@ -8,6 +8,7 @@ ROUTES = {
     "forward_sensitivity": "forward sensitivities",
     "double_sum": "the double sum over (t, k)",
     "directional": "forward mode along random directions",
+    "double_sum_directional": "the double sum along random directions",
     "state_jacobian": "the state Jacobian in closed form",
     "differences": "central differences of C",
 }
