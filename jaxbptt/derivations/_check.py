@@ -178,10 +178,11 @@ def _compare(cell: Recurrence, called: dict[str, Any], run: Run, key: Key) -> di
         return jax.vmap(lambda *at: pullbacks(step, params, *at))(states, xs, cotangents)
 
     stacked = perturb((run.params, states, xs), Stream(key, 11))
-    one = jax.tree.map(lambda leaf: leaf[:1], stacked)
+    # In NumPy, where a slice compiles nothing.
+    one = jax.tree.map(lambda leaf: np.asarray(leaf)[:1] if _validation.is_float(leaf) else leaf[:1], stacked)
     values = map_rows(run.key and ("expected", run.key), expected, run.cotangents, stacked)
     size = map_rows(run.key and ("sizes", run.key), sizes, run.cotangents, one)
-    largest = {name: _largest(np.asarray(value[0], np.float64)) for name, value in size.items()}
+    largest = {name: _largest(np.asarray(value, np.float64)[0]) for name, value in size.items()}
     largest[JACOBIAN], largest[ADVANCE] = largest["previous_state"], np.ones(len(jax.tree.leaves(states)[0]))
     pieces, epsilon = {}, epsilon_of(run.params)
     for name, actual in called.items():

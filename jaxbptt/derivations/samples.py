@@ -30,7 +30,8 @@ def draw_instance(cell: Recurrence, key: Key, params: Params, inputs: Inputs) ->
         except ValueError as error:
             raise ValueError(f"params: got None, expected params (they cannot be drawn: {error})") from error
         noise = normal_like(Stream(key, 1), params)
-        params = jax.tree.map(lambda leaf, noise: leaf + noise * jnp.asarray(0.3, leaf.dtype), params, noise)
+        add = lambda leaf, noise: jnp.asarray(np.asarray(leaf) + np.asarray(noise) * np.asarray(0.3, leaf.dtype))
+        params = jax.tree.map(add, params, noise)
     params = _validation.as_arrays("params", params)
     dtype = _validation.require_params(params)
     if inputs is None:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxbptt.gradients.adjoint import add_initial
 from jaxbptt.gradients.bidirectional import autodiff_both, route_both
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
-from jaxbptt.gradients.forward import add_penalty, run_forward, take_problem
+from jaxbptt.gradients.forward import ForwardPass, Problem, add_penalty, run_forward, take_problem
 from jaxbptt.jacobians.structured import Structured, row_mover
 from jaxbptt.models._bidirectional import BidirectionalModel
 from jaxbptt.models.model import Model, read, reduction_weight, step_losses
@@ -187,21 +187,26 @@ def double_sum(
         return route_both(double_sum, model, params, inputs, targets, initial)
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, _ = problem
-    trajectory, loss, local, direct, early = run_forward(model, params, inputs, targets, initial)
-    unravel = ravel_pytree(trajectory.initial)[1]
+    run = run_forward(model, params, inputs, targets, initial)
+    grads = sum_terms(model, problem, run, automatic_jacobians(model, params, run.trajectory))
+    require_finite_gradient(model, problem, grads)
+    return run.loss, grads
 
+
+def sum_terms(model: Model, problem: Problem, run: ForwardPass, jacobians: Float[Array, "time state state"]) -> Params:
+    """The double sum from a forward pass and the J_t of its steps."""
+    trajectory, _, local, direct, early = run
+    unravel = ravel_pytree(trajectory.initial)[1]
     partials = step_partials(model, source="automatic")
 
     def add_terms(gradient, state, x, cotangents):
-        terms = jax.vmap(lambda row: partials.pull_params(params, state, x, unravel(row)))(cotangents)
+        terms = jax.vmap(lambda row: partials.pull_params(problem.params, state, x, unravel(row)))(cotangents)
         return jax.tree.map(lambda total, term: total + jnp.sum(term, axis=0), gradient, terms), None
 
-    jacobians = automatic_jacobians(model, params, trajectory)
-    grads, _, carried = scan_terms(add_terms, direct, trajectory, jacobians, local, early=early)
-    initial_adjoint = unravel(jnp.sum(carried, axis=0))
-    grads = add_initial(model, params, grads, initial_adjoint) if initial is None else grads
-    require_finite_gradient(model, problem, grads)
-    return loss, grads
+    grads, _, carried = scan_terms(add_terms, direct, trajectory, jacobians, local, early)
+    if problem.initial is not None:
+        return grads
+    return add_initial(model, problem.params, grads, unravel(jnp.sum(carried, axis=0)))
 
 
 def automatic_jacobians(model: Model, params: Params, trajectory: Trajectory) -> Float[Array, "time state state"]:

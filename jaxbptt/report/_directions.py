@@ -7,8 +7,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from jaxbptt.gradients.adjoint import add_initial
-from jaxbptt.gradients.exact import automatic_jacobians, scan_terms, sum_losses
-from jaxbptt.gradients.forward import Problem, run_forward
+from jaxbptt.gradients.exact import scan_terms, sum_losses
+from jaxbptt.gradients.forward import ForwardPass, Problem
 from jaxbptt.models.model import Model
 from jaxbptt.partials import jvp
 from jaxbptt.types import Params
@@ -29,12 +29,17 @@ def push_forward(model: Model, problem: Problem, directions: Params) -> Float[Ar
     return _of_each(directions, lambda tangent: jvp(loss, params, tangent)[1])
 
 
-def sum_pairs(model: Model, problem: Problem, directions: Params) -> Float[Array, "leaves directions"]:
+def sum_pairs(
+    model: Model,
+    problem: Problem,
+    run: ForwardPass,
+    jacobians: Float[Array, "time state state"],
+    directions: Params,
+) -> Float[Array, "leaves directions"]:
     """Σ_t Σ_{k≤t} (∂⁺h_k/∂⁺θ v)ᵀ (dh_t/dh_k)ᵀ ∂C/∂h_t|o_t, each (t, k) formed before it is added, and what is not in
     that table: the readout's direct part and the terms of h_0.
     """
-    params, inputs, targets, initial, _ = problem
-    trajectory, _, local, direct, early = run_forward(model, params, inputs, targets, initial)
+    params, (trajectory, _, local, direct, early) = problem.params, run
 
     def push_steps(tangent):
         step = lambda state, x: jvp(lambda params: model.step(params, state, x), params, tangent)[1]
@@ -45,10 +50,9 @@ def sum_pairs(model: Model, problem: Problem, directions: Params) -> Float[Array
         return total + jnp.sum(jnp.tensordot(cotangents, pushed, (1, 2)), axis=0), None
 
     pushed = jnp.moveaxis(_of_each(directions, push_steps), 2, 0)  # [T, leaves, DIRECTIONS, N]
-    jacobians = automatic_jacobians(model, params, trajectory)
     none = jnp.zeros(pushed.shape[1:3], pushed.dtype)
     total, _, carried = scan_terms(add_terms, none, trajectory._replace(inputs=pushed), jacobians, local, early)
-    if initial is None:
+    if problem.initial is None:
         unravel = ravel_pytree(trajectory.initial)[1]
         direct = add_initial(model, params, direct, unravel(jnp.sum(carried, axis=0)))
     return total + along(direct, directions)
@@ -56,8 +60,8 @@ def sum_pairs(model: Model, problem: Problem, directions: Params) -> Float[Array
 
 def along(gradient: Params, directions: Params) -> Float[Array, "leaves directions"]:
     """⟨g, v⟩ of each leaf."""
-    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(directions), strict=True)
-    return jnp.stack([jnp.sum((leaf * drawn).reshape(DIRECTIONS, -1), axis=1) for leaf, drawn in pairs])
+    products = jax.tree.map(lambda leaf, drawn: drawn.reshape(DIRECTIONS, -1) @ leaf.ravel(), gradient, directions)
+    return jnp.stack(jax.tree.leaves(products))
 
 
 def _of_each(directions, push):

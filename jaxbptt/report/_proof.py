@@ -1,26 +1,24 @@
 """Is dC/dθ right? Reverse mode through the whole computation, beside routes that share none of its algorithm."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from jaxbptt import _validation
 from jaxbptt.gradients.backpropagation import bptt
-from jaxbptt.gradients.exact import autodiff, double_sum, forward_sensitivity, sum_losses
+from jaxbptt.gradients.exact import autodiff, automatic_jacobians, forward_sensitivity, sum_losses, sum_terms
+from jaxbptt.gradients.forward import run_forward
 from jaxbptt.partials import step_partials
 from jaxbptt.report._differences import extrapolate, sizes_of
-from jaxbptt.report._directions import along, draw_directions, push_forward, sum_pairs
+from jaxbptt.report._directions import DIRECTIONS, along, draw_directions, push_forward, sum_pairs
 from jaxbptt.report._problem import Subject
-from jaxbptt.trajectories import unroll
 
-ROUTES: dict[str, Any] = {"bptt": bptt, "forward_sensitivity": forward_sensitivity, "double_sum": double_sum}
+ROUTES = ("bptt", "forward_sensitivity", "double_sum")
 # Along random directions of each leaf, in place of the routes that are left out.
-SAMPLED: dict[str, Any] = {"directional": push_forward, "double_sum_directional": sum_pairs}
+SAMPLED = ("directional", "double_sum_directional")
 ORDER = (*ROUTES, *SAMPLED, "state_jacobian", "differences")
 MOST_FLOPS = 2**34  # of forward_sensitivity and double_sum_directional: about a second
 MOST_TERMS = 2**28  # numbers of double_sum, each formed by itself: about a second
@@ -67,33 +65,40 @@ class Proof(NamedTuple):
 
 def prove(subject: Subject) -> Proof:
     """Compare the routes that the sizes allow, leaf by leaf; along random directions where one of them is left out."""
-    left_out = _costly(subject)
-    routes = {name: route for name, route in ROUTES.items() if name not in left_out}
-    sampled = {name: SAMPLED[name] for name in _replacements(subject, left_out)}
-    has_closed_form = step_partials(subject.model).source != "automatic"
-    compares_jacobians = has_closed_form and "state_jacobian" not in left_out
+    left_out, model = _costly(subject), subject.model
+    asked = {name for name in ROUTES if name not in left_out} | _replacements(subject, left_out)
+    if step_partials(model).source != "automatic" and "state_jacobian" not in left_out:
+        asked.add("state_jacobian")
 
-    def at(problem, directions):
+    def at(problem, directions, lengths):
         params, *data, initial, _ = problem
-        loss, expected = autodiff(subject.model, params, *data, initial=initial)
-        errors = {
-            name: _relative(expected, route(subject.model, params, *data, initial=initial)[1])
-            for name, route in routes.items()
-        }
-        for name, route in sampled.items():
-            errors[name] = _of_directions(expected, route(subject.model, problem, directions), directions)
-        if compares_jacobians:
-            errors["state_jacobian"] = _closed_form(subject, problem)
-        finite = jnp.all(jnp.isfinite(ravel_pytree(expected)[0]))
-        return loss, errors, finite, _moved(subject, problem, expected, directions)
+        loss, expected = autodiff(model, params, *data, initial=initial)
+        size = _Size.of(expected)
+        slopes, errors = along(expected, directions), {}
+        for name, route in (("bptt", bptt), ("forward_sensitivity", forward_sensitivity)):
+            if name in asked:
+                errors[name] = size.relative(expected, route(model, params, *data, initial=initial)[1])
+        if "directional" in asked:
+            errors["directional"] = size.sampled(slopes - push_forward(model, problem, directions))
+        if asked & {"double_sum", "double_sum_directional", "state_jacobian"}:  # of one forward pass
+            run = run_forward(model, *problem[:4])
+            jacobians = automatic_jacobians(model, params, run.trajectory)
+        if "double_sum" in asked:
+            errors["double_sum"] = size.relative(expected, sum_terms(model, problem, run, jacobians))
+        if "double_sum_directional" in asked:
+            found = sum_pairs(model, problem, run, jacobians, directions)
+            errors["double_sum_directional"] = size.sampled(slopes - found)
+        if "state_jacobian" in asked:
+            errors["state_jacobian"] = _closed_form(model, params, run.trajectory, jacobians)
+        values = _moved(subject, problem, directions, lengths)
+        return loss, errors, size.finite, (values, lengths @ slopes, size.along(expected, directions, lengths))
 
-    stages = tuple(routes), tuple(sampled), compares_jacobians
-    directions = draw_directions(subject.problem.params)
-    loss, errors, finite, moved = subject.measure(("proof", stages), at, directions)
+    given = draw_directions(subject.problem.params), _usual(subject.problem.params)
+    loss, errors, finite, moved = subject.measure(("proof", tuple(sorted(asked))), at, *given)
     for index, good in zip(subject.chosen, finite & np.isfinite(loss), strict=True):
         if not good:  # once more outside a compiled program, which says where and why
             params, *data, initial, _ = subject.sequence(subject.problem, int(index))
-            autodiff(subject.model, params, *data, initial=initial)
+            autodiff(model, params, *data, initial=initial)
     names = [_validation.leaf_name("", path) for path, _ in jax.tree_util.tree_leaves_with_path(subject.problem.params)]
     judged = [_judge(subject, *(each[b] for each in moved)) for b in range(len(loss))]
     off = np.array([each for each, _ in judged])[:, None]
@@ -119,44 +124,65 @@ def _costly(subject):
 def _replacements(subject, left_out):
     """What is asked along random directions in place of the routes that are left out."""
     length, count, size = subject.problem.length, len(subject.chosen), subject.size
-    names = ["directional"] if {"forward_sensitivity", "double_sum"} & set(left_out) else []
+    names = {"directional"} if {"forward_sensitivity", "double_sum"} & set(left_out) else set()
     is_cheap = 2 * length**2 * size**2 * count <= MOST_FLOPS and length * size**2 * count <= MOST_JACOBIAN
-    return [*names, "double_sum_directional"] if "double_sum" in left_out and is_cheap else names
+    return names | {"double_sum_directional"} if "double_sum" in left_out and is_cheap else names
 
 
-def _relative(expected, actual):
-    """‖actual − expected‖ / max(‖expected‖, SMALL ‖all of expected‖) of every leaf, [leaves]."""
-    pairs = list(zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True))
-    if not pairs:
-        return jnp.zeros(0)
-    return jnp.stack([_norm(actual - expected) for expected, actual in pairs]) / _scales(expected)
+class _Size(NamedTuple):
+    """How large a gradient is. Squares are of parts of its largest entry: none that counts leaves the float range."""
+
+    unit: jax.Array  # its largest entry; 1 where all are zero
+    leaves: jax.Array  # what a difference in each leaf is relative to, in units
+    finite: jax.Array
+
+    @classmethod
+    def of(cls, gradient: Any) -> "_Size":
+        largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(gradient)]))
+        unit = jnp.where(largest > 0, largest, 1)
+        norms = _norms(gradient, unit)
+        scales = jnp.maximum(norms, jnp.asarray(SMALL, norms.dtype) * jnp.sqrt(jnp.sum(norms * norms)))
+        return cls(unit, _positive(scales), jnp.isfinite(largest))
+
+    def relative(self, expected, actual):
+        """‖actual − expected‖ / max(‖expected‖, SMALL ‖all of expected‖) of every leaf, [leaves]."""
+        return _norms(jax.tree.map(jnp.subtract, actual, expected), self.unit) / self.leaves
+
+    def sampled(self, differences):
+        """The same from ⟨expected − actual, v⟩ [leaves, directions], v normal: E ⟨d, v⟩² = ‖d‖²."""
+        return jnp.sqrt(jnp.mean((differences / self.unit) ** 2, axis=1)) / self.leaves
+
+    def along(self, gradient, directions, lengths):
+        """[directions], the norm of the entries that ⟨g, v⟩ adds, v of these lengths."""
+        parts = lambda leaf, each: each.reshape(len(each), -1) ** 2 @ (leaf / self.unit).ravel() ** 2
+        squares = jax.tree.leaves(jax.tree.map(parts, gradient, directions))
+        return self.unit * jnp.sqrt(lengths**2 @ jnp.stack(squares))
 
 
-def _of_directions(expected, found, directions):
-    """As `_relative` of what was found along normal directions v: E (⟨g, v⟩ − dC/dθ v)² = ‖g − dC/dθ‖²."""
-    return jnp.sqrt(jnp.mean((found - along(expected, directions)) ** 2, axis=1)) / _scales(expected)
+def _norms(tree, unit):
+    return jnp.stack([jnp.sqrt(jnp.sum((leaf / unit) ** 2)) for leaf in jax.tree.leaves(tree)])
 
 
-def _moved(subject, problem, expected, directions):
-    """(C(θ ± e v) [directions, 2, sizes], ⟨dC/dθ, v⟩ and its size [directions]) along random v as large as θ."""
+def _usual(params):
+    """The root mean square of each leaf, [leaves]; 1 where that is zero."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    sizes = [np.sqrt(np.mean(leaf * leaf)) if leaf.size else 1 for leaf in leaves]
+    return np.array([size if size > 0 else 1 for size in sizes], leaves[0].dtype)
+
+
+def _moved(subject, problem, directions, lengths):
+    """C(θ ± e v), [directions, 2, sizes], along random v, each leaf of the given length."""
     params, *data, initial, _ = problem
-    usual = lambda leaf: jnp.sqrt(jnp.mean(leaf * leaf)) if leaf.size else jnp.ones((), leaf.dtype)
-    usual = jax.tree.map(lambda leaf: jnp.where(usual(leaf) > 0, usual(leaf), 1), params)
     sizes = jnp.asarray(sizes_of(subject.dtype), subject.dtype)
+    lengths = jax.tree.unflatten(jax.tree.structure(params), list(lengths))
 
-    def follow(drawn):
-        drawn = jax.tree.map(jnp.multiply, drawn, usual)
+    def value(at):
+        draw, e = at
+        moved = jax.tree.map(lambda leaf, drawn, size: leaf + e * size * drawn[draw], params, directions, lengths)
+        return sum_losses(subject.model, moved, *data, initial)[0]
 
-        def value(e):
-            moved = jax.tree.map(lambda leaf, each: leaf + e * each, params, drawn)
-            return sum_losses(subject.model, moved, *data, initial)[0]
-
-        products = jax.tree.leaves(jax.tree.map(jnp.multiply, expected, drawn))
-        slope = functools.reduce(jnp.add, [jnp.sum(each) for each in products])
-        values = jax.lax.map(value, jnp.concatenate((sizes, -sizes))).reshape(2, -1)
-        return values, slope, _norm(jnp.stack([_norm(each) for each in products]))
-
-    return jax.lax.map(follow, directions)
+    draws, signed = jnp.meshgrid(jnp.arange(DIRECTIONS), jnp.concatenate((sizes, -sizes)), indexing="ij")
+    return jax.lax.map(value, (draws.ravel(), signed.ravel())).reshape(DIRECTIONS, 2, -1)
 
 
 def _judge(subject, values, slopes, scales):
@@ -178,24 +204,17 @@ def _largest(*values):
     return max((abs(each) for each in np.concatenate(values) if np.isfinite(each)), default=0.0)
 
 
-def _closed_form(subject, problem):
+def _closed_form(model, params, trajectory, jacobians):
     """How far the derivation's J_t is from automatic differentiation at the worst step, relative to ‖J_t‖; [1]."""
-    params, inputs, _, initial, _ = problem
-    trajectory = unroll(subject.model, params, inputs, initial=initial)
-    closed, automatic = (step_partials(subject.model, source=source).jacobian for source in ("best", "automatic"))
+    closed = step_partials(model).jacobian
 
     def at(step):
-        expected = automatic(params, *step)
-        return _norm(closed(params, *step) - expected), _norm(expected)
+        state, x, expected = step
+        return _norm(closed(params, state, x) - expected), _norm(expected)
 
-    differences, norms = jax.lax.map(at, (trajectory.previous, trajectory.inputs))
+    differences, norms = jax.lax.map(at, (trajectory.previous, trajectory.inputs, jacobians))
     scale = jnp.maximum(norms, jnp.asarray(SMALL, norms.dtype) * jnp.max(norms))
     return jnp.max(differences / _positive(scale), keepdims=True)
-
-
-def _scales(expected):
-    norms = jnp.stack([_norm(leaf) for leaf in jax.tree.leaves(expected)])
-    return _positive(jnp.maximum(norms, jnp.asarray(SMALL, norms.dtype) * _norm(norms)))
 
 
 def _positive(scale):

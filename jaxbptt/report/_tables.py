@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -63,18 +62,21 @@ def _of_pairs(subject, why):
     def at(problem):
         params, *data, initial, _ = problem
         terms = gradient_terms(subject.model, params, *data, initial=initial)
-        found = [terms.norms, terms.profile(), _reach_of(terms)]
+        found = [terms.norms, terms.profile()]
         if has_saliency:
             # A hand derivation's cotangent of the input is no part of any gradient: nothing has proved it.
             model = subject.model._replace(derivation=None)
             felt = input_saliency(model, params, *data, initial=initial)
-            found += [felt.log_norms, felt.profile(), _reach_of(felt), felt.recall_density()]
+            found += [felt.log_norms, felt.profile(), felt.recall_density()]
         return found
 
-    norms, profile, reach, *felt = subject.measure(("tables", has_saliency), at)
+    norms, profile, *felt = subject.measure(("tables", has_saliency), at)
     if not has_saliency:
-        return Tables(norms, profile, reach, None, None, None, None, {TABLE: why})
-    return Tables(norms, profile, reach, felt[0], felt[1], felt[2], felt[3], {})
+        return Tables(norms, profile, _reach_of(profile), None, None, None, None, {TABLE: why})
+    log_norms, log_profile, density = felt
+    top = np.max(log_profile, axis=1, keepdims=True)
+    shares = np.exp(log_profile - np.where(np.isfinite(top), top, 0))
+    return Tables(norms, profile, _reach_of(profile), log_norms, log_profile, _reach_of(shares), density, {})
 
 
 def _by_lag(subject, why):
@@ -87,14 +89,13 @@ def _by_lag(subject, why):
 
     def at(problem):
         params, *data, initial, _ = problem
-        profile = lag_profile(subject.model, params, *data, initial=initial, num_lags=lags).norms
-        shares = jnp.cumsum(profile)
-        quantiles = jnp.asarray(QUANTILES, profile.dtype) * shares[-1]
-        return profile, jnp.argmax(shares[None, :] >= quantiles[:, None], axis=1)
+        return lag_profile(subject.model, params, *data, initial=initial, num_lags=lags).norms
 
-    profile, reach = subject.measure(("lags", lags), at)
-    return Tables(None, profile, reach, None, None, None, None, missing)
+    profile = subject.measure(("lags", lags), at)
+    return Tables(None, profile, _reach_of(profile), None, None, None, None, missing)
 
 
-def _reach_of(table):
-    return jnp.stack([table.reach(quantile) for quantile in QUANTILES])
+def _reach_of(profile):
+    """The least lags at which the cumulative profile [B, lags] has QUANTILES of the whole, [B, quantiles]."""
+    shares = np.cumsum(profile, axis=1)[:, None]
+    return np.argmax(shares >= np.array(QUANTILES)[:, None] * shares[:, :, -1:], axis=2)
