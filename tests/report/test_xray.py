@@ -13,9 +13,10 @@ import jaxbptt
 from jaxbptt import cells, gradients, models, report, terms, truncation
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.jacobians import step_jacobians
-from jaxbptt.report import _numbers, _problem, _proof, _spectra, _tables, _verdict
+from jaxbptt.report import _directions, _numbers, _problem, _proof, _spectra, _tables, _verdict
 from jaxbptt.trajectories import unroll
 from tests import cases
+from tests.mutation import mutate
 
 KEY = jax.random.key(4)
 T, EVERY = 12, 3
@@ -197,6 +198,36 @@ def test_a_route_that_costs_too_much_is_replaced(monkeypatch):
     proof = _proof.prove(subject._replace(key="off"))
     assert proof.wrong == {"bptt": "cell.w_hx", "directional": "cell.w_hx"}
     assert 1e-10 < proof.routes["directional"] < 1e-8
+
+
+@pytest.mark.parametrize("start", ["given", "zero", "from params"])
+@pytest.mark.parametrize("left_out", ["MOST_TERMS", "MOST_FLOPS"])
+def test_what_replaces_a_costly_route_is_the_gradient(left_out, start, monkeypatch):
+    monkeypatch.setattr(_proof, left_out, 1)
+    model, data = GRU, (*DATA[:3], DATA[3] if start == "given" else None)
+    if start == "from params":
+        model = GRU._replace(initial_state=lambda params: params.cell.b_h[: cases.N], derivation=None)
+    proof = _proof.prove(_problem.take_subject(model, *data))
+    replacements = {"MOST_TERMS": ["directional", "double_sum_directional"], "MOST_FLOPS": ["directional"]}[left_out]
+    assert [name for name in proof.routes if "directional" in name] == replacements
+    assert proof.worst < 1e-13
+    assert not proof.wrong
+
+
+def test_the_double_sum_along_directions_sees_each_kind_of_term(monkeypatch):
+    monkeypatch.setattr(_proof, "MOST_TERMS", 1)
+    model = GRU._replace(initial_state=lambda params: params.cell.b_h[: cases.N], derivation=None)
+    wrongs = (
+        ("+ along(direct, directions)", "", "readout.w_yh"),
+        ("unravel(jnp.sum(carried, axis=0))", "unravel(0 * jnp.sum(carried, axis=0))", "cell.b_h"),
+        ("total + jnp.sum(jnp.tensordot", "total + 2 * jnp.sum(jnp.tensordot", "cell.w_hx"),
+    )
+    for old, new, leaf in wrongs:
+        monkeypatch.setattr(_proof, "sum_pairs", mutate(_directions, old, new).sum_pairs)
+        proof = _proof.prove(_problem.take_subject(model, *DATA[:3])._replace(key=old))
+        assert list(proof.wrong) == ["double_sum_directional"], old
+        names = dict(zip(proof.leaves, proof.errors["double_sum_directional"][0], strict=True))
+        assert names[leaf] > 1e-3, old
 
 
 def test_a_batch_gives_medians(found):
