@@ -237,7 +237,7 @@ def _table_by_rows(
     steps = trajectory.previous, trajectory.inputs, factors, rows, before
     length = len(rows)
     width = -(-length // (BLOCKS if length >= LEAST_STEPS else 1))
-    firsts = np.arange(0, length, width)
+    firsts = range(0, length, width)
     visits = [(first, k) for first in firsts for k in reversed(range(min(first + width, length)))]
     first, k = np.array(visits).T
     begins = np.append(True, np.diff(first) > 0)

@@ -11,7 +11,10 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jaxbptt import _validation
 
 MOST = 64  # bodies
 AT_ONCE = 64  # rows of one program
@@ -36,7 +39,8 @@ def map_rows(key: Hashable, function: Callable[..., Any], shared: Any, rows: Any
 
 def map_one(key: Hashable, function: Callable[..., Any], row: Any) -> Any:
     """function(None, row), as `map_rows` of one row."""
-    return jax.tree.map(lambda leaf: leaf[0], map_rows(key, function, None, jax.tree.map(lambda leaf: leaf[None], row)))
+    results = map_rows(key, function, None, jax.tree.map(lambda leaf: _on_host(leaf)[None], row))
+    return jax.tree.map(lambda leaf: jnp.asarray(_on_host(leaf)[0]), results)
 
 
 def map_many(key: Hashable, function: Callable[..., Any], shared: Any, rows: Any) -> Any:
@@ -48,6 +52,12 @@ def map_many(key: Hashable, function: Callable[..., Any], shared: Any, rows: Any
         results = map_rows(key, function, shared, jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], rows))
         parts.append(jax.tree.map(lambda leaf, stop=count - start: np.asarray(leaf)[:stop], results))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _on_host(leaf: Any) -> Any:
+    """In NumPy, where an index compiles nothing; as it is if it has no place there: traced, or random keys."""
+    plain = _validation.is_concrete(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+    return np.asarray(leaf) if plain else leaf
 
 
 def _keep(key: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,8 +24,8 @@ def draw_directions(params: Params) -> Params:
 
 def push_forward(model: Model, problem: Problem, directions: Params) -> Float[Array, "leaves directions"]:
     """dC/dθ v by forward mode through the whole computation."""
-    params, *data, initial, _ = problem
-    loss = lambda params: sum_losses(model, params, *data, initial)[0]
+    params, inputs, targets, initial, _ = problem
+    loss = lambda params: sum_losses(model, params, inputs, targets, initial)[0]
     return _of_each(directions, lambda tangent: jvp(loss, params, tangent)[1])
 
 

@@ -65,8 +65,8 @@ class Subject(NamedTuple):
         length = self.problem.length
 
         def at(arrays, index):
-            problem, shared = arrays
-            return function(self.sequence(Problem(*problem, length), index), *shared)
+            (params, inputs, targets, initial), shared = arrays
+            return function(self.sequence(Problem(params, inputs, targets, initial, length), index), *shared)
 
         rows = self.chosen if chosen is None else chosen
         arrays = self.problem[:4], shared

@@ -172,14 +172,14 @@ def _usual(params):
 
 def _moved(subject, problem, directions, lengths):
     """C(θ ± e v), [directions, 2, sizes], along random v, each leaf of the given length."""
-    params, *data, initial, _ = problem
+    params, inputs, targets, initial, _ = problem
     sizes = jnp.asarray(sizes_of(subject.dtype), subject.dtype)
     lengths = jax.tree.unflatten(jax.tree.structure(params), list(lengths))
 
     def value(at):
         draw, e = at
         moved = jax.tree.map(lambda leaf, drawn, size: leaf + e * size * drawn[draw], params, directions, lengths)
-        return sum_losses(subject.model, moved, *data, initial)[0]
+        return sum_losses(subject.model, moved, inputs, targets, initial)[0]
 
     draws, signed = jnp.meshgrid(jnp.arange(DIRECTIONS), jnp.concatenate((sizes, -sizes)), indexing="ij")
     return jax.lax.map(value, (draws.ravel(), signed.ravel())).reshape(DIRECTIONS, 2, -1)
