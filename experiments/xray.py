@@ -143,7 +143,7 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
-    takes="1.5 min",
+    takes="40 s",
     alt={
         "figure.png": (
             "One column for each cell, headed by its verdict (of one cell alone, the four panels in a square). From "

@@ -1,4 +1,4 @@
-"""dC/dθ along random directions v of each leaf: two routes that would take minutes for all of θ."""
+"""dC/dθ along random directions v of each leaf: two routes that would take long for all of θ."""
 
 import jax
 import jax.numpy as jnp
