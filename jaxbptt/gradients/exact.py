@@ -204,9 +204,8 @@ def sum_terms(model: Model, problem: Problem, run: ForwardPass, jacobians: Float
         return jax.tree.map(lambda total, term: total + jnp.sum(term, axis=0), gradient, terms), None
 
     grads, _, carried = scan_terms(add_terms, direct, trajectory, jacobians, local, early)
-    if problem.initial is not None:
-        return grads
-    return add_initial(model, problem.params, grads, unravel(jnp.sum(carried, axis=0)))
+    initial_adjoint = unravel(jnp.sum(carried, axis=0))
+    return add_initial(model, problem.params, grads, initial_adjoint) if problem.initial is None else grads
 
 
 def automatic_jacobians(model: Model, params: Params, trajectory: Trajectory) -> Float[Array, "time state state"]:
