@@ -129,13 +129,11 @@ def _find_affine(program, loop, of_data, of_state):
         side = _side_of_weight(operation, of_data)
         if side is not None:
             weight = operation.inputs[side]
-            (contracted, _), kind = operation.equation.params["dimension_numbers"], None
-            if len(_aval(program, weight).shape) == 2:
-                kind = (
-                    contracted,
-                    str(operation.equation.params["preferred_element_type"]),
-                    operation.equation.params["precision"],
-                )
+            parameters = operation.equation.params
+            ((contracted, _), _), kind = parameters["dimension_numbers"], None
+            if len(_aval(program, weight).shape) == 2 and len(contracted) == 1:
+                names = ("dimension_numbers", "preferred_element_type", "precision")
+                kind = tuple(str(parameters[name]) for name in names)
             groups.setdefault((operation.inputs[1 - side], side, kind or position), []).append(position)
     found = []
     for (vector, *_), products in groups.items():
@@ -219,6 +217,7 @@ class Product(NamedTuple):
     axes: tuple[int, int]  # contracted: of the weights, of v (from the end)
     axis: int  # of a result: the weights' own (from the end)
     sizes: tuple[int, ...]  # of each result along it
+    is_matrix: bool  # whether the weights are matrices, contracted along one axis
     vector: jax.ShapeDtypeStruct
     parameters: dict[str, Any]
 
@@ -278,6 +277,7 @@ def product_of(program: FlatProgram, group: Affine) -> Product:
         axes=(contracted[side][0], contracted[1 - side][0] - len(vector.shape)),
         axis=axis - len(results[0].shape),
         sizes=tuple(each.shape[axis] if each.shape else 1 for each in results),
+        is_matrix=len(_aval(program, operations[0].inputs[side]).shape) == 2 and len(contracted[0]) == 1,
         vector=vector,
         parameters=parameters,
     )

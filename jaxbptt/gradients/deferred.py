@@ -169,7 +169,7 @@ def _after(staged, group, shared, results, driven):
 def _of_weights(staged, product, shared, vectors, results):
     """(slot, Σ_t ā_t v_tᵀ) of each weight of a group."""
     weights, results = [value_of(slot, shared) for slot in product.weights], product.join_results(results)
-    if weights[0].ndim == 2:
+    if product.is_matrix:
         left, right = jnp.moveaxis(results, product.axis, -1), jnp.moveaxis(vectors, product.axes[1], -1)
         gradients = product.part_weights(Outer(*((left, right) if product.axes[0] == 1 else (right, left))).matrix())
     else:
