@@ -1,5 +1,4 @@
-"""Tables over all pairs (t, k): how much the use of θ at step k contributes to the gradient of the loss at step t, and
-how much that loss feels the input x_k."""
+"""Tables over all pairs (t, k): what the use of θ at step k adds to the gradient of L_t, and how L_t feels x_k."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, overload
@@ -16,6 +15,7 @@ from jaxbptt.cells.factored import norms as leaf_norms
 from jaxbptt.gradients.bidirectional import directions
 from jaxbptt.gradients.diagnosis import require_finite_gradient
 from jaxbptt.gradients.forward import run_forward, take_problem
+from jaxbptt.gradients.rows import add_at, split
 from jaxbptt.jacobians.structured import moving_jacobians, row_mover
 from jaxbptt.models._bidirectional import BidirectionalModel
 from jaxbptt.models.model import READS, Model, read, reduction_weight
@@ -25,8 +25,7 @@ from jaxbptt.types import Inputs, Integer, Params, State, States, Targets
 
 __all__ = ["GradientTerms", "InputSaliency", "gradient_terms", "input_saliency"]
 
-BLOCKS = 4  # of rows that the table is cut into: (1 + 1/4) / 2 of the products' flops are left
-LEAST_STEPS = 32  # with fewer, one block
+BLOCKS, LEAST_STEPS = 4, 32  # of rows that the table is cut into, (1 + 1/4) / 2 of the flops are left; of fewer steps 1
 
 
 class GradientTerms(NamedTuple):
@@ -321,35 +320,17 @@ def input_saliency(
         index, state, x, jacobian, row, row_before, of_input = step
         directions, log_lengths = later
         # Where loss t = k enters: its cotangent through the readout alone.
-        direction, log_length = _split(row[None])
+        direction, log_length = split(row[None])
         directions, log_lengths = directions.at[index].set(direction[0]), log_lengths.at[index].set(log_length[0])
-        felt, log_norms = _split(jax.vmap(lambda direction: pull_flat(state, x, direction))(directions))
-        _, log_norms = _add_at(index, (felt, log_lengths + log_norms), of_input)
-        directions, grown = _split(move(directions, jacobian))
-        return _add_at(index, (directions, log_lengths + grown), row_before), log_norms
+        felt, log_norms = split(jax.vmap(lambda direction: pull_flat(state, x, direction))(directions))
+        _, log_norms = add_at(index, (felt, log_lengths + log_norms), of_input)
+        directions, grown = split(move(directions, jacobian))
+        return add_at(index, (directions, log_lengths + grown), row_before), log_norms
 
     steps = (jnp.arange(length), trajectory.previous, inputs, chain, rows, before, own)
     log_norms = jax.lax.scan(visit, nothing, steps, reverse=True)[1].T
     require_finite_gradient(model, problem, jnp.where(log_norms == -jnp.inf, 0, log_norms))
     return InputSaliency(log_norms)
-
-
-def _split(rows):
-    """(rows of length 1, ln of their lengths), no square leaving the float range; a zero row stays zero, with −inf."""
-    largest = jnp.max(jnp.abs(rows), axis=1, initial=0)
-    rows = rows / jnp.where(largest > 0, largest, 1)[:, None]
-    length = jnp.sqrt(jnp.sum(rows * rows, axis=1))
-    length = jnp.where(length > 0, length, 1)
-    return rows / length[:, None], jnp.log(largest) + jnp.log(length)
-
-
-def _add_at(index, rows, more):
-    """Rows, as directions and logs of lengths, with `more` added to one of them: that of the step it belongs to."""
-    if more is None:
-        return rows
-    directions, log_lengths = rows
-    direction, log_length = _split((jnp.exp(log_lengths[index]) * directions[index] + more)[None])
-    return directions.at[index].set(direction[0]), log_lengths.at[index].set(log_length[0])
 
 
 def _through_readout(model, params, trajectory, targets):
@@ -369,8 +350,7 @@ def _through_readout(model, params, trajectory, targets):
 
 def _by_lag(log_norms):
     """[lag, time]: entry (ℓ, t) is that of the pair (t, t−ℓ), −inf where t−ℓ < 1."""
-    steps = jnp.arange(len(log_norms))
-    earlier = steps[None, :] - steps[:, None]
+    earlier = jnp.arange(len(log_norms))[None, :] - jnp.arange(len(log_norms))[:, None]
     taken = jnp.take_along_axis(log_norms.T, jnp.maximum(earlier, 0), axis=0)
     return jnp.where(earlier >= 0, taken, -jnp.inf)
 
