@@ -117,8 +117,10 @@ def _find_affine(program, loop, of_data, of_state):
                 return cuts, [read_by[0], *after]
         names = {operation.name for operation in operations}
         parted = names <= PARTED  # the rest reads parts of it: each is kept by itself
-        if len(operations) == len(read_by) > 0 and (parted or (len(read_by) == 1 and names <= RESHAPED)):
-            ends = [follow(each) for operation in operations for each in operation.outputs]
+        made = [each for operation in operations for each in operation.outputs]
+        movable = parted or (len(read_by) == 1 and names <= RESHAPED and all(_is_inexact(program, at) for at in made))
+        if len(operations) == len(read_by) > 0 and movable:
+            ends = [follow(each) for each in made]
             if parted or any(after for _, after in ends):  # something is added behind it
                 return [cut for cuts, _ in ends for cut in cuts], [*read_by, *(at for _, after in ends for at in after)]
         return [slot], []
@@ -127,11 +129,9 @@ def _find_affine(program, loop, of_data, of_state):
     for position in loop:
         operation = program.operations[position]
         side = _side_of_weight(operation, of_data)
-        if side is not None:
-            weight = operation.inputs[side]
-            parameters = operation.equation.params
-            ((contracted, _), _), kind = parameters["dimension_numbers"], None
-            if len(_aval(program, weight).shape) == 2 and len(contracted) == 1:
+        if side is not None and _is_inexact(program, operation.outputs[0]):
+            parameters, kind = operation.equation.params, None
+            if _takes_matrix(program, operation, side):
                 names = ("dimension_numbers", "preferred_element_type", "precision")
                 kind = tuple(str(parameters[name]) for name in names)
             groups.setdefault((operation.inputs[1 - side], side, kind or position), []).append(position)
@@ -169,10 +169,25 @@ def _with_depths(program, loop, groups):
 
 def _side_of_weight(operation: Operation, of_data: Sequence[bool]) -> int | None:
     """Which operand of a matrix product depends on θ alone; None: both or neither, or it is no such product."""
-    if operation.name != "dot_general" or operation.equation.params["dimension_numbers"][1][0]:
+    if operation.name != "dot_general":
+        return None
+    (contracted, _), (batched, _) = operation.equation.params["dimension_numbers"]
+    if batched or not contracted:
         return None
     fixed = [side for side, slot in enumerate(operation.inputs) if not isinstance(slot, int) or not of_data[slot]]
     return fixed[0] if len(fixed) == 1 else None
+
+
+def _takes_matrix(program, operation, side):
+    """Whether the weight is a matrix, contracted along one axis, of the dtype of v and of the result."""
+    weight, vector, result = (_aval(program, slot) for slot in (*operation.inputs, operation.outputs[0]))
+    contracted = operation.equation.params["dimension_numbers"][0][side]
+    dtypes = {weight.dtype, vector.dtype, result.dtype}
+    return len((weight, vector)[side].shape) == 2 and len(contracted) == 1 and len(dtypes) == 1
+
+
+def _is_inexact(program, slot):
+    return jnp.issubdtype(program.avals[slot].dtype, jnp.inexact)
 
 
 def _aval(program, slot):
@@ -217,7 +232,7 @@ class Product(NamedTuple):
     axes: tuple[int, int]  # contracted: of the weights, of v (from the end)
     axis: int  # of a result: the weights' own (from the end)
     sizes: tuple[int, ...]  # of each result along it
-    is_matrix: bool  # whether the weights are matrices, contracted along one axis
+    is_matrix: bool  # whether the weights are matrices, contracted along one axis, and all of one dtype
     vector: jax.ShapeDtypeStruct
     parameters: dict[str, Any]
 
@@ -277,7 +292,7 @@ def product_of(program: FlatProgram, group: Affine) -> Product:
         axes=(contracted[side][0], contracted[1 - side][0] - len(vector.shape)),
         axis=axis - len(results[0].shape),
         sizes=tuple(each.shape[axis] if each.shape else 1 for each in results),
-        is_matrix=len(_aval(program, operations[0].inputs[side]).shape) == 2 and len(contracted[0]) == 1,
+        is_matrix=_takes_matrix(program, operations[0], side),
         vector=vector,
         parameters=parameters,
     )

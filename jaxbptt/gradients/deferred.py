@@ -69,7 +69,8 @@ def run_forward(staged: StagedStep, params: Params, state: State, inputs: Inputs
         new, values = _side_by_side(staged, advance)(state, driven)
         return jax.tree.unflatten(program.structure, new), (new, values)
 
-    last, (states, values) = jax.lax.scan(body, state, driven)
+    length = jax.tree.leaves(inputs)[0].shape[0]  # the loop may read nothing of the drive
+    last, (states, values) = jax.lax.scan(body, state, driven, length=length)
     read = {slot: driven[slot] for slot in staged.read}
     return last, jax.tree.unflatten(program.structure, states), Kept(values, read)
 
@@ -168,14 +169,14 @@ def _after(staged, group, shared, results, driven):
 
 def _of_weights(staged, product, shared, vectors, results):
     """(slot, Σ_t ā_t v_tᵀ) of each weight of a group."""
-    weights, results = [value_of(slot, shared) for slot in product.weights], product.join_results(results)
+    results = product.join_results(results)
     if product.is_matrix:
         left, right = jnp.moveaxis(results, product.axis, -1), jnp.moveaxis(vectors, product.axes[1], -1)
         gradients = product.part_weights(Outer(*((left, right) if product.axes[0] == 1 else (right, left))).matrix())
     else:
         one = _side_by_side(staged, product.run, shared=1)
         run = lambda weight: jax.vmap(one, in_axes=(None, 0))(weight, vectors)
-        gradients = jax.vjp(run, weights[0])[1](results)
+        gradients = jax.vjp(run, _join(product, shared))[1](results)
     return [(slot, each) for slot, each in zip(product.weights, gradients, strict=True) if isinstance(slot, int)]
 
 
@@ -210,7 +211,7 @@ def _values(staged, shared, state, driven):
 
 
 def _join(product, shared):
-    return product.join([value_of(slot, shared) for slot in product.weights])
+    return product.join([jnp.asarray(value_of(slot, shared)) for slot in product.weights])  # constants may be NumPy's
 
 
 def _zeros(program, slot):
