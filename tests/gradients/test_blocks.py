@@ -7,7 +7,8 @@ import pytest
 
 from jaxbptt import gradients, models
 from jaxbptt.comparison import compare
-from jaxbptt.gradients import backpropagation, sequence
+from jaxbptt.gradients import backpropagation, resources, sequence
+from jaxbptt.gradients.blocks import choose_blocks
 from tests import cases
 from tests.gradients.problems import BATCH, KEY, batch_of, model_of
 from tests.mutation import mutate_package
@@ -96,9 +97,9 @@ def test_where_the_parallel_adjoint_is_taken(monkeypatch, name, backend, length,
     taken = []
     make = sequence.make_runner
 
-    def spy(model, params, *, parallel):
+    def spy(*at, parallel):
         taken.append(parallel)
-        return make(model, params, parallel=parallel)
+        return make(*at, parallel=parallel)
 
     monkeypatch.setattr(backpropagation, "make_runner", spy)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
@@ -109,3 +110,43 @@ def test_where_the_parallel_adjoint_is_taken(monkeypatch, name, backend, length,
         inputs, targets = (jnp.stack([leaf] * batch, axis=1) for leaf in (inputs, targets))
     jax.eval_shape(lambda *data: gradients.bptt(model, *data, **options), params, inputs, targets)
     assert taken == [parallel]
+
+
+def test_memory_bounds_what_is_kept():
+    """The runner keeps 8 bytes a step besides a state of 8; 1024 steps keep 16 KiB."""
+    save = lambda state, inputs: (state, sequence.Saved(state, inputs, inputs))
+    run, inputs = sequence.Runner(None, save, None, keeps=True), jnp.zeros(1024)
+    whole = choose_blocks(run, jnp.zeros(()), inputs, None, 2**14)
+    assert (whole.size, whole.before_last, whole.keep) == (1024, 0, True)
+    for memory in (2**13, 2**11, 800):
+        size, before_last, keep = choose_blocks(run, jnp.zeros(()), inputs, None, memory)
+        assert not keep
+        assert before_last * 8 + size * 16 <= memory or size * 16 <= memory < 2 * 1024 * 16**0.5
+        assert before_last * size < 1024 <= (before_last + 1) * size
+
+
+@pytest.mark.parametrize("memory", [1, 300, 10**6])
+@pytest.mark.parametrize("name", ["lstm", "custom", "batch"])
+def test_a_bound_on_memory_changes_nothing(name, memory, problem_of):
+    model, data, (_, expected) = problem_of(name)
+    assert compare(expected, run(gradients.bptt, model, data, memory=memory)[1]).relative < 1e-12
+
+
+@pytest.mark.parametrize(("options", "word"), [({"memory": 0}, "memory"), ({"memory": 9, "block": 2}, "block")])
+def test_a_wrong_memory_is_named(options, word, problem_of):
+    model, data, _ = problem_of("gru")
+    with pytest.raises(ValueError, match=f"^memory.*{word if word == 'block' else 'got 0'}"):
+        gradients.bptt(model, *data[:3], **options)
+
+
+def test_the_machine_is_asked(monkeypatch):
+    told = {"SC_AVPHYS_PAGES": 2**20, "SC_PAGE_SIZE": 2**12, "SC_LEVEL2_CACHE_SIZE": 2**21}
+    monkeypatch.setattr(resources.os, "sysconf", told.__getitem__)
+    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert (resources.default_memory(), resources.cache_size()) == (2**30, 2**22)
+
+    def fail(name):
+        raise ValueError(name)
+
+    monkeypatch.setattr(resources.os, "sysconf", fail)
+    assert (resources.default_memory(), resources.cache_size()) == (resources.LEAST_MEMORY, resources.LEAST_CACHE)

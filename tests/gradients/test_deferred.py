@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from jaxbptt import gradients, models
+from jaxbptt._jaxprs import stages
 from jaxbptt._jaxprs.program import Unreadable
 from jaxbptt._jaxprs.stages import StagedStep
 from jaxbptt.comparison import compare
 from jaxbptt.gradients import deferred, sequence
 from tests.gradients.problems import BATCH, KEY
-from tests.mutation import mutate_package
+from tests.mutation import mutate, mutate_package
 
 LENGTH, N, M = 5, 3, 2
 SHAPES = {"w": (N, N), "u": (N, N), "m": (N, M), "b": (N,), "g": (N,), "v": (2, 2, N), "k": (2, N, N), "s": ()}
@@ -230,7 +231,7 @@ STEPS = [
 
 def problem_of(step, zero, batch, reads="state"):
     """(model, data): dense params, h_0 dependent on θ."""
-    start = lambda p: jax.tree.map(lambda leaf: leaf + jnp.broadcast_to(jnp.sin(p["b"]), leaf.shape), zero)
+    start = lambda p: jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.sin(p["b"]), leaf.shape), zero)
     seen = lambda p, state, *rest: jax.tree.map(lambda *each: sum(map(jnp.sin, each)), state, *rest[1:])
     loss = lambda output, target: sum(jnp.sum((leaf - target) ** 2) for leaf in jax.tree.leaves(output))
     model = models.Model(None, start, step, seen, loss, reads=reads)
@@ -250,8 +251,8 @@ def staged_of(model, data):
 
 
 @functools.cache
-def expected_of(step, zero_of, batch, reads="state"):
-    model, data = problem_of(step, dict(((s, z) for s, z, *_ in STEPS))[step] if zero_of is None else zero_of, batch, reads)
+def expected_of(step, batch, reads="state"):
+    model, data = problem_of(step, {step: zero for step, zero, *_ in STEPS}[step], batch, reads)
     return model, data, jax.jit(functools.partial(gradients.autodiff, model))(*data)
 
 
@@ -262,7 +263,7 @@ def bptt(module, model, data, **options):
 @pytest.mark.parametrize("batch", [None, BATCH], ids=["one", "batch"])
 @pytest.mark.parametrize(("step", "zero", "products", "depths"), STEPS, ids=[each[0].__name__ for each in STEPS])
 def test_a_step_in_stages_has_the_gradient_of_the_whole(monkeypatch, step, zero, products, depths, batch):
-    model, data, (loss, expected) = expected_of(step, None, batch)
+    model, data, (loss, expected) = expected_of(step, batch)
     staged = staged_of(model, data)
     assert isinstance(staged, StagedStep), staged
     groups = sorted((group.depth, -len(group.products)) for group in staged.affine)
@@ -272,3 +273,108 @@ def test_a_step_in_stages_has_the_gradient_of_the_whole(monkeypatch, step, zero,
     actual_loss, actual = bptt(gradients, model, data, block=2)
     np.testing.assert_allclose(actual_loss, loss, rtol=1e-13)
     assert compare(expected, actual).relative < (1e-6 if step is in_half else 1e-12)
+
+
+@pytest.mark.parametrize("batch", [None, BATCH], ids=["one", "batch"])
+@pytest.mark.parametrize("options", [{"memory": 1}, {"block": 2}, {"block": LENGTH}], ids=str)
+def test_outputs_that_read_more_than_the_state(options, batch):
+    model, data, (_, expected) = expected_of(merged, batch, "state, x, previous")
+    assert compare(expected, bptt(gradients, model, data, **options)[1]).relative < 1e-12
+
+
+@pytest.mark.parametrize("step", [split, read_twice, deep])
+def test_what_is_kept_is_what_the_rest_reads(step):
+    """σ(a) in the place of a where nothing else reads a; the parts of a product that are read apart."""
+    bends = [group.bends for group in staged_of(*problem_of(step, H, None)).affine]
+    assert (
+        bends
+        == {
+            split: [("tanh", "logistic"), (None, None)],
+            read_twice: [(None, "logistic", None)],
+            deep: [(None, None), (None,), (None,)],
+        }[step]
+    )
+
+
+@pytest.mark.parametrize("step", [elman, merged, read_twice, rows], ids=lambda step: step.__name__)
+def test_params_of_float32_keep_their_dtype(monkeypatch, step):
+    monkeypatch.setattr(sequence, "MISSING_RULE", ())
+    model, data, _ = expected_of(step, None)
+    single = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+    _, expected = jax.jit(functools.partial(gradients.autodiff, model))(*single(data))
+    _, actual = bptt(gradients, model, single(data), block=2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
+    assert compare(expected, actual).relative < 1e-5
+
+
+def test_the_gradient_is_differentiated_again():
+    model, data, _ = expected_of(merged, None)
+    along = jax.tree.map(jnp.sin, data[0])
+    push = lambda route: jax.jit(lambda p: jax.jvp(lambda p: route(model, p, *data[1:])[1], (p,), (along,))[1])(data[0])
+    assert compare(push(gradients.autodiff), push(gradients.bptt)).relative < 1e-11
+
+
+def test_an_effect_is_seen_at_every_step(capsys):
+    def step(p, h, x):
+        jax.debug.print("h {}", h[0])
+        jax.debug.print("x {}", x[0])
+        return elman(p, h, x)
+
+    model, data = problem_of(step, H, None)
+    assert isinstance(staged_of(model, data), StagedStep)
+    actual = bptt(gradients, model, data)[1]
+    jax.effects_barrier()
+    printed = capsys.readouterr().out
+    assert printed.count("h ") == LENGTH
+    assert printed.count("x ") >= LENGTH
+    assert compare(expected_of(elman, None)[2][1], actual).relative < 1e-12
+
+
+def test_a_program_that_cannot_be_staged_goes_the_plain_way(monkeypatch):
+    monkeypatch.setattr(deferred, "run_forward", lambda *at: 1 / 0)
+    model, data, (_, expected) = expected_of(elman, None)
+    assert isinstance(staged_of(model, data), Unreadable)
+    assert compare(expected, bptt(gradients, model, data)[1]).relative < 1e-12
+
+
+DEFERRED = [  # each gives other numbers: a line that raised would only send everything the plain way
+    (deep, "sorted({group.depth for group in staged.affine}, reverse=True)", "sorted({group.depth for group in staged.affine})"),
+    (deep, "total = jax.tree.map(jnp.add, total, pull_rest(vectors, of_vectors))", "total = pull_rest(vectors, of_vectors)"),
+    (normalised, "jax.tree.map(jnp.add, of_held, held)), (found.kept", "held), (found.kept"),
+    (normalised, "found, leading = [*of_held.items()], ", "found, leading = [], "),
+    (elman, "(*found, *pull_drive(of_driven)[0].items())", "found"),
+    (elman, "found += [*by_shared.items(), *", "found += [*"),
+    (reshaped, "of_driven = jax.tree.map(jnp.add, of_driven, by_driven)", "pass"),
+    (read_twice, "of_driven |= {slot: of_driven[slot] + own for", "of_driven |= {slot: of_driven[slot] + 0 * own for"),
+    (merged, "return total._replace(kept=[bar for group in staged.affine for bar in straighten(group, total.kept, kept)])",
+     "return total"),
+    (merged, "return pull_shared(of_shared)[0], earlier", "return pull_shared(of_shared)[0], later"),
+    (three_axes, "jax.vjp(run, _join(product, shared))[1](results)", "jax.vjp(run, _join(product, shared))[1](0 * results)"),
+]  # fmt: skip
+STAGES = [
+    (merged, '"logistic": lambda s: s * (1 - s)', '"logistic": lambda s: s * (1 + s)'),
+    (elman, '"tanh": lambda s: (1 - s) * (1 + s)', '"tanh": lambda s: 1 - s'),
+    (exponential, '"exp": lambda s: s', '"exp": lambda s: 1 + s'),
+    (read_twice, "if len(read_by) == 1 and read_by[0] >= 0 else None", "if read_by and read_by[0] >= 0 else None"),
+    (deep, "depths[slot] = depth + (", "depths[slot] = 0 * depth * ("),
+    (merged, "jnp.split(joined, list(itertools.accumulate(sizes))[:-1], axis=axis)",
+     "jnp.split(joined, list(itertools.accumulate(sizes))[:-1], axis=axis)[::-1]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "old", "new"), DEFERRED)
+def test_a_broken_line_of_the_passes_is_seen(step, old, new):
+    model, data, (_, expected) = expected_of(step, None)
+    assert compare(expected, bptt(mutate_package(gradients, old, new), model, data, block=2)[1]).relative > 1e-3
+
+
+@pytest.mark.parametrize(("step", "old", "new"), STAGES)
+def test_a_broken_line_of_the_reading_is_seen(monkeypatch, step, old, new):
+    model, data, (_, expected) = expected_of(step, None)
+    mutant = mutate(stages, old, new)
+    for name in ("Affine", "StagedStep", "Product"):
+        setattr(mutant, name, getattr(stages, name))
+    monkeypatch.setattr(stages, "_part", mutant._part)
+    for name in ("SLOPES", "execute", "needed_for", "product_of", "read_stages"):
+        monkeypatch.setattr(deferred, name, getattr(mutant, name))
+    assert compare(expected, bptt(gradients, model, data, block=2)[1]).relative > 1e-3
