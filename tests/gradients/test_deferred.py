@@ -338,18 +338,18 @@ def test_a_program_that_cannot_be_staged_goes_the_plain_way(monkeypatch):
 
 
 DEFERRED = [  # each gives other numbers: a line that raised would only send everything the plain way
-    (deep, "sorted({group.depth for group in staged.affine}, reverse=True)", "sorted({group.depth for group in staged.affine})"),
-    (deep, "total = jax.tree.map(jnp.add, total, pull_rest(vectors, of_vectors))", "total = pull_rest(vectors, of_vectors)"),
+    (deep, "sorted({group.depth for group in staged.affine}, reverse=True)", "sorted({group.depth for group in staged.affine})"),  # noqa: E501
+    (deep, "total = jax.tree.map(jnp.add, total, pull_rest(vectors, of_vectors))", "total = pull_rest(vectors, of_vectors)"),  # noqa: E501
     (normalised, "jax.tree.map(jnp.add, of_held, held)), (found.kept", "held), (found.kept"),
     (normalised, "found, leading = [*of_held.items()], ", "found, leading = [], "),
     (elman, "(*found, *pull_drive(of_driven)[0].items())", "found"),
     (elman, "found += [*by_shared.items(), *", "found += [*"),
     (reshaped, "of_driven = jax.tree.map(jnp.add, of_driven, by_driven)", "pass"),
     (read_twice, "of_driven |= {slot: of_driven[slot] + own for", "of_driven |= {slot: of_driven[slot] + 0 * own for"),
-    (merged, "return total._replace(kept=[bar for group in staged.affine for bar in straighten(group, total.kept, kept)])",
+    (merged, "return total._replace(kept=[bar for group in staged.affine for bar in straighten(group, total.kept, kept)])",  # noqa: E501
      "return total"),
     (merged, "return pull_shared(of_shared)[0], earlier", "return pull_shared(of_shared)[0], later"),
-    (three_axes, "jax.vjp(run, _join(product, shared))[1](results)", "jax.vjp(run, _join(product, shared))[1](0 * results)"),
+    (three_axes, "jax.vjp(run, _join(product, shared))[1](results)", "jax.vjp(run, _join(product, shared))[1](0 * results)"),  # noqa: E501
 ]  # fmt: skip
 STAGES = [
     (merged, '"logistic": lambda s: s * (1 - s)', '"logistic": lambda s: s * (1 + s)'),
