@@ -1,7 +1,6 @@
 """How many operations a function takes, counted in its own program, loops included."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -82,9 +81,3 @@ def _size_in_bytes(variable):
     dtype = getattr(variable.aval, "dtype", None)
     itemsize = dtype.itemsize if isinstance(dtype, np.dtype) else 0  # keys are not counted
     return math.prod(getattr(variable.aval, "shape", ())) * itemsize
-
-
-def count_in_loops(function: Callable[..., Any], *arguments: Any) -> int:
-    """The operations in the bodies of the program's loops, called functions not opened."""
-    program = jax.make_jaxpr(function)(*arguments).jaxpr
-    return sum(len(body.eqns) for equation in program.eqns for body in _inner_programs(equation))

@@ -118,7 +118,7 @@ def _find_affine(program, loop, of_data, of_state):
         names = {operation.name for operation in operations}
         parted = names <= PARTED  # the rest reads parts of it: each is kept by itself
         made = [each for operation in operations for each in operation.outputs]
-        movable = parted or (len(read_by) == 1 and names <= RESHAPED and all(_is_inexact(program, at) for at in made))
+        movable = parted or (len(read_by) == 1 and names <= RESHAPED and all(is_inexact(program, at) for at in made))
         if len(operations) == len(read_by) > 0 and movable:
             ends = [follow(each) for each in made]
             if parted or any(after for _, after in ends):  # something is added behind it
@@ -129,7 +129,7 @@ def _find_affine(program, loop, of_data, of_state):
     for position in loop:
         operation = program.operations[position]
         side = _side_of_weight(operation, of_data)
-        if side is not None and _is_inexact(program, operation.outputs[0]):
+        if side is not None and is_inexact(program, operation.outputs[0]):
             parameters, kind = operation.equation.params, None
             if _takes_matrix(program, operation, side):
                 names = ("dimension_numbers", "preferred_element_type", "precision")
@@ -186,8 +186,9 @@ def _takes_matrix(program, operation, side):
     return len((weight, vector)[side].shape) == 2 and len(contracted) == 1 and len(dtypes) == 1
 
 
-def _is_inexact(program, slot):
-    return jnp.issubdtype(program.avals[slot].dtype, jnp.inexact)
+def is_inexact(program: FlatProgram, slot: int) -> bool:
+    """Whether a slot holds floats or complex numbers, which have derivatives."""
+    return bool(jnp.issubdtype(program.avals[slot].dtype, jnp.inexact))
 
 
 def _aval(program, slot):

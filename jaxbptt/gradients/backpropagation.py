@@ -89,8 +89,8 @@ def bptt(
         blocks that fit in the cores' second-level caches, as the system tells them; they run again only where all
         steps would keep more than `memory`. K ≥ T: one block, nothing runs twice.
       memory: bytes that the forward pass may keep, static, without a block. Where all steps keep more, blocks run again
-        (about 1.2 to 1.5 times the time), of about √T steps where that is what fits; the least possible is taken where
-        even that does not. The backward pass of one block, the data and the gradient come on top. None: a quarter of
+        (up to 1.5 times the time), of about √T steps where longer ones do not fit; the least possible is taken where
+        even these do not. The backward pass of one block, the data and the gradient come on top. None: a quarter of
         the memory that is free when the function is traced, as a power of two, and at least 256 MiB.
       adjoint: "sequential", λ by one scan; "parallel", all of √T blocks of √T steps at once, N times the work in 3√T
         dependent steps (within each block of K steps, if there are several), NaN for a pullback that is not linear, or

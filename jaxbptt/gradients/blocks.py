@@ -43,7 +43,7 @@ def choose_blocks(run: Runner, state: State, inputs: Inputs, size: int | None, m
     longest = length if length * per_step <= cache else max(LEAST_STEPS, cache // per_step)
     if not keep:
         fits = length // longest * per_state + longest * per_step <= memory
-        longest = min(longest, length) if fits else min(longest, math.isqrt(length * per_state // per_step) + 1)
+        longest = min(length, longest if fits else math.isqrt(length * per_state // per_step) + 1)
     size = math.ceil(length / math.ceil(length / longest))
     return Blocks(size, -(-length // size) - 1, keep=keep)
 

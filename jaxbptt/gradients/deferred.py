@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbptt._jaxprs.program import Unreadable, value_of
-from jaxbptt._jaxprs.stages import SLOPES, StagedStep, execute, needed_for, product_of, read_stages
+from jaxbptt._jaxprs.stages import SLOPES, StagedStep, execute, is_inexact, needed_for, product_of, read_stages
 from jaxbptt.cells.factored import Outer
 from jaxbptt.types import Input, Inputs, Params, State, States, Step
 
@@ -81,7 +81,7 @@ def run_backward(
     """(Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t, μ_0)."""
     program, groups = staged.program, [(group, product_of(staged.program, group)) for group in staged.affine]
     everything = _share(staged, params)
-    still = {slot: value for slot, value in everything.items() if not _is_float(program, slot)}
+    still = {slot: value for slot, value in everything.items() if not is_inexact(program, slot)}
     shared, pull_shared = jax.vjp(lambda params: _floats(program, _share(staged, params)), params)
     driven, pull_drive = jax.vjp(lambda shared: _floats(program, _drive(staged, still | shared, inputs)), shared)
     joined = {group: _join(product, everything) for group, product in groups}
@@ -154,7 +154,7 @@ def _rest(staged, targets, shared, state, kept, read):
 
 
 def _pull_rest(staged, shared, read, at, targets, cotangents):
-    held = {slot: shared[slot] for slot in staged.held if _is_float(staged.program, slot)}
+    held = {slot: shared[slot] for slot in staged.held if is_inexact(staged.program, slot)}
     rest = lambda state, kept, floats, held: _rest(staged, targets, shared | held, state, kept, read | floats)
     return _Cotangents(*jax.vjp(rest, *at, held)[1](cotangents))
 
@@ -219,8 +219,4 @@ def _zeros(program, slot):
 
 
 def _floats(program, values):
-    return {slot: value for slot, value in values.items() if _is_float(program, slot)}
-
-
-def _is_float(program, slot):
-    return jnp.issubdtype(program.avals[slot].dtype, jnp.inexact)
+    return {slot: value for slot, value in values.items() if is_inexact(program, slot)}

@@ -54,11 +54,10 @@ class Runner(NamedTuple):
     skip: Skip
     forward: Forward
     backward: Backward
-    keeps: bool  # whether Saved holds only arrays, so that a scan may return it
 
 
 def make_runner(model: Model, params: Params, state: State, x: Input, *, parallel: bool = False) -> Runner:
-    """The runner by a factored derivation, else by a plain one, else by the products with weights in the program."""
+    """The runner by a factored derivation, else by a plain one, else by the stages of the step's program."""
     adjoint = functools.partial(parallel_adjoint, batch=model.batch) if parallel else sequential_adjoint
     partials = step_partials(model)
     if partials.factored is not None:
@@ -68,10 +67,10 @@ def make_runner(model: Model, params: Params, state: State, x: Input, *, paralle
     plain = _plain(model.step, partials, params, adjoint)
     if partials.source == "plain" or parallel:
         return plain
-    batched = isinstance(model.step, BatchedStep)
-    staged = stage(
-        model.step.one if isinstance(model.step, BatchedStep) else model.step, params, state, x, batched=batched
-    )
+    if isinstance(model.step, BatchedStep):
+        staged = stage(model.step.one, params, state, x, batched=True)
+    else:
+        staged = stage(model.step, params, state, x)
     return plain if isinstance(staged, Unreadable) else _staged(staged, params, plain)
 
 
@@ -101,7 +100,7 @@ def _factored(pullback: FactoredPullback, params: Params, adjoint: Adjoint) -> R
         cotangents = jax.vmap(pullback.params, in_axes=(None, 0, 0, 0))(params, previous, inputs, deltas)
         return sum_over_steps(cotangents), earlier
 
-    return Runner(skip, forward, backward, keeps=True)
+    return Runner(skip, forward, backward)
 
 
 def _plain(step: Step, partials: Partials, params: Params, adjoint: Adjoint) -> Runner:
@@ -120,7 +119,7 @@ def _plain(step: Step, partials: Partials, params: Params, adjoint: Adjoint) -> 
         adjoints, earlier = adjoint(lambda at, cotangent: (pull(at, cotangent), cotangent), residuals, local, later)
         return partials.sum_params(params, steps.previous, inputs, adjoints), earlier
 
-    return Runner(skip, forward, backward, keeps=True)
+    return Runner(skip, forward, backward)
 
 
 def _staged(staged: StagedStep, params: Params, plain: Runner) -> Runner:
@@ -136,4 +135,4 @@ def _staged(staged: StagedStep, params: Params, plain: Runner) -> Runner:
         except MISSING_RULE:
             return plain.backward(saved, inputs, local, later)
 
-    return Runner(plain.skip, forward, backward, keeps=True)
+    return Runner(plain.skip, forward, backward)

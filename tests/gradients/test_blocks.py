@@ -7,7 +7,7 @@ import pytest
 
 from jaxbptt import gradients, models
 from jaxbptt.comparison import compare
-from jaxbptt.gradients import backpropagation, resources, sequence
+from jaxbptt.gradients import backpropagation, blocks, resources, sequence
 from jaxbptt.gradients.blocks import choose_blocks
 from tests import cases
 from tests.gradients.problems import BATCH, KEY, batch_of, model_of
@@ -112,17 +112,21 @@ def test_where_the_parallel_adjoint_is_taken(monkeypatch, name, backend, length,
     assert taken == [parallel]
 
 
-def test_memory_bounds_what_is_kept():
+def test_memory_bounds_what_is_kept(monkeypatch):
     """The runner keeps 8 bytes a step besides a state of 8; 1024 steps keep 16 KiB."""
     save = lambda state, inputs: (state, sequence.Saved(state, inputs, inputs))
-    run, inputs = sequence.Runner(None, save, None, keeps=True), jnp.zeros(1024)
+    run, inputs = sequence.Runner(None, save, None), jnp.zeros(1024)
     whole = choose_blocks(run, jnp.zeros(()), inputs, None, 2**14)
     assert (whole.size, whole.before_last, whole.keep) == (1024, 0, True)
-    for memory in (2**13, 2**11, 800):
-        size, before_last, keep = choose_blocks(run, jnp.zeros(()), inputs, None, memory)
-        assert not keep
-        assert before_last * 8 + size * 16 <= memory or size * 16 <= memory < 2 * 1024 * 16**0.5
-        assert before_last * size < 1024 <= (before_last + 1) * size
+    least = 2 * (1024 * 8 * 16) ** 0.5  # of T/K·S + K·P, about 724
+    for cache in (2**22, 2**8):  # 2**8: blocks that fit in cache would keep 760 bytes
+        monkeypatch.setattr(blocks, "WHOLE_BYTES", cache)
+        monkeypatch.setattr(blocks, "cache_size", lambda cache=cache: cache)
+        for memory in (2**13, 2**11, 740, 100):
+            size, before_last, keep = choose_blocks(run, jnp.zeros(()), inputs, None, memory)
+            assert not keep
+            assert before_last * 8 + size * 16 <= max(memory, least)
+            assert before_last * size < 1024 <= (before_last + 1) * size
 
 
 @pytest.mark.parametrize("memory", [1, 300, 10**6])
