@@ -52,6 +52,7 @@ class StagedStep(NamedTuple):
     read: tuple[int, ...]  # those of them that the rest reads
     held: tuple[int, ...]  # those of the shared that the rest reads
     kept: tuple[int, ...]  # of all groups
+    of_params: frozenset[int]  # slots with a derivative by θ; to ask for another may be more than its operation has
     batched: bool = False  # whether states and inputs have a leading axis B more than this step takes
 
 
@@ -61,6 +62,7 @@ def read_stages(step: Step, params: Params, state: State, x: Input) -> StagedSte
     first, second, third = program.counts
     of_data = depends(program, range(first, first + second + third))
     of_state = depends(program, range(first, first + second))
+    of_params = depends(program, range(first))
     stages: dict[str, list[int]] = {"fixed": [], "drive": [], "loop": []}
     for position, operation in enumerate(program.operations):
         of = "loop" if reads_any(operation, of_state) else "drive" if reads_any(operation, of_data) else "fixed"
@@ -86,6 +88,7 @@ def read_stages(step: Step, params: Params, state: State, x: Input) -> StagedSte
         read=tuple(slot for slot in driven if slot in by_rest),
         held=tuple(slot for slot in dict.fromkeys(shared) if slot in by_rest),
         kept=tuple(slot for group in affine for slot in group.kept),
+        of_params=frozenset(slot for slot, does in enumerate(of_params) if does and is_inexact(program, slot)),
     )
 
 

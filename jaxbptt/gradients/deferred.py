@@ -81,9 +81,9 @@ def run_backward(
     """(Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t, μ_0)."""
     program, groups = staged.program, [(group, product_of(staged.program, group)) for group in staged.affine]
     everything = _share(staged, params)
-    still = {slot: value for slot, value in everything.items() if not is_inexact(program, slot)}
-    shared, pull_shared = jax.vjp(lambda params: _floats(program, _share(staged, params)), params)
-    driven, pull_drive = jax.vjp(lambda shared: _floats(program, _drive(staged, still | shared, inputs)), shared)
+    still = {slot: value for slot, value in everything.items() if slot not in staged.of_params}
+    shared, pull_shared = jax.vjp(lambda params: _moving(staged, _share(staged, params)), params)
+    driven, pull_drive = jax.vjp(lambda shared: _moving(staged, _drive(staged, still | shared, inputs)), shared)
     joined = {group: _join(product, everything) for group, product in groups}
 
     def straighten(group, bars, values):
@@ -94,7 +94,7 @@ def run_backward(
 
     def pull(state, kept, read, cotangent):
         """Of the arguments of the rest of one step, from λ_t; ā in the place of what was kept."""
-        at = state, kept, _floats(program, read)
+        at = state, kept, _moving(staged, read)
         pull_rest = functools.partial(_pull_rest, staged, everything, read, at)
         total = pull_rest(program.outputs, jax.tree.leaves(cotangent))
         for depth in sorted({group.depth for group in staged.affine}, reverse=True):
@@ -102,8 +102,7 @@ def run_backward(
             for group, product in groups:
                 if group.depth == depth:
                     bars = straighten(group, total.kept, kept)
-                    zeros = {slot: _zeros(program, slot) for slot in driven}
-                    after = lambda results, group=group, zeros=zeros: _after(staged, group, everything, results, zeros)
+                    after = lambda results, group=group: _after(staged, group, everything, results, {})
                     results = jax.vjp(after, [_zeros(program, slot) for slot in product.results])[1](bars)[0]
                     run = lambda v, product=product, group=group: product.run(joined[group], v)
                     vectors.append(group.vector)
@@ -154,16 +153,19 @@ def _rest(staged, targets, shared, state, kept, read):
 
 
 def _pull_rest(staged, shared, read, at, targets, cotangents):
-    held = {slot: shared[slot] for slot in staged.held if is_inexact(staged.program, slot)}
+    held = {slot: shared[slot] for slot in staged.held if slot in staged.of_params}
     rest = lambda state, kept, floats, held: _rest(staged, targets, shared | held, state, kept, read | floats)
     return _Cotangents(*jax.vjp(rest, *at, held)[1](cotangents))
 
 
 def _after(staged, group, shared, results, driven):
     """What the rest reads of a group, from the results of its products."""
-    values = _values(staged, shared, None, driven)
-    values.update(zip(product_of(staged.program, group).results, results, strict=True))
-    execute(staged.program, group.after, values)
+    program = staged.program
+    # What is added has no part in the derivatives: anything of its shape will do where none is asked for by it.
+    anything = {slot: _zeros(program, slot) for slot in staged.driven if is_inexact(program, slot)}
+    values = _values(staged, shared, None, anything | driven)
+    values.update(zip(product_of(program, group).results, results, strict=True))
+    execute(program, group.after, values)
     return [values[slot] for slot in group.cuts]
 
 
@@ -218,5 +220,5 @@ def _zeros(program, slot):
     return jnp.zeros(program.avals[slot].shape, program.avals[slot].dtype)
 
 
-def _floats(program, values):
-    return {slot: value for slot, value in values.items() if is_inexact(program, slot)}
+def _moving(staged, values):
+    return {slot: value for slot, value in values.items() if slot in staged.of_params}

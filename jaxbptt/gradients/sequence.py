@@ -13,9 +13,11 @@ from jaxbptt.gradients.adjoint import Adjoint, block_adjoint, parallel_adjoint, 
 from jaxbptt.gradients.deferred import run_backward, run_forward, stage
 from jaxbptt.models._batched import BatchedStep
 from jaxbptt.models.model import Model
-from jaxbptt.partials import MISSING_RULE, Partials, step_partials
+from jaxbptt.partials import Partials, step_partials
 from jaxbptt.trajectories import Trajectory
 from jaxbptt.types import Input, Inputs, Params, State, States, Step
+
+UNREADABLE = (Exception,)  # a program may not run in stages for unforeseen reasons: then it runs the plain way
 
 
 class Saved(NamedTuple):
@@ -132,7 +134,7 @@ def _staged(staged: StagedStep, params: Params, plain: Runner) -> Runner:
     def backward(saved, inputs, local, later):
         try:
             return run_backward(staged, params, saved.steps(inputs).previous, saved.kept, inputs, local, later)
-        except MISSING_RULE:
+        except UNREADABLE:
             return plain.backward(saved, inputs, local, later)
 
     return Runner(plain.skip, forward, backward)

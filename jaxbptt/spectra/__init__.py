@@ -22,8 +22,8 @@ values, exponents and norms of pairs, what `jacobians.structured_jacobians` give
 >>> from jaxbptt import spectra
 >>> chain = jax.random.normal(jax.random.key(0), (200, 8, 8)) / 8**0.5                # J_1 … J_200
 >>> log_sigma = spectra.log_singular_values(chain, every=50)                          # ln σ_i(dh_t/dh_0), t = 50 … 200
->>> growth = spectra.lyapunov_exponents(chain, k=2)                                   # nats per step
->>> bool(jnp.all(jnp.abs(growth.exponents - log_sigma[-1, :2] / 200) < 0.1))
+>>> growth = spectra.lyapunov_exponents(chain, k=3)                                   # nats per step
+>>> bool(jnp.all(jnp.abs(growth.exponents - log_sigma[-1, :3] / 200) < 0.1))
 True
 >>> found = spectra.singular_decomposition(chain, start=10, stop=50)                  # found.left[0], .right[0]
 >>> pairs = spectra.pair_norms(chain)                                                 # [t, k]

@@ -41,10 +41,9 @@ def lyapunov_exponents(
         are scanned apart and count as often as they have copies, diagonals and bordered chains need no QR.
       k: how many of the largest exponents, static; None: all N.
       warm_up: first steps, in which Q only turns to the chain's directions; not counted; None: T // 10.
-      interval: steps between QR factorisations, static; None: as many as should cost √eps nats per step by what
-        rounding did to the blocks before, at most 16 and T'/56. A block that it cost e³ times as much is computed again
-        with QR at every step. A fixed interval that costs more than √eps nats per step in a checked block, or leaves a
-        block no digits, is refused (under jit: NaN throughout).
+      interval: steps between QR factorisations, static; None: chosen from the chain itself. A fixed interval that costs
+        more than √eps nats per step in a checked block, or leaves a block no digits, is refused (under jit: NaN
+        throughout).
       blocks: number of blocks of time for `local` (at most T'), static.
 
     Returns:

@@ -1,10 +1,9 @@
 """J_t Q_{t−1} = Q_t R_t along a chain, at intervals chosen from the chain itself, and the sums of ln r_ii.
 
-A block of steps is multiplied without QR as long as rounding should cost it at most √eps nats a step. What it did cost
-is known after its QR, from one more vector that goes along with every product, what rounding adds to it: ln r_ii may be
-off by eps e^doubt, also where a step undid another and R looks harmless. Blocks that went too far are computed again
-with QR at every step, where an exact zero shows as one. So is every CHECK_EVERYth block: the difference is part of the
-result. From that vector and R also follows what rounding does to the sums (`frame_errors`). If not all directions are
+A block of steps is multiplied without QR as long as the spread of its ln r_ii should cost no digits. A block that
+spreads too far is computed again with QR at every step, where an exact zero shows as one. So is every CHECK_EVERYth
+block: the difference steers the intervals and is part of the result. One more vector goes along with every product,
+what rounding adds to it; from it and R follows what rounding does to the sums (`rounding`). If not all directions are
 asked for, one more is carried, which turns to whatever of the others gains most on those.
 """
 
@@ -17,15 +16,17 @@ import jax.numpy as jnp
 from jaxbptt import _validation
 from jaxbptt.spectra.frame_errors import Rounding, error_of_sums, no_rounding
 from jaxbptt.spectra.frames import initial_frame, unfinished_turning
-from jaxbptt.spectra.products.graded import add_compensated, when
-from jaxbptt.spectra.qr_step import Block, Chain, Options, far_from_one, fresh, multiply, orthogonalise
+from jaxbptt.spectra.products.graded import add_compensated
+from jaxbptt.spectra.qr_step import Block, Chain, Options, far_from_one, fresh, multiply, orthogonalise, when
 from jaxbptt.spectra.statistics import LyapunovExponents, Sums, summarise
 
 CHECK_EVERY = 50  # blocks
 LONGEST = 16  # steps of a block
-FEWEST = 56  # blocks of a chain: samples of its growth, from which the standard error comes; 95 % intervals hold 93 %
-BEYOND = 3.0  # nats of doubt above what is aimed at, √eps a step, with which a block is computed again
-FORGETTING = 0.1  # weight of the last block in the mean doubt per step, and in how far a block is from it
+FEWEST = 128  # blocks of a chain: samples of its growth, from which the standard error comes
+BUDGET = 0.55  # of the digits: 20 nats of spread in float64, where QR after a block costs at most 1e-7; 9 in float32
+LIMIT = 0.61  # of the digits: a block that spreads further is computed again
+FORGETTING = 0.9  # decay of the largest spread per step, after each block
+SHORTENING = 0.7  # factor of the budget after a check that found more than √eps/10 nats per step
 MOST_SPREAD = 0.75  # of the digits: with a fixed interval, a block that spreads further has none left
 
 
@@ -34,9 +35,8 @@ class _Tally(NamedTuple):
     log_carry: jax.Array  # [blocks + 1, K] compensation
     counted: jax.Array  # [] blocks after the warm-up
     growth: jax.Array  # [K + 1] ln r_ii of the last block, and its steps
-    rate: jax.Array  # [] mean doubt per step, in nats, of the last blocks
-    deviation: jax.Array  # [] of a block from it, mean |doubt − rate · steps| / √steps
-    underrated: jax.Array  # [] nats, by how much a check found more than the doubt had told, at most
+    budget: jax.Array  # [] nats of spread a block may reach
+    rate: jax.Array  # [] the largest recent spread per step
     done: jax.Array  # [] blocks
     error: jax.Array  # [K] largest |difference from interval 1| per step
     spread: jax.Array  # [] largest of a block
@@ -56,7 +56,9 @@ def run_scan(chain: Chain, options: Options) -> LyapunovExponents:
         due = due | far_from_one(block.reach)
         bad = (tally.bad_step == 0) & ~jnp.isfinite(jnp.max(columns))
         tally = tally._replace(bad_step=jnp.where(bad, t + 1, tally.bad_step))
-        block, tally = when(due, lambda scan: _close(chain, options, t, recent, *scan), (block, tally))
+        block, tally = jax.lax.cond(
+            due, lambda scan: _close(chain, options, t, recent, *scan), lambda s: s, (block, tally)
+        )
         # Outside the branch, which would copy the series at every step.
         place = jnp.where(due & (t >= options.warm_up), (tally.counted - 1) // each, samples)
         sample = series[place] + jnp.where(due, tally.growth, 0)
@@ -88,8 +90,9 @@ def _start(chain: Chain, options: Options) -> tuple[jax.Array, jax.Array, Block,
     series = jnp.zeros((options.samples(chain.length)[0] + 1, width + 1), dtype)
     target = jnp.asarray(1 if options.interval is None else options.interval)
     nothing, exact = jnp.zeros_like(target), no_rounding(width)
-    block = Block(q_0, exact, q_0, *fresh(q_0), zeros, none, exact, nothing, target)
-    tally = _Tally(sums, sums, nothing, series[0], none, none, none, nothing, zeros, none, nothing)
+    block = Block(q_0, exact, q_0, *fresh(q_0), zeros, exact, nothing, target)
+    budget = none + BUDGET * _digits(chain)
+    tally = _Tally(sums, sums, nothing, series[0], budget, none, nothing, zeros, none, nothing)
     return recent, series, block, tally
 
 
@@ -97,11 +100,10 @@ def _close(
     chain: Chain, options: Options, t: jax.Array, recent: jax.Array, block: Block, tally: _Tally
 ) -> tuple[Block, _Tally]:
     """The QR at the end of a block: add its ln r_ii to their block of time and choose the next block's length."""
-    q, log_pivots, doubt, rounding = orthogonalise(chain, options, t, block.m, block.added, block.running)
+    q, log_pivots, rounding = orthogonalise(chain, options, t, block.m, block.added, block.running)
     log_growth = block.log_pending + log_pivots
-    spread, doubt = _spread(log_growth), jnp.maximum(block.doubt, doubt)
-    steps = block.steps.astype(chain.dtype)
-    wide = (doubt > _doubt_aimed_at(chain, tally, steps) + BEYOND) & (options.interval is None)
+    spread = _spread(log_growth)
+    wide = (spread > LIMIT * _digits(chain)) & (options.interval is None)
     checked = (tally.done % CHECK_EVERY == 0) & ~wide
     again = (wide | checked) & (block.steps > 1)
     one_by_one = lambda _: _at_every_step(chain, options, t, recent, block)
@@ -111,26 +113,23 @@ def _close(
     difference = jnp.where(checked, difference, 0).astype(chain.dtype)
     slot = options.slot(chain.length, t)
     total, carry = add_compensated(tally.log_sums[slot], tally.log_carry[slot], exact)
-    doubt = jnp.maximum(doubt, jnp.where(wide, _spread(exact), 0))
-    rate, deviation, underrated = _learn(chain, tally, steps, doubt, jnp.max(difference))
+    shortened = jnp.where(jnp.max(difference) > _tolerance(chain) / 10, SHORTENING * tally.budget, tally.budget)
     tally = tally._replace(
         log_sums=tally.log_sums.at[slot].set(total),
         log_carry=tally.log_carry.at[slot].set(carry),
         counted=tally.counted + (t >= options.warm_up).astype(tally.counted.dtype),
-        growth=jnp.append(exact, steps),
-        rate=rate,
-        deviation=deviation,
-        underrated=underrated,
+        growth=jnp.append(exact, block.steps.astype(chain.dtype)),
+        budget=shortened.astype(chain.dtype),
+        rate=jnp.maximum(_spread(exact) / block.steps, FORGETTING * tally.rate).astype(chain.dtype),
         done=tally.done + 1,
         error=jnp.maximum(tally.error, difference),
         spread=jnp.maximum(tally.spread, spread),
     )
     target = block.target
     if options.interval is None:
-        target = _choose_target(chain, options, t, block, tally)
+        target = _choose_target(chain, options, block, tally, jnp.all(jnp.isfinite(exact)))
     nothing = jnp.zeros_like(block.steps)
-    zeros = jnp.zeros_like(exact)
-    return Block(q, rounding, q, *fresh(q), zeros, jnp.zeros_like(doubt), rounding, nothing, target), tally
+    return Block(q, rounding, q, *fresh(q), jnp.zeros_like(exact), rounding, nothing, target), tally
 
 
 def _at_every_step(
@@ -145,41 +144,17 @@ def _at_every_step(
         added, reach = fresh(q)
         one = block._replace(m=q, added=added, reach=reach, log_pending=log_growth, running=rounding)
         one = multiply(chain, options, t, jacobian, columns, one)
-        q, log_pivots, _, rounding = orthogonalise(chain, options, t, one.m, one.added, one.running)
+        q, log_pivots, rounding = orthogonalise(chain, options, t, one.m, one.added, one.running)
         return q, one.log_pending + log_pivots, rounding
 
     return jax.lax.fori_loop(0, block.steps, body, (block.q, jnp.zeros_like(block.log_pending), block.rounding))
 
 
-def _doubt_aimed_at(chain: Chain, tally: _Tally, steps: jax.Array) -> jax.Array:
-    """ln of √eps nats per step in units of eps, less what checks have found the doubt to miss."""
-    return 0.5 * _digits(chain) + jnp.log(steps) - tally.underrated
-
-
-def _learn(
-    chain: Chain, tally: _Tally, steps: jax.Array, doubt: jax.Array, difference: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(rate, deviation, underrated) with one more block, of which a check found this difference; 0: none did."""
-    weight = jnp.maximum(1 / (tally.done + 1).astype(chain.dtype), FORGETTING)
-    away = jnp.where(tally.done == 0, 0, jnp.abs(doubt - steps * tally.rate) / jnp.sqrt(steps))
-    rate, deviation = (
-        old + weight * (new - old) for old, new in ((tally.rate, doubt / steps), (tally.deviation, away))
-    )
-    missed = jnp.log(jnp.maximum(difference * steps, 1e-30)) + _digits(chain) - doubt
-    missed = jnp.where(missed > BEYOND, missed, 0)
-    return rate, deviation, jnp.maximum(tally.underrated, missed).astype(chain.dtype)
-
-
-def _choose_target(chain: Chain, options: Options, t: jax.Array, block: Block, tally: _Tally) -> jax.Array:
-    """The next block's length: the longest whose doubt should, deviation included, be what is aimed at; then as much
-    shorter as costs no more blocks until the end of the block of time."""
+def _choose_target(chain: Chain, options: Options, block: Block, tally: _Tally, alive: jax.Array) -> jax.Array:
+    """The next block's length, which the largest recent spread per step allows."""
     longest = min(max((chain.length - options.warm_up) // FEWEST, 1), LONGEST)
-    steps = jnp.arange(1, longest + 1, dtype=chain.dtype)
-    expected = steps * tally.rate + 0.5 * jnp.sqrt(steps) * tally.deviation
-    fits = expected <= _doubt_aimed_at(chain, tally, steps)
-    target = jnp.clip(jnp.sum(jnp.cumprod(fits)), 1, 2 * block.steps)
-    left = options.end_of_slot(chain.length, t + 1) - t - 1
-    return -(-left // -(-left // target)).astype(block.target.dtype)
+    fitting = (tally.budget / jnp.maximum(tally.rate, tally.budget / longest)).astype(block.target.dtype)
+    return jnp.where(alive, jnp.clip(fitting, 1, jnp.minimum(2 * block.steps, longest)), 1)
 
 
 def _judged(chain: Chain, options: Options, series: jax.Array, rounding: Rounding, tally: _Tally) -> LyapunovExponents:

@@ -1,5 +1,6 @@
 """One step of a QR scan: what it works on, the product with J_t, and the QR that takes ln r_ii out of it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt.spectra.frame_errors import Rounding, follow
-from jaxbptt.spectra.products.graded import GRADED_COLUMNS, row_sorted_qr, when
+from jaxbptt.spectra.products.graded import GRADED_COLUMNS, row_sorted_qr
 
 SAMPLES = 4096  # of ln r_ii in time that are kept, at most
 
@@ -49,12 +50,6 @@ class Options(NamedTuple):
         within = (t - self.warm_up) * self.blocks // (length - self.warm_up)
         return jnp.where(t < self.warm_up, self.blocks, jnp.minimum(within, self.blocks))
 
-    def end_of_slot(self, length: int, t: jax.Array) -> jax.Array:
-        """The first t that counts for another block of time than t + 1 does."""
-        counted = length - self.warm_up
-        later = -(-(self.slot(length, t) + 1) * counted // self.blocks) + self.warm_up
-        return jnp.where(t < self.warm_up, self.warm_up, later)
-
     def samples(self, length: int) -> tuple[int, int]:
         """(how many at most, QRs of each) of the series of ln r_ii."""
         counted = length - self.warm_up
@@ -71,7 +66,6 @@ class Block(NamedTuple):
     added: jax.Array  # [N] what rounding added to its longest column, in units of eps
     reach: jax.Array  # [N] largest |entry| of each row of m
     log_pending: jax.Array  # [K] ln r_ii already taken out of m
-    doubt: jax.Array  # [] ln of what rounding may have done to those, in units of eps
     running: Rounding  # with what was taken out of m
     steps: jax.Array  # []
     target: jax.Array  # [] steps after which a QR is due
@@ -84,14 +78,14 @@ def multiply(
     graded = jnp.min(columns) * GRADED_COLUMNS < jnp.max(columns)
 
     def split(state):
-        m, added, _, log_pending, doubt, running = state
-        q, log_pivots, also, running = orthogonalise(chain, options, t, columns[:, None] * m, columns * added, running)
+        m, added, _, log_pending, running = state
+        q, log_pivots, running = orthogonalise(chain, options, t, columns[:, None] * m, columns * added, running)
         d = jnp.where(columns == 0, 1, columns)
         added, reach = fresh(q)
-        return q / d[:, None], added, reach / d, log_pending + log_pivots, jnp.maximum(doubt, also), running
+        return q / d[:, None], added, reach / d, log_pending + log_pivots, running
 
-    state = block.m, block.added, block.reach, block.log_pending, block.doubt, block.running
-    m, added, reach, log_pending, doubt, running = when(graded, split, state)
+    state = block.m, block.added, block.reach, block.log_pending, block.running
+    m, added, reach, log_pending, running = when(graded, split, state)
     # What this product itself rounds, with signs that cancel nowhere for long.
     own = (columns * reach) ** 2
     own = jnp.sqrt(jnp.sum(own) if chain.same is None else chain.same.astype(own.dtype) @ own)
@@ -102,7 +96,6 @@ def multiply(
         added=added,
         reach=jnp.max(jnp.abs(m), axis=1),
         log_pending=log_pending,
-        doubt=doubt,
         running=running,
         steps=block.steps + 1,
     )
@@ -114,10 +107,16 @@ def fresh(q: jax.Array) -> tuple[jax.Array, jax.Array]:
     return zeros, zeros + len(q) ** -0.5
 
 
+def when(due: jax.Array, change: Callable[[Any], Any], state: Any) -> Any:
+    """`change(state)` if due, which is seldom, else the state: a loop of one round or none leaves it where it is."""
+    once = lambda carry: (jnp.zeros_like(carry[0]), change(carry[1]))
+    return jax.lax.while_loop(lambda carry: carry[0], once, (due, state))[1]
+
+
 def orthogonalise(
     chain: Chain, options: Options, t: jax.Array, m: jax.Array, added: jax.Array, rounding: Rounding
-) -> tuple[jax.Array, jax.Array, jax.Array, Rounding]:
-    """(Q, ln r_ii, doubt, rounding) of M, to which rounding has added what it says: ln r_ii is off by eps e^doubt."""
+) -> tuple[jax.Array, jax.Array, Rounding]:
+    """(Q, ln r_ii, rounding) of M, to which rounding has added what it says."""
     q, r = row_sorted_qr(m)
     squares = added * added
     if chain.same is None:
@@ -130,9 +129,7 @@ def orthogonalise(
     rounding = follow(rounding, r, noise, chain.same, t >= options.warm_up)
     if options.width < chain.size:
         q = _renew_guard(q, r, added, noise, rounding)
-    log_pivots = jnp.log(jnp.abs(jnp.diag(r)))
-    doubt = jnp.max(jnp.where(jnp.isfinite(log_pivots), jnp.log(noise) - log_pivots, 0))
-    return q, log_pivots, doubt, rounding
+    return q, jnp.log(jnp.abs(jnp.diag(r))), rounding
 
 
 def _renew_guard(q, r, added, noise, rounding):

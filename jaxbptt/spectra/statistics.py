@@ -29,7 +29,6 @@ class LyapunovExponents(NamedTuple):
     There a third is refused, and 94 % of the rest hold it; at τ = T'/10, the 1 in 6 that pass by chance hold it in
     80 % only. Skewed growth: 92 to 94 %. What is not seen is a slow process under ten times as much fast noise:
     as little as 91, 84 and 58 % at τ = 8, T'/80 and T'/20.
-    In blocks of steps, 56 at least, 1 or 2 points less: T' = 450 in 56 blocks 93 to 94 % up to τ = T'/45, 92 at T'/20.
 
     Attributes:
       exponents: [k]; NaN where rounding_error exceeds 0.001.

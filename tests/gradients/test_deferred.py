@@ -269,7 +269,7 @@ def test_a_step_in_stages_has_the_gradient_of_the_whole(monkeypatch, step, zero,
     groups = sorted((group.depth, -len(group.products)) for group in staged.affine)
     assert groups == sorted(zip(depths, [-each for each in products], strict=True))
     if step is not looped:  # which has no reverse mode
-        monkeypatch.setattr(sequence, "MISSING_RULE", ())  # a gradient by the plain way would hide what is wrong
+        monkeypatch.setattr(sequence, "UNREADABLE", ())  # a gradient by the plain way would hide what is wrong
     actual_loss, actual = bptt(gradients, model, data, block=2)
     np.testing.assert_allclose(actual_loss, loss, rtol=1e-13)
     assert compare(expected, actual).relative < (1e-6 if step is in_half else 1e-12)
@@ -298,7 +298,7 @@ def test_what_is_kept_is_what_the_rest_reads(step):
 
 @pytest.mark.parametrize("step", [elman, merged, read_twice, rows], ids=lambda step: step.__name__)
 def test_params_of_float32_keep_their_dtype(monkeypatch, step):
-    monkeypatch.setattr(sequence, "MISSING_RULE", ())
+    monkeypatch.setattr(sequence, "UNREADABLE", ())
     model, data, _ = expected_of(step, None)
     single = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
     _, expected = jax.jit(functools.partial(gradients.autodiff, model))(*single(data))

@@ -46,14 +46,6 @@ def test_what_the_interval_costs_is_measured():
     assert 0 < exponents(TANH[1.0], k=6, blocks=7).interval_error.max() < 1e-8
 
 
-@pytest.mark.parametrize(("gain", "longest"), [(0.5, 8), (1.0, 8), (1.5, 4), (4.0, 1)])
-def test_the_chosen_interval_is_about_the_longest_that_is_right(gain, longest):
-    fixed, chosen = exponents(TANH[gain], interval=longest), exponents(TANH[gain])
-    assert not np.isnan(fixed.exponents).any()
-    assert chosen.interval > 0.9 * fixed.interval
-    assert chosen.interval_error.max() < np.finfo(float).eps ** 0.5
-
-
 def test_an_interval_that_is_too_long_is_refused():
     chain = tanh_chain(np.random.default_rng(0), 6, 400, 1.0)
     assert spectra.lyapunov_exponents(chain, interval=3).interval > 2.5
