@@ -6,7 +6,7 @@ import sys
 import textwrap
 from typing import Any
 
-from . import interrupts
+from . import interrupts, one_run
 
 NAMES = (
     "xray",
@@ -73,7 +73,7 @@ def _run(arguments):
     if arguments == ["--version"]:
         print(f"jaxbptt {jaxbptt.__version__}")
         return 0
-    named = bool(arguments) and not arguments[0].startswith("-")
+    named = _names_an_experiment(arguments)
     given, words = (arguments[0], arguments[1:]) if named else (MAIN_JOB, arguments)
     known = (*NAMES, *COMMANDS)
     try:
@@ -98,11 +98,21 @@ def _run(arguments):
         return 130
 
 
+def _names_an_experiment(arguments):
+    return bool(arguments) and not arguments[0].startswith("-")
+
+
+def _asks_for_main_job(arguments):
+    return not _names_an_experiment(arguments) or arguments[0] == MAIN_JOB
+
+
 if __name__ == "__main__":
     interrupts.fill_closed_streams()
     interrupts.watch("experiments")
     sys.stdout.reconfigure(errors="replace")  # a terminal that lacks λ
     sys.stderr.reconfigure(errors="replace")
+    if _asks_for_main_job(sys.argv[1:]):
+        one_run.compile_sooner(os.environ)
     code = main(sys.argv[1:])
     if code == 130:
         os._exit(code)  # JAX may compute on in a thread of its own, under which an ordinary end crashes

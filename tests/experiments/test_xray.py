@@ -1,12 +1,13 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import xray
+from experiments import one_run, xray
 from jaxbptt.report import XRay
 
 from .runs import WITH_SUMMARY
@@ -32,6 +33,8 @@ def test_small_run_from_the_command_line(tmp_path):
     summary = json.loads((out / "summary.json").read_text())["lstm"]
     assert summary["proved"]
     assert summary["state_entries"] == 8
+    flags = json.loads((out / "run.json").read_text())["flags"]["XLA_FLAGS"].split()
+    assert set(one_run.FLAGS) <= set(flags) or not metadata.version("jaxlib").startswith(one_run.KNOWN_TO)
     with np.load(out / "arrays.npz", allow_pickle=False) as arrays:
         assert arrays["lstm.norms"].shape == (12, 12)
         assert arrays["lstm.assembled"].shape == (8,)
@@ -58,3 +61,21 @@ def test_a_gradient_that_is_not_proved_is_an_exit_code(proved, code):
     summary = xray.summarise({"elman": fake(True), "gru": fake(proved)}, xray.Config())
     assert summary.exit_code == code
     assert [line.split("\n")[0] for line in summary.lines] == ["elman", "gru"]
+
+
+@pytest.mark.parametrize(
+    ("given", "jaxlib", "expected"),
+    [
+        ({}, "0.10.2", " ".join(one_run.FLAGS)),
+        ({}, "0.11.0", None),  # it may not know them, and would end
+        ({}, "0.8.0", None),
+        ({"XLA_FLAGS": "--a=1 --xla_backend_optimization_level=3"}, "0.10.0", None),
+    ],
+)
+def test_flags_are_added_to_those_given_where_they_are_known(given, jaxlib, expected):
+    environment = dict(given)
+    one_run.compile_sooner(environment, jaxlib)
+    if given:
+        assert environment == {"XLA_FLAGS": f"{given['XLA_FLAGS']} {one_run.FLAGS[0]}"}
+    else:
+        assert environment.get("XLA_FLAGS") == expected
