@@ -113,6 +113,7 @@ if __name__ == "__main__":
     sys.stderr.reconfigure(errors="replace")
     if _asks_for_main_job(sys.argv[1:]):
         one_run.compile_sooner(os.environ)
+        one_run.keep_garbage()
     code = main(sys.argv[1:])
     if code == 130:
         os._exit(code)  # JAX may compute on in a thread of its own, under which an ordinary end crashes

@@ -144,7 +144,7 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
-    takes="40 s",
+    takes="20 s",
     alt={
         "figure.png": (
             "One column for each cell, headed by its verdict (of one cell alone, the four panels in a square). From "
