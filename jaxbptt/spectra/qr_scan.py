@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxbptt import _validation
 from jaxbptt.spectra.frame_errors import Rounding, error_of_sums, no_rounding
 from jaxbptt.spectra.frames import initial_frame, unfinished_turning
-from jaxbptt.spectra.products.graded import add_compensated
-from jaxbptt.spectra.qr_step import Block, Chain, Options, far_from_one, fresh, multiply, orthogonalise, when
+from jaxbptt.spectra.products.graded import add_compensated, when
+from jaxbptt.spectra.qr_step import Block, Chain, Options, far_from_one, fresh, multiply, orthogonalise
 from jaxbptt.spectra.statistics import LyapunovExponents, Sums, summarise
 
 CHECK_EVERY = 50  # blocks

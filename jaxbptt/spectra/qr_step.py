@@ -1,6 +1,5 @@
 """One step of a QR scan: what it works on, the product with J_t, and the QR that takes ln r_ii out of it."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt.spectra.frame_errors import Rounding, follow
-from jaxbptt.spectra.products.graded import GRADED_COLUMNS, row_sorted_qr
+from jaxbptt.spectra.products.graded import GRADED_COLUMNS, row_sorted_qr, when
 
 SAMPLES = 4096  # of ln r_ii in time that are kept, at most
 
@@ -105,12 +104,6 @@ def fresh(q: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(what rounding has added, how far the rows reach) for an orthogonal Q."""
     zeros = jnp.zeros_like(q[:, 0])
     return zeros, zeros + len(q) ** -0.5
-
-
-def when(due: jax.Array, change: Callable[[Any], Any], state: Any) -> Any:
-    """`change(state)` if due, which is seldom, else the state: a loop of one round or none leaves it where it is."""
-    once = lambda carry: (jnp.zeros_like(carry[0]), change(carry[1]))
-    return jax.lax.while_loop(lambda carry: carry[0], once, (due, state))[1]
 
 
 def orthogonalise(

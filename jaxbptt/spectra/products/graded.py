@@ -7,7 +7,8 @@ References: Stewart (1997), ETNA 5 (graded products); Demmel et al. (1999), LAA 
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jaxbptt.spectra.products.two_parts import difference_of_products, log_in_pa
 GRADED_COLUMNS = 1e3  # ratio of J_t's largest to smallest column maximum above which its scaling is factored out first
 
 GRADED_ROWS = 4.0  # ratio of a matrix's largest to smallest row maximum above which its QR sorts the rows
+LEVEL = 1.0  # nats by which a direction may be ahead of one before it and yet keep its place
 HARMLESS = 0.01  # of 1/√eps: a step's condition below which a bound stands for it
 
 
@@ -95,16 +97,16 @@ def find_split(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
 def absorb(m: jax.Array, matrix: jax.Array, factors: Factors) -> tuple[Factors, Pass]:
     """The factors of A P by one QR of M = A Q:  ℓ'_i = ℓ_i + ln r_ii,  T' = B T,  B_ij = r_ij e^(ℓ_j − ℓ'_i).
 
-    Directions are kept in descending order of max|M_j| e^ℓ_j, so that B stays bounded however the chain turns. As many
-    as M has zero rows, or as were lost before, have r_ii = 0 and go last. Any other zero pivot is an accident of
-    rounding, which left the direction unknown: it counts as rounding noise of its column.
+    Directions are kept in descending order of max|M_j| e^ℓ_j, to a factor of e, so that B stays bounded however the
+    chain turns. As many as M has zero rows, or as were lost before, have r_ii = 0 and go last. Any other zero pivot is
+    an accident of rounding, which left the direction unknown: it counts as rounding noise of its column.
     """
     lost = factors.log_scale == -jnp.inf
     columns, rows = jnp.max(jnp.abs(m), axis=0), jnp.max(jnp.abs(m), axis=1)
     carried = factors.log_scale + factors.log_carry + jnp.log(jnp.where(lost, 0, columns))
-    settled = jnp.all(carried[1:] <= carried[:-1]) & ~jnp.any(lost)
+    settled = jnp.all(jax.lax.cummax(carried, reverse=True) <= carried + LEVEL) & ~jnp.any(lost)
     as_it_is = jnp.arange(len(m)), m, columns, rows, factors
-    place, m, columns, rows, factors = jax.lax.cond(settled, lambda _, *same: same, _reorder, carried, *as_it_is)
+    place, m, columns, rows, factors = when(~settled, lambda state: _reorder(carried, *state), as_it_is)
     log_scale, log_carry, t = factors.log_scale, factors.log_carry, factors.t
     gone = log_scale == -jnp.inf
     q, r, eliminated = _row_sorted_qr(m, rows)
@@ -122,7 +124,7 @@ def absorb(m: jax.Array, matrix: jax.Array, factors: Factors) -> tuple[Factors, 
     log_scale, log_carry = add_compensated(log_scale, log_carry, log_pivots)
     log_carry = log_carry + log_rest
     log_lead, log_error = _reversal(log_scale, factors.log_lead, float(jnp.finfo(m.dtype).eps))
-    condition = factors.condition + _squared_condition(q, r, pivots, eliminated)
+    condition = factors.condition + _squared_condition(q, r, pivots, eliminated, columns)
     log_error = jnp.maximum(log_error, factors.log_error)
     new = Factors(q, log_scale, log_carry, b @ t, log_lead, log_error, condition)
     assembled = jnp.sqrt(jnp.sum(b * b * jnp.sum(t * t, axis=1)[None, :], axis=1))
@@ -164,17 +166,25 @@ def _rounded_rows(q, r, eliminated):
     return scale * jnp.sqrt(jnp.maximum(rows, jnp.finfo(r.dtype).tiny))
 
 
-def _squared_condition(q, r, pivots, eliminated):
-    """κ_i², κ_i = ‖diag(α) Q_i‖ / |r_ii|: that rounding changes r_ii by eps κ_i of itself."""
+def _squared_condition(q, r, pivots, eliminated, columns):
+    """κ_i², κ_i = ‖diag(α) Q_i‖ / |r_ii|: that rounding changes r_ii by eps κ_i of itself; `columns`: maxima of |M|."""
     inverse = jnp.where(pivots == 0, 0, 1 / jnp.abs(pivots))
 
     def row_by_row():
         kappa = _rounded_rows(q, r, eliminated)[:, None] * (jnp.abs(q) * inverse[None, :])
         return jnp.sum(kappa * kappa, axis=0)
 
-    least = jnp.max(jnp.abs(r)) * len(r) ** 1.5 * inverse  # α_j ≤ Σ_k ‖R_k‖
+    largest = jnp.max(columns)
+    length = largest * jnp.sqrt(jnp.sum((columns / jnp.where(largest > 0, largest, 1)) ** 2))
+    least = len(r) * length * inverse  # α_j ≤ Σ_k ‖R_k‖ ≤ √N ‖M‖
     harmless = jnp.max(least) < HARMLESS * jnp.finfo(r.dtype).eps ** -0.5
     return jax.lax.cond(harmless, lambda: least * least, row_by_row)
+
+
+def when(due: jax.Array, change: Callable[[Any], Any], state: Any) -> Any:
+    """`change(state)` if due, which is seldom, else the state: a loop of one round or none leaves it where it is."""
+    once = lambda carry: (jnp.zeros_like(carry[0]), change(carry[1]))
+    return jax.lax.while_loop(lambda carry: carry[0], once, (due, state))[1]
 
 
 def log_of(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -207,11 +217,14 @@ def _row_sorted_qr(m, rows):
     """(Q, R) and the order in which the rows, of largest entries `rows`, were eliminated."""
 
     def in_order(m):
-        order = jnp.argsort(rows, descending=True)
+        # By powers of two, with the index in the same integer: one array of integers sorts several times faster.
+        index = jnp.arange(len(rows), dtype=jnp.int32)
+        power = jnp.where(rows > 0, jnp.frexp(rows)[1], -(2**14)).astype(jnp.int32)
+        order = jnp.sort(index - power * len(rows), stable=False) % len(rows)
         q, r = jnp.linalg.qr(m[order])
-        return q[jnp.argsort(order)], r, order
+        return q[jnp.sort(order * len(rows) + index, stable=False) % len(rows)], r, order
 
-    as_it_is = lambda m: (*jnp.linalg.qr(m), jnp.arange(len(m)))
+    as_it_is = lambda m: (*jnp.linalg.qr(m), jnp.arange(len(m), dtype=jnp.int32))
     return jax.lax.cond(jnp.min(rows) * GRADED_ROWS < jnp.max(rows), in_order, as_it_is, m)
 
 

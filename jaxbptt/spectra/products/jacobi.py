@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 PRECONDITION = 3  # LQ passes before the rotations; without them n = 64 needs more than eleven sweeps
 MAX_SWEEPS = 30
@@ -74,61 +73,98 @@ def _orthogonal_rows(log_scale, log_carry, t, rotation):
 
 
 def _rotate(log_scale, rest, rows, rotation):
-    """Sweeps of plane rotations on e^(log_scale_i + rest_i) rows_i until all are orthogonal; n/2 pairs at a time."""
-    schedule = _round_robin(len(rest))
-    tolerance = 2 * len(rest) ** 0.5 * jnp.finfo(rows.dtype).eps
+    """Sweeps of plane rotations on e^(log_scale_i + rest_i) rows_i until all are orthogonal; n/2 pairs at a time.
 
-    def one_round(state, pairs):
-        rest, rows, rotation, worst = state
-        first, second = pairs
-        swap = _gap(log_scale, rest, first, second) < 0
-        i, j = jnp.where(swap, second, first), jnp.where(swap, first, second)
-        x, y = rows[i], rows[j]
+    Once all angles that are left are small, one rotation is made of them all.
+    """
+    size, tolerance = len(rest), 2 * len(rest) ** 0.5 * jnp.finfo(rows.dtype).eps
+    if size % 2:  # one more row, of zeros
+        log_scale = jnp.append(log_scale, -jnp.inf)
+        rest, rows, rotation = (jnp.pad(part, [(0, 1)] + [(0, 0)] * (part.ndim - 1)) for part in (rest, rows, rotation))
+
+    def one_round(state, _):
+        first, second = zip(*map(_facing, state), strict=True)
+        swap = _gap(*first[:2], *second[:2]) < 0
+        pick = lambda a, b: jnp.where(swap.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+        scale_i, rest_i, x, u = map(pick, second, first)
+        scale_j, rest_j, y, v = map(pick, first, second)
         cosine = jnp.sum(x * y, axis=1)
-        gap = jnp.where(log_scale[j] > -jnp.inf, _gap(log_scale, rest, j, i), -jnp.inf)
+        gap = jnp.where(scale_j > -jnp.inf, _gap(scale_j, rest_j, scale_i, rest_i), -jnp.inf)
         rho, b = jnp.exp(gap), -jnp.expm1(2 * gap)
         denominator = b + jnp.sqrt(b * b + (2 * cosine * rho) ** 2)
         tau = jnp.where(denominator > 0, 2 * cosine / jnp.where(denominator > 0, denominator, 1), 0)
         tangent = tau * rho
         x, y = x + (tangent * rho)[:, None] * y, y - tau[:, None] * x
-        shrink = jnp.sqrt(1 + tangent * tangent)
-        x_norm, y_norm = jnp.linalg.norm(x, axis=1), jnp.linalg.norm(y, axis=1)
-        rows = rows.at[i].set(x / x_norm[:, None]).at[j].set(y / y_norm[:, None])
-        rest = rest.at[i].add(jnp.log(x_norm / shrink)).at[j].add(jnp.log(y_norm / shrink))
-        u, v, t = rotation[i], rotation[j], tangent[:, None]
-        rotation = rotation.at[i].set((u + t * v) / shrink[:, None]).at[j].set((v - t * u) / shrink[:, None])
-        return (rest, rows, rotation, jnp.maximum(worst, jnp.max(jnp.abs(cosine)))), None
+        shrink, t = jnp.sqrt(1 + tangent * tangent), tangent[:, None]
+        x_norm, y_norm = _lengths(x), _lengths(y)
+        upper = scale_i, rest_i + jnp.log(x_norm / shrink), x / x_norm[:, None], (u + t * v) / shrink[:, None]
+        lower = scale_j, rest_j + jnp.log(y_norm / shrink), y / y_norm[:, None], (v - t * u) / shrink[:, None]
+        return tuple(map(_turn_circle, map(pick, lower, upper), map(pick, upper, lower))), None
 
     def sweep(state):
-        (*state, _), count = state
-        state = *state, jnp.zeros_like(tolerance)
-        if schedule.shape[2] == 1:  # XLA's CPU compiler confuses a slice of the schedule with one of a single row
-            for pairs in schedule:
-                state, _ = one_round(state, pairs)
-        else:
-            state, _ = jax.lax.scan(one_round, state, jnp.asarray(schedule))
-        return state, count + 1
+        state, _, count = state
+        # After all its rounds the circle stands as it stood.
+        (_, *state), _ = jax.lax.scan(one_round, (log_scale, *state), None, length=len(log_scale) - 1)
+        return *_rotate_little(log_scale, state, tolerance), count + 1
 
     def unfinished(state):
-        (*_, worst), count = state
-        return (worst > tolerance) & (count < MAX_SWEEPS)
+        _, large, count = state
+        return large & (count < MAX_SWEEPS)
 
-    start = (rest, rows, rotation, jnp.full_like(tolerance, jnp.inf)), 0
-    return jax.lax.while_loop(unfinished, sweep, start)[0][:3]
-
-
-def _gap(log_scale, rest, i, j):
-    """ln of the ratio of rows i and j, from differences of the large parts and of the small ones."""
-    return (log_scale[i] - log_scale[j]) + (rest[i] - rest[j])
+    start = (rest, rows, rotation), jnp.asarray(True), 0
+    return tuple(part[:size] for part in jax.lax.while_loop(unfinished, sweep, start)[0])
 
 
-def _round_robin(size):
-    """[rounds, 2, ⌊n/2⌋]: every pair of 0 … n−1 once, the pairs of one round disjoint (circle method)."""
-    circle = list(range(size + size % 2))
-    rounds = []
-    for _ in range(len(circle) - 1):
-        half = len(circle) // 2
-        pairs = zip(circle[:half], circle[: half - 1 : -1], strict=True)
-        rounds.append([pair for pair in pairs if max(pair) < size])
-        circle = [circle[0], circle[-1], *circle[1:-1]]
-    return np.array(rounds).transpose(0, 2, 1)
+def _facing(circle):
+    """The two halves of a circle of rows, side by side: pairs (0, n−1), (1, n−2), …"""
+    half = len(circle) // 2
+    return circle[:half], circle[half:][::-1]
+
+
+def _turn_circle(first, second):
+    """All rows but the first one place on: n−1 turns bring every pair together once."""
+    return jnp.concatenate((first[:1], second[:1], first[1:], second[1:][::-1]))
+
+
+def _lengths(rows):
+    length = jnp.sqrt(jnp.sum(rows * rows, axis=1))
+    return jnp.where(length > 0, length, 1)
+
+
+def _rotate_little(log_scale, state, tolerance):
+    """(state, whether there is more to do) after a rotation by all angles K at once, if they are small.
+
+    D⁻¹ e^K D is summed up to K³, so that it is orthogonal to K⁴ and leaves cosines of K², which change σ by K⁴.
+    """
+    rest, rows, rotation = state
+    cosine, index = rows @ rows.T, jnp.arange(len(rest))
+    gap = (log_scale[None, :] - log_scale[:, None]) + (rest[None, :] - rest[:, None])
+    lost = log_scale == -jnp.inf
+    gap = jnp.where(lost[None, :], -jnp.inf, jnp.where(lost[:, None], jnp.inf, gap))
+    above = (gap < 0) | ((gap == gap.T) & (index[:, None] < index[None, :]))
+    apart = -jnp.abs(gap)
+    rho, b = jnp.exp(apart), -jnp.expm1(2 * apart)
+    some = (jnp.abs(cosine) > tolerance) & (index[:, None] != index[None, :])
+    tau = 2 * cosine / jnp.where(some, b + jnp.sqrt(b * b + (2 * cosine * rho) ** 2), jnp.inf)
+    turn = jnp.where(above, tau * rho * rho, -tau)
+    total, epsilon = jnp.max(jnp.sum(jnp.abs(turn), axis=1)), jnp.finfo(rows.dtype).eps
+    small = total <= epsilon**0.25
+    turn, angle = (jnp.where(small, part, 0) for part in (turn, jnp.where(above, tau, -tau) * rho))
+    rows = _exponential(turn, rows)
+    norm = _lengths(rows)
+    done = total <= epsilon**0.5 if rotation.shape[1] else small
+    return (rest + jnp.log(norm), rows / norm[:, None], _exponential(angle, rotation)), ~done
+
+
+def _exponential(generator, rows):
+    """e^K X up to K³."""
+    term = total = rows
+    for order in (1, 2, 3):
+        term = generator @ term / order
+        total = total + term
+    return total
+
+
+def _gap(log_scale, rest, other_scale, other_rest):
+    """ln of the ratio of two rows, from differences of the large parts and of the small ones."""
+    return (log_scale - other_scale) + (rest - other_rest)

@@ -48,7 +48,7 @@ def right():
         ("ways = lambda q: jacobian @ q", "ways = lambda q: jacobian.T @ q"),
         ("b @ t, log_lead", "t, log_lead"),
         ("add_compensated(log_scale, log_carry, log_pivots)", "(log_scale, log_carry)"),
-        ("return q[jnp.argsort(order)], r, order", "return q, r, order"),
+        ("return q[jnp.sort(order * len(rows) + index, stable=False) % len(rows)], r, order", "return q, r, order"),
         ("m = jnp.where(factors.log_scale == -jnp.inf, 0, m)[:, order]", "m = m[:, order]"),
         ("factors.t[order]", "factors.t"),
         ("jnp.where(pivots < 0, -1, 1)", "jnp.where(pivots < 0, 1, 1)"),
