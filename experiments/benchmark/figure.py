@@ -30,9 +30,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
     environment = results["environment"]
     figure.suptitle("One recurrent gradient, computed by everybody", fontsize=22, fontweight="bold")
     _plot_ratios(left, gradients)
-    (speed, over_t), (over_n, over_b) = right.subplots(2, 2)
+    speed, *others = right.subplots(2, 2).flat if scaling else [right.subplots()]
     _plot_speed(speed, gradients, environment["roofline"][dtype] / 1e9)
-    for ax, axis in ((over_t, "T"), (over_n, "N"), (over_b, "B")):
+    for ax, axis in zip(others, "TNB", strict=False):
         _plot_scaling(ax, axis, [row for row in scaling if row["axis"] == axis])
     device = environment["cpu"] if environment["backend"] == "cpu" else environment["device"]
     where = f"{device}, {environment['cores']} cores, {dtype}, jax {environment['versions']['jax']}"
