@@ -40,7 +40,9 @@ def find_experiment(name: str) -> Any:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: of the experiment; 2: it cannot be done, 130: interrupted, each in one line; 141: nobody reads.
+    """The exit code: of the experiment; each in one line 2: it cannot be done, 3: a process is gone, 130: interrupted.
+
+    141: nobody reads.
 
     The last is what other tools give where a pipe is closed, as in `| head -1`.
     """
@@ -90,6 +92,9 @@ def _run(arguments):
         return harness.run_experiment(find_experiment(name), words)
     except BrokenPipeError:
         raise
+    except harness.Gone as error:
+        print(f"experiments {name}: {error}{''.join(getattr(error, '__notes__', ()))}", file=sys.stderr)
+        return harness.GONE
     except (ValueError, TypeError, OSError) as error:
         print(f"experiments {name}: {error}{''.join(getattr(error, '__notes__', ()))}", file=sys.stderr)
         return 2
@@ -115,6 +120,6 @@ if __name__ == "__main__":
         one_run.compile_sooner(os.environ)
         one_run.keep_garbage()
     code = main(sys.argv[1:])
-    if code == 130:
-        os._exit(code)  # JAX may compute on in a thread of its own, under which an ordinary end crashes
+    if code in (130, 3) or "JAXBPTT_WORKER" in os.environ:
+        os._exit(code)  # JAX may compute on in a thread of its own, under which an ordinary end crashes, or wait there
     sys.exit(code)

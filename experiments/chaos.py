@@ -1,6 +1,5 @@
 """Random networks left to themselves, through the transition to chaos: exponents against the mean field, and size."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,12 +66,12 @@ def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Transition]:
     swept[f"lstm, N = {smallest}"] = (cells.lstm(0, smallest // 2), GATED_GAINS)
     swept[f"gru, N = {smallest}"] = (cells.gru(0, smallest), GATED_GAINS)
     todo = {
-        f"{name}, gain {gain:g}": partial(measure, gain)
+        f"{name}, gain {gain:g}": harness.Traced(measure, np.asarray(gain))
         for name, (cell, gains) in swept.items()
         for measure in [_make_measure(cell, config)]
         for gain in gains
     }
-    points = iter(progress.sweep(todo, Point(*Point._fields)).values())
+    points = iter(progress.sweep_traced(todo, Point(*Point._fields)).values())
     steps = np.array(config.length), np.array(config.transient)
     return {
         name: Transition(_size_of(cell), np.array(gains), *_stack([next(points) for _ in gains]), *steps)
@@ -94,7 +93,7 @@ def _size_of(cell):
 
 
 def _make_measure(cell, config):
-    """gain -> Point. Every net of gain 1 with its recurrent weights times g: one draw of the nets serves all gains."""
+    """gain -> Point, traced. Every net of gain 1 with its recurrent weights times g: one draw serves all gains."""
     inputs = jnp.zeros((config.transient + config.length, 0))
     keys = jax.random.split(jax.random.key(config.seed), config.nets)
     flat, unravel = ravel_pytree(cell.initial_state(cell.init(keys[0])))
@@ -109,8 +108,7 @@ def _make_measure(cell, config):
         error = jnp.max(result.interval_error)
         return Point(result.exponents, result.standard_error, dimension, entropy, result.interval, error)
 
-    measure_nets = jax.jit(lambda gain: jax.lax.map(lambda key: measure(gain, key), keys))
-    return lambda gain: measure_nets(jnp.asarray(gain))
+    return lambda gain: jax.lax.map(lambda key: measure(gain, key), keys)
 
 
 def pool(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -277,6 +275,7 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
+    spread=True,
     takes="35 s",
     alt={
         "figure.png": (

@@ -5,13 +5,22 @@ Nothing needs to be undone, because what is on the disk is whole at every moment
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 
+PATIENCE = 10  # seconds for a worker to end
+
 
 class _Ending:
     describe: Callable[[], str] = staticmethod(lambda: "")
+    worker: subprocess.Popen | None = None
+
+
+def pass_on_to(worker: subprocess.Popen) -> None:
+    """Let a process that does the work end first, with a line of its own, of which this one needs none."""
+    _Ending.worker = worker
 
 
 def describe_with(describe: Callable[[], str]) -> None:
@@ -21,14 +30,27 @@ def describe_with(describe: Callable[[], str]) -> None:
 
 def end_at_once(program: str, number: int) -> None:
     """Say so, and end the process with 128 + the number of the signal."""
+    if _Ending.worker is not None:
+        _end_worker(_Ending.worker, number)
     try:
         words = _Ending.describe()
     except Exception:  # it looks at files that the main thread is moving
         words = ""
     try:
-        start = "\n" if os.isatty(2) else ""  # the terminal has written ^C
-        os.write(2, f"{start}{program}: interrupted{words}\n".encode())
+        descriptor = sys.stderr.fileno()
+        start = "\n" if os.isatty(descriptor) else ""  # the terminal has written ^C
+        os.write(descriptor, f"{start}{program}: interrupted{words}\n".encode())
     finally:  # nobody may be reading
+        os._exit(128 + number)
+
+
+def _end_worker(worker, number):
+    try:
+        worker.send_signal(number)
+        worker.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+    finally:
         os._exit(128 + number)
 
 

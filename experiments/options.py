@@ -35,9 +35,9 @@ class Kind(NamedTuple):
     bounds: str = ""  # in --help
 
 
-def size(default: int, help: str, *, least: int = 1, most: int = LARGEST, full: int | None = None) -> Any:
-    """An integer; `full` is the default of the record run (--full), here and below."""
-    return _field(_integer(least, most), default, help, full=full)
+def size(default: Any, help: str, *, least: int = 1, most: int = LARGEST, full: Any = None, shown: Any = None) -> Any:
+    """An integer; `full` is the default of the record run (--full), `shown` what --help says of None; so below."""
+    return _field(_integer(least, most), default, help, full=full, shown=shown)
 
 
 def sizes(default: tuple[int, ...], help: str, *, least: int = 1, most: int = LARGEST) -> Any:

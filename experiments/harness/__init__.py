@@ -1,5 +1,7 @@
 """What an experiment is, and how any of them is run from its options to its files."""
 
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +13,17 @@ import jax
 
 from experiments import files, interrupts, options
 
-from . import compiled, folder, record
-from .progress import QUIET, Progress, Quiet
+from . import compiled, folder, hosts, record, supervisor
+from .asked import RunOptions, SpreadOptions, find_group, refuse_spread
+from .hosts import Gone
+from .points import Traced
+from .progress import QUIET, Progress, Quiet, describe_points
+from .supervisor import GONE
 
-__all__ = ["QUIET", "Experiment", "Progress", "Quiet", "Summary", "run_experiment"]
+__all__ = ["GONE", "QUIET", "Experiment", "Gone", "Progress", "Quiet", "Summary", "Traced", "run_experiment"]
 
 CONFIG, ARRAYS = "config.json", "arrays.npz"
+SPREAD = "vanishing and chaos"  # the experiments that are
 
 
 class Summary(NamedTuple):
@@ -43,6 +50,7 @@ class Experiment(NamedTuple):
     further_plots: Mapping[str, Callable[[Any, Path], None]] = MappingProxyType({})  # file: as `plot`
     summary_file: str = "summary.json"
     figure_file: str = "figure.png"
+    spread: bool = False  # its sweeps are of traced functions alone: --devices and several processes
     takes: str = ""  # run time of the default run on two cores, e.g. "20 s"
     alt: Mapping[str, str] = MappingProxyType({})  # file of each figure: what is seen, for those who cannot see it
 
@@ -51,34 +59,52 @@ class Experiment(NamedTuple):
         return {self.figure_file: self.plot, **self.further_plots}
 
 
-@options.config
-class RunOptions:
-    resume: bool = options.flag("continue an unfinished run of the same options")
-    force: bool = options.flag("replace a finished run; begin an unfinished one anew")
-    no_cache: bool = options.flag("compile anew: leave the compilation cache alone")
-
-
 def run_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:
     """Parse, look at the folder, run, draw, put the results in their place, print; returns the exit code."""
     description = (experiment.description or experiment.purpose).split("\n\n")[0]
     prog = f"python -m experiments {experiment.name}"
-    config, asked = options.parse_with(experiment.config, RunOptions, arguments, prog, description)
+    if not experiment.spread:
+        refuse_spread(experiment.name, arguments, SPREAD)
+    kind = SpreadOptions if experiment.spread else RunOptions
+    config, asked = options.parse_with(experiment.config, kind, arguments, prog, description)
+    group = find_group(asked) if experiment.spread else hosts.ALONE
+    together = experiment.spread and asked.coordinator is not None
+    if together and not supervisor.is_worker():
+        address, out = asked.coordinator, Path(config.out)
+        return supervisor.supervise(experiment.name, arguments, address, group, asked.timeout, out)
     if experiment.float64:
         jax.config.update("jax_enable_x64", True)
     if experiment.keeps_compiled and not asked.no_cache:
         compiled.keep_compiled()
+    hosts.make_cpu_devices(group.devices, os.environ.get("XLA_FLAGS", ""))
+    if together:
+        supervisor.begin_work()
+        hosts.join(asked.coordinator, group, asked.timeout)
     identity, machine = record.identify(experiment.name, config), record.describe_machine()
+    problem = hosts.lacks_devices(group.devices)
+    if together:
+        hosts.agree(group, identity, problem)
+        supervisor.report_joined()
+    elif problem:
+        raise ValueError(problem)
+    if group.process_id:
+        return _take_part(experiment, config, group)
     known = (CONFIG, ARRAYS, experiment.summary_file, *experiment.plots)
     try:
         place = folder.begin(Path(config.out), identity, known, resume=asked.resume, force=asked.force)
-    except folder.Finished as finished:
-        print(finished, file=sys.stderr)
-        return finished.exit_code
-    interrupts.describe_with(lambda: _describe_points(place) or folder.discard(place) or "")
+    except (ValueError, OSError, folder.Finished) as error:
+        hosts.tell(group, json.dumps([str(error), getattr(error, "exit_code", 2)]).encode())
+        if not isinstance(error, folder.Finished):
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_code
+    interrupts.describe_with(lambda: describe_points(place.partial) or folder.discard(place) or "")
     try:
-        summary, failure = _run(experiment, config, {**identity, **machine}, place)
+        hosts.tell(group)
+        facts = {**identity, **machine, "processes": group.processes, "devices": group.places}
+        summary, failure = _run(experiment, config, facts, place, group)
     except BaseException as error:
-        error.add_note(_describe_points(place))
+        error.add_note(describe_points(place.partial))
         raise
     finally:
         folder.leave(place)
@@ -88,10 +114,26 @@ def run_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:
     return summary.exit_code
 
 
-def _run(experiment, config, facts, place):
+def _take_part(experiment, config, group):
+    """Compute with the others, as a process that keeps nothing."""
+    if said := hosts.tell(group):
+        line, code = json.loads(said)
+        print(f"process 0 ends: {line}", file=sys.stderr)
+        return code
+    start, which = time.monotonic(), f"process {group.process_id} of {group.processes}"
+    print(f"[{0:5.1f} s] {which} computes its share; process 0 keeps the results", file=sys.stderr)
+    experiment.run(config, Progress(Path(), group))
+    hosts.leave()
+    print(f"[{time.monotonic() - start:5.1f} s] {which} has done its share", file=sys.stderr)
+    return 0
+
+
+def _run(experiment, config, facts, place, group):
     """(summary, what went wrong while drawing); the results are in their place."""
-    progress, start, staged = Progress(place.points), time.monotonic(), place.staged
+    progress, start, staged = Progress(place.points, group), time.monotonic(), place.staged
     results = experiment.run(config, progress)
+    if facts["processes"] > 1:
+        hosts.leave()
     summary = experiment.summarise(results, config)
     staged.mkdir(parents=True)
     if experiment.keeps_arrays:
@@ -118,10 +160,3 @@ def _run(experiment, config, facts, place):
     folder.commit(place, facts)
     progress(f"wrote {', '.join(written)} and {folder.RECORD} to {place.out}")
     return summary, failure
-
-
-def _describe_points(place):
-    """What is kept of an unfinished run, for the end of a line."""
-    count = folder.count_points(place)
-    what = "1 point is" if count == 1 else f"{count} points are"
-    return f"; {what} kept in {place.partial} (--resume continues)" if count else ""

@@ -257,7 +257,7 @@ def _choose(folder, identity, known, resume, force):
     if unfinished is None and count_points(folder) and not force:
         raise ValueError(f"out: {folder.partial} holds points and no {RECORD} that says of what; --force begins anew")
     if unfinished is not None and not (force and not resume):
-        different = _differences(unfinished, identity)
+        different = differences(unfinished, identity)
         if different:
             raise ValueError(
                 f"out: {folder.partial} holds {count_points(folder)} points of another run ({different}); its own"
@@ -269,7 +269,7 @@ def _choose(folder, identity, known, resume, force):
             f"out: {out} holds a finished run, {folder.partial} {count_points(folder)} points of another one of these"
             " options; --resume continues it, --force begins anew"
         )
-    different = "" if finished is None else _differences(finished, identity)
+    different = "" if finished is None else differences(finished, identity)
     if finished is not None and resume and not different:
         failed = f", which failed: {finished['failure']}" if finished.get("failure") else ""
         raise Finished(f"{out} holds the finished run {finished['id']} of these options{failed}", finished["exit_code"])
@@ -286,7 +286,7 @@ def _choose(folder, identity, known, resume, force):
     return False
 
 
-def _differences(there, here):
+def differences(there, here):
     """What sets two runs apart, in words; "" where nothing does."""
     if there["id"] == here["id"]:
         return ""

@@ -48,28 +48,34 @@ def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Any]:
     """Every "cell, scheme", "symmetric" and the text's "alphabet", in float64 (the caller enables x64)."""
     (one_hot, alphabet), every = _read_inputs(config), max(1, config.length // RECORDS)
     size = one_hot.shape[1]
-    # N is the same for every cell: one compilation of each serves all.
-    exponents_of = jax.jit(partial(spectra.lyapunov_exponents, k=max(1, config.size // 4)))
-    follow = jax.jit(lambda jacobians: spectra.log_singular_values(jacobians, every=every))
+    sampled = np.linspace(0, config.length - 1, SAMPLES).astype(int)
     weights, todo = {}, {}
 
-    def measure(chain_of, drawn, i):
-        jacobians, carry = chain_of(drawn._replace(w_hh=GAINS[i] * drawn.w_hh), one_hot)
-        exponents, error = exponents_of(jacobians)[:2]
-        sampled = np.asarray(jacobians[np.linspace(0, config.length - 1, SAMPLES).astype(int)])
-        norms, eigenvalues = np.log(np.linalg.norm(sampled, ord=2, axis=(1, 2))), np.linalg.eigvals(sampled)
-        followed = follow(jacobians) if i in SHOWN else np.zeros((0, len(sampled[0])))
-        return Point(exponents, error, carry, norms, eigenvalues.astype(complex), followed)
+    def measure(chain_of, params, shown):
+        jacobians, carry = chain_of(params, one_hot)
+        exponents, error = spectra.lyapunov_exponents(jacobians, k=max(1, config.size // 4))[:2]
+        follow = partial(spectra.log_singular_values, every=every)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(follow, jacobians))
+        followed = jax.lax.cond(shown, follow, lambda jacobians: nothing, jacobians)
+        return exponents, error, carry, jacobians[sampled], followed
+
+    def finish(shown, measured):
+        exponents, error, carry, of_steps, followed = measured
+        norms, eigenvalues = np.log(np.linalg.norm(of_steps, ord=2, axis=(1, 2))), np.linalg.eigvals(of_steps)
+        return Point(exponents, error, carry, norms, eigenvalues.astype(complex), followed if shown else followed[:0])
 
     for cell_name in CELLS:
         make = partial(nets.make_text_cell, cell_name, size, config.size // (2 if cell_name == "lstm" else 1))
-        chain_of = jax.jit(partial(_chain, make(), GATES.get(cell_name)))
+        chain_of = partial(_chain, make(), GATES.get(cell_name))
+        function = lambda given, chain_of=chain_of: measure(chain_of, *given)
         for scheme, draw in nets.SCHEMES.items():
             drawn = make(recurrent=draw(1.0)).init(jax.random.key(config.seed))
             weights[cell_name, scheme] = np.multiply.outer(GAINS, _candidate_block(cell_name, drawn.w_hh))
             for i, gain in enumerate(GAINS):
-                todo[f"{cell_name}, {scheme}, gain {gain:.3g}"] = partial(measure, chain_of, drawn, i)
-    points = iter(progress.sweep(todo, Point(*Point._fields)).values())
+                params, shown = drawn._replace(w_hh=gain * drawn.w_hh), i in SHOWN
+                point = harness.Traced(function, (params, shown), partial(finish, shown))
+                todo[f"{cell_name}, {scheme}, gain {gain:.3g}"] = point
+    points = iter(progress.sweep_traced(todo, Point(*Point._fields)).values())
     same = {"every": every, "length": config.length, "size": size}
     results = {
         ", ".join(kind): _sweep(*kind, [next(points) for _ in GAINS], block, **same) for kind, block in weights.items()
@@ -207,6 +213,7 @@ EXPERIMENT = harness.Experiment(
     run=run,
     summarise=summarise,
     plot=plot,
+    spread=True,
     further_plots={"theories.png": plot_theories},
     takes="25 s",
     alt={
