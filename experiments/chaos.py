@@ -66,7 +66,7 @@ def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Transition]:
     swept[f"lstm, N = {smallest}"] = (cells.lstm(0, smallest // 2), GATED_GAINS)
     swept[f"gru, N = {smallest}"] = (cells.gru(0, smallest), GATED_GAINS)
     todo = {
-        f"{name}, gain {gain:g}": harness.Traced(measure, np.asarray(gain))
+        f"{name}, gain {gain:g}": harness.Traced((measure,), np.asarray(gain))
         for name, (cell, gains) in swept.items()
         for measure in [_make_measure(cell, config)]
         for gain in gains

@@ -20,21 +20,21 @@ AXIS = "points"
 
 
 class Traced(NamedTuple):
-    """One point. Those of the same `function` (one object), their arguments of the same shapes, share a program."""
+    """One point. Those of the same `stages` (the same objects), their arguments of the same shapes, share programs."""
 
-    function: Callable[[Any], Any]  # pure, traced: arguments -> a pytree of arrays
+    stages: tuple[Callable[[Any], Any], ...]  # pure, traced: arguments -> a pytree of arrays -> …; a program each
     arguments: Any  # a pytree of arrays
     finish: Callable[[Any], Any] = lambda result: result  # on the host, of the result as NumPy arrays
 
 
 def make_rounds(todo: Mapping[str, Traced], devices: int) -> list[tuple[str, ...]]:
-    """Names of the points, at most one for each device, those of a round of the same function."""
-    groups = groupby(todo, key=lambda name: id(todo[name].function))
+    """Names of the points, at most one for each device, those of a round of the same stages."""
+    groups = groupby(todo, key=lambda name: todo[name].stages)
     return [names for _, group in groups for names in _in_batches(list(group), devices)]
 
 
 def describe_idle(rounds: Sequence[Sequence[str]], devices: int) -> str:
-    """In words, where the last round of a function leaves devices without a point of their own; else ""."""
+    """In words, where the last round of the same stages leaves devices without a point of their own; else ""."""
     count, places = sum(map(len, rounds)), devices * len(rounds)
     if count == places:
         return ""
@@ -55,19 +55,21 @@ def spread(function: Callable[[Any], Any], mesh: Mesh) -> Callable[[Any], Any]:
 
 
 class Rounds:
-    """Computes the points of a round; every function is compiled once."""
+    """Computes the points of a round; every stage is compiled once."""
 
     def __init__(self, group: hosts.Group):
         self._mesh, self._programs = Mesh(np.array(group.find_devices()), (AXIS,)), {}
 
     def compute(self, points: Sequence[Traced]) -> list[Any]:
         """Results on the host, finished. Idle places compute the last point again."""
-        function, count = points[0].function, self._mesh.size
-        if function not in self._programs:
-            self._programs[function] = spread(function, self._mesh)
+        count = self._mesh.size
         filled = [point.arguments for point in points] + [points[-1].arguments] * (count - len(points))
         stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(jnp.asarray(leaf)) for leaf in leaves]), *filled)
-        result = self._programs[function](jax.tree.map(self._place, stacked))
+        result = jax.tree.map(self._place, stacked)
+        for stage in points[0].stages:
+            if stage not in self._programs:
+                self._programs[stage] = spread(stage, self._mesh)
+            result = self._programs[stage](result)
         every = hosts.gather(result)
         return [point.finish(jax.tree.map(lambda leaf, i=i: leaf[i], every)) for i, point in enumerate(points)]
 

@@ -51,8 +51,8 @@ def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Any]:
     sampled = np.linspace(0, config.length - 1, SAMPLES).astype(int)
     weights, todo = {}, {}
 
-    def measure(chain_of, params, shown):
-        jacobians, carry = chain_of(params, one_hot)
+    def measure(given):  # N is the same for every cell: one compilation serves all
+        jacobians, carry, shown = given
         exponents, error = spectra.lyapunov_exponents(jacobians, k=max(1, config.size // 4))[:2]
         follow = partial(spectra.log_singular_values, every=every)
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(follow, jacobians))
@@ -67,13 +67,13 @@ def run(config: Config, progress: Any = harness.QUIET) -> dict[str, Any]:
     for cell_name in CELLS:
         make = partial(nets.make_text_cell, cell_name, size, config.size // (2 if cell_name == "lstm" else 1))
         chain_of = partial(_chain, make(), GATES.get(cell_name))
-        function = lambda given, chain_of=chain_of: measure(chain_of, *given)
+        chain = lambda given, chain_of=chain_of: (*chain_of(given[0], one_hot), given[1])
         for scheme, draw in nets.SCHEMES.items():
             drawn = make(recurrent=draw(1.0)).init(jax.random.key(config.seed))
             weights[cell_name, scheme] = np.multiply.outer(GAINS, _candidate_block(cell_name, drawn.w_hh))
             for i, gain in enumerate(GAINS):
                 params, shown = drawn._replace(w_hh=gain * drawn.w_hh), i in SHOWN
-                point = harness.Traced(function, (params, shown), partial(finish, shown))
+                point = harness.Traced((chain, measure), (params, shown), partial(finish, shown))
                 todo[f"{cell_name}, {scheme}, gain {gain:.3g}"] = point
     points = iter(progress.sweep_traced(todo, Point(*Point._fields)).values())
     same = {"every": every, "length": config.length, "size": size}
