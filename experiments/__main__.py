@@ -57,6 +57,21 @@ def main(arguments: list[str]) -> int:
         return 141
 
 
+def run_command(arguments: list[str]) -> None:
+    """`main` as a program: it listens to signals and ends the process."""
+    interrupts.fill_closed_streams()
+    interrupts.watch("experiments")
+    sys.stdout.reconfigure(errors="replace")  # a terminal that lacks λ
+    sys.stderr.reconfigure(errors="replace")
+    if _asks_for_main_job(arguments):
+        one_run.compile_sooner(os.environ)
+        one_run.keep_garbage()
+    code = main(arguments)
+    if code in (130, 3) or "JAXBPTT_WORKER" in os.environ:
+        os._exit(code)  # JAX may compute on in a thread of its own, under which an ordinary end crashes, or wait there
+    sys.exit(code)
+
+
 def _run(arguments):
     # On small matrices LAPACK's threads wait for each other longer than they work. It reads this when it is loaded.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -112,14 +127,4 @@ def _asks_for_main_job(arguments):
 
 
 if __name__ == "__main__":
-    interrupts.fill_closed_streams()
-    interrupts.watch("experiments")
-    sys.stdout.reconfigure(errors="replace")  # a terminal that lacks λ
-    sys.stderr.reconfigure(errors="replace")
-    if _asks_for_main_job(sys.argv[1:]):
-        one_run.compile_sooner(os.environ)
-        one_run.keep_garbage()
-    code = main(sys.argv[1:])
-    if code in (130, 3) or "JAXBPTT_WORKER" in os.environ:
-        os._exit(code)  # JAX may compute on in a thread of its own, under which an ordinary end crashes, or wait there
-    sys.exit(code)
+    run_command(sys.argv[1:])

@@ -80,11 +80,12 @@ def run_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:
     if together:
         supervisor.begin_work()
         hosts.join(asked.coordinator, group, asked.timeout)
+        supervisor.report(supervisor.MET)
     identity, machine = record.identify(experiment.name, config), record.describe_machine()
     problem = hosts.lacks_devices(group.devices)
     if together:
         hosts.agree(group, identity, problem)
-        supervisor.report_joined()
+        supervisor.report(supervisor.AGREED)
     elif problem:
         raise ValueError(problem)
     if group.process_id:
@@ -118,6 +119,8 @@ def _take_part(experiment, config, group):
     """Compute with the others, as a process that keeps nothing."""
     if said := hosts.tell(group):
         line, code = json.loads(said)
+        if code == 2:
+            raise ValueError(f"process 0 ends: {line}")
         print(f"process 0 ends: {line}", file=sys.stderr)
         return code
     start, which = time.monotonic(), f"process {group.process_id} of {group.processes}"

@@ -5,14 +5,16 @@ collectives in the same order, and each compares with process 0 what the run is 
 """
 
 import json
+import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from . import folder
 
@@ -76,8 +78,6 @@ def join(address: str, group: Group, timeout: int) -> None:
         initialization_timeout=left,
         heartbeat_timeout_seconds=HEARTBEAT,
     )
-    if (there := jax.process_count()) != group.processes:  # that of process 0 counts
-        raise ValueError(f"num_processes: got {group.processes}, expected {there}, as process 0 says")
 
 
 def agree(group: Group, identity: Mapping[str, Any], problem: str) -> None:
@@ -86,13 +86,12 @@ def agree(group: Group, identity: Mapping[str, Any], problem: str) -> None:
     Raises:
       ValueError: they are not of one run, or one of them has a `problem`.
     """
-    own = {**identity, "problem": problem, "group": [group.processes, group.devices, len(jax.local_devices())]}
+    own = {**identity, "problem": problem, "group": [group.processes, group.devices]}
     every = [json.loads(said) for said in exchange(json.dumps(own).encode())]
     lines = [f"process {i}: {said['problem']}" for i, said in enumerate(every) if said["problem"]]
     for i, said in enumerate(every):
         different = folder.differences(said, every[0])
-        names = ("num_processes", "devices", "local devices")
-        for name, here, there in zip(names, said["group"], every[0]["group"], strict=True):
+        for name, here, there in zip(("num_processes", "devices"), said["group"], every[0]["group"], strict=True):
             different = different or ("" if here == there else f"{name} {here}, not {there}")
         if different:
             lines.append(f"process {i} has another run than process 0 ({different})")
@@ -136,8 +135,13 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def _collect(array):
+    """[processes, ...] of what every process has; as many as process 0 says."""
+    count = jax.process_count()
+    first = [next(each for each in jax.devices() if each.process_index == i) for i in range(count)]
+    sharding = NamedSharding(Mesh(np.array(first), ("processes",)), PartitionSpec("processes"))
     try:
-        return np.asarray(multihost_utils.process_allgather(array)).reshape(jax.process_count(), *array.shape)
+        rows = jax.make_array_from_callback((count, *array.shape), sharding, lambda index: array[None])
+        return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
     except Exception as error:
         raise Gone(_shorten(error)) from None
 
@@ -157,5 +161,5 @@ def _await_coordinator(address, timeout):
 
 
 def _shorten(error: Exception) -> str:
-    first: Sequence[str] = str(error).splitlines()
-    return "a process of the run is gone" + (f" ({first[0][:200]})" if first else "")
+    first = re.sub(r"\[external\S*\] ", "", str(error).partition("\n")[0])  # without a place in XLA's source
+    return f"a process of the run is gone ({first[:200]})"

@@ -11,6 +11,7 @@ Exit codes: the worker's own; 3: a process of the run is gone, or never came.
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -26,9 +27,9 @@ from .progress import describe_points
 
 GONE = 3
 WORKER = "JAXBPTT_WORKER"  # in the environment of a worker: the folder that it shares with its supervisor
-LOG, JOINED = "native.log", "joined"
+LOG = "native.log"
+MET, AGREED = "met", "agreed"  # how far the processes have come, as files of that folder
 MARGIN = 60  # seconds beyond the time-out, for Python and JAX to start
-ROOT = Path(__file__).parents[2]
 
 
 def is_worker() -> bool:
@@ -37,17 +38,18 @@ def is_worker() -> bool:
 
 
 def supervise(name: str, arguments: Sequence[str], address: str, group: hosts.Group, timeout: int, out: Path) -> int:
-    """Run the experiment of this command line in a worker; the exit code.
+    """Run this command line, which ends with `arguments`, in a worker; the exit code.
 
     Raises:
-      ValueError: the address is of no use.
+      ValueError: the address is of no use, or there is no such command line.
     """
+    if not arguments or sys.orig_argv[-len(arguments) :] != list(arguments):
+        raise ValueError(f"coordinator: got {address} in a function call, expected it on a command line")
     _require_address(address, group)
     with tempfile.TemporaryDirectory(prefix="jaxbptt-") as shared:
-        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         worker = subprocess.Popen(
-            [sys.executable, "-m", "experiments", name, *arguments],
-            env={**os.environ, WORKER: shared, "PYTHONPATH": paths},
+            [sys.executable, *sys.orig_argv[1:]],
+            env={**os.environ, WORKER: shared},
             stdin=subprocess.PIPE,  # its end tells the worker that this process has ended
             start_new_session=True,  # Ctrl-C of a terminal comes to this process alone, which passes it on
         )
@@ -55,7 +57,7 @@ def supervise(name: str, arguments: Sequence[str], address: str, group: hosts.Gr
         try:
             code = worker.wait(timeout + MARGIN)
         except subprocess.TimeoutExpired:
-            if not Path(shared, JOINED).exists():
+            if not Path(shared, AGREED).exists():
                 worker.kill()
             code = worker.wait()
         if code >= 0:
@@ -84,9 +86,9 @@ def begin_work() -> None:
     threading.Thread(target=end_with_supervisor, daemon=True).start()
 
 
-def report_joined() -> None:
-    """In a worker: all processes are there, and of one run."""
-    Path(os.environ[WORKER], JOINED).touch()
+def report(stage: str) -> None:
+    """In a worker: how far the processes have come."""
+    Path(os.environ[WORKER], stage).touch()
 
 
 def _require_address(address, group):
@@ -113,9 +115,11 @@ def _explain(shared, address, group, timeout, code):
     log = (shared / LOG).read_text(errors="replace") if (shared / LOG).exists() else ""
     if "newer incarnation" in log or "ALREADY_EXISTS" in log:
         return f"process_id: got {group.process_id}, which two processes have; expected each once", 2
-    if not (shared / JOINED).exists():
+    if not (shared / MET).exists():
         what = f"not all of {group.processes} processes came to {address} within {timeout} s"
         return f"{what}; expected each of --process-id 0 … {group.processes - 1} once, --num-processes alike", GONE
+    if code == -signal.SIGKILL and not (shared / AGREED).exists():
+        return f"the processes met at {address}, but no message passes between them", GONE
     unhealthy = re.search(r"(?:unhealthy|heartbeats?)[^:]*:\n((?:\S*\d+\n)+)", log)
     if unhealthy:
         gone = ", ".join(re.findall(r"(\d+)\n", unhealthy[1]))
