@@ -39,7 +39,7 @@ def describe_idle(rounds: Sequence[Sequence[str]], devices: int) -> str:
     if count == places:
         return ""
     rounds_of, idle = ("1 round" if len(rounds) == 1 else f"{len(rounds)} rounds"), places - count
-    return f"{count} points on {devices} devices: {rounds_of}, {idle} place{'s' * (idle > 1)} idle"
+    return f"{count} point{'s' * (count > 1)} on {devices} devices: {rounds_of}, {idle} place{'s' * (idle > 1)} idle"
 
 
 def spread(function: Callable[[Any], Any], mesh: Mesh) -> Callable[[Any], Any]:

@@ -65,9 +65,8 @@ LIKE = Point(0, {"last": 0})
 
 def run(config, progress=harness.QUIET):
     points = list(progress.sweep_traced(make_todo(config), LIKE).values())
-    return {
-        "toy": Result(*(np.stack(column) for column in ([p.path for p in points], [p.more["last"] for p in points])))
-    }
+    columns = [point.path for point in points], [point.more["last"] for point in points]
+    return {"toy": Result(*map(np.stack, columns))}
 
 
 EXPERIMENT = harness.Experiment(

@@ -79,7 +79,7 @@ def test_rounds_are_of_one_function_and_say_what_is_idle(devices, sizes, said):
     assert [name for names in rounds for name in names] == NAMES
     assert [len(names) for names in rounds] == sizes
     assert points.describe_idle(rounds, devices) == said
-    assert points.describe_idle([("a",)], 2) == "1 points on 2 devices: 1 round, 1 place idle"
+    assert points.describe_idle([("a",)], 2) == "1 point on 2 devices: 1 round, 1 place idle"
 
 
 def test_every_stage_is_traced_once_and_every_point_is_kept(tmp_path, capsys, expected):
@@ -101,9 +101,7 @@ def test_every_stage_is_traced_once_and_every_point_is_kept(tmp_path, capsys, ex
     quiet = QUIET.sweep_traced(spread_toy.make_todo(), spread_toy.LIKE)
     for every in (found, again, quiet):
         assert list(every) == NAMES
-        require_same(
-            {"toy.path": np.stack([point.path for point in every.values()])}, {"toy.path": expected["toy.path"]}
-        )
+        require_same({"path": np.stack([point.path for point in every.values()])}, {"path": expected["toy.path"]})
         assert all(isinstance(point, spread_toy.Point) for point in every.values())
     assert list(first) == NAMES[3:6]
 
@@ -115,8 +113,8 @@ jax.config.update("jax_enable_x64", True)
 from experiments.harness import hosts, points
 from tests.experiments.harness import spread_toy
 hosts.make_cpu_devices(8, "")
-hosts.make_cpu_devices(9, "")  # too late, and no error
 assert not hosts.lacks_devices(8)
+hosts.make_cpu_devices(9, "")  # too late, and no error
 rounds = points.Rounds(hosts.Group(devices=8))
 todo = list(spread_toy.make_todo().values())[-5:]
 print(len(rounds.compute(todo)), len(jax.devices()))
@@ -166,9 +164,7 @@ def test_processes_leave_what_one_leaves(count, words, tmp_path, expected):
 @pytest.mark.parametrize(
     ("which", "number", "count"), [(1, signal.SIGKILL, 3), (0, signal.SIGKILL, 3), (1, signal.SIGINT, 2)]
 )
-def test_one_that_ends_ends_all_in_one_line_and_the_rest_is_computed_by_others(
-    which, number, count, tmp_path, expected
-):
+def test_one_that_ends_ends_all_in_one_line_and_the_rest_is_computed_later(which, number, count, tmp_path, expected):
     out = tmp_path / "toy"
     run = start_toys(out, count, "--pause", "0.5")
     said = ""
@@ -216,8 +212,8 @@ def test_one_that_ends_ends_all_in_one_line_and_the_rest_is_computed_by_others(
         (
             2,
             ("--timeout", "5"),
-            [(), ("--num-processes", "1", "--process-id", "0", "--coordinator", "127.0.0.1:1")],
-            [(3, "not all of 2 processes came to 127.0.0.1:"), (2, "where process 0 cannot listen")],
+            [(), ("--process-id", "5")],
+            [(3, "not all of 2 processes came to 127.0.0.1:"), (2, "process_id: got 5, expected 0 … 1")],
         ),
         (
             3,
@@ -230,9 +226,6 @@ def test_one_that_ends_ends_all_in_one_line_and_the_rest_is_computed_by_others(
     ids=["another config", "other devices", "another count", "one never comes", "the same id", "no folder"],
 )
 def test_processes_that_do_not_fit_together_get_one_line_each(count, words, each, ends, tmp_path):
-    if os.geteuid() == 0 and "127.0.0.1:1" in str(each):
-        each = [(), ("--process-id", "5")]  # root may listen anywhere
-        ends = [ends[0], (2, "process_id: got 5, expected 0 … 1")]
     ended = processes.wait(start_toys(tmp_path / "toy", count, *words, each=each))
     for i, one in enumerate(ended):
         lines = one.error.splitlines()
@@ -253,7 +246,7 @@ def test_processes_that_do_not_fit_together_get_one_line_each(count, words, each
     [
         ("--coordinator 127.0.0.1:{port} --process-id 1 --num-processes 2 --timeout 2", 3, "process 0 does not listen"),
         ("--coordinator nosuch.invalid:80 --process-id 1 --num-processes 2", 2, "whose name does not resolve"),
-        ("--coordinator 127.0.0.1:{busy} --process-id 0 --num-processes 2", 2, "where process 0 cannot listen (Addr"),
+        ("--coordinator 127.0.0.1:{busy} --process-id 0 --num-processes 2", 2, "process 0 cannot listen there"),
         ("--devices 3", 2, "devices: got 3, expected at most 2 (cpu devices that JAX finds here)"),
     ],
 )
@@ -289,7 +282,7 @@ WITH = "--coordinator localhost:80"
             (
                 "vanishing",
                 f"--coordinator {address} --process-id 0 --num-processes 2",
-                f"coordinator: got '{address}', exp",
+                f"coordinator: got '{address}'",
             )
             for address in ("localhost", "localhost:", ":80", "localhost:0", "localhost:65536", "localhost:x")
         ],
@@ -301,7 +294,8 @@ WITH = "--coordinator localhost:80"
 def test_what_cannot_be_asked_gets_one_line(name, words, line, capsys, tmp_path):
     assert entry.main([name, "--out", str(tmp_path / "out"), *words.split()]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"experiments {name}: {line}" if line != "in" else "") or line in error
+    assert error.startswith(f"experiments {name}: ")
+    assert line in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
