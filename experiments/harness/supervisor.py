@@ -28,6 +28,7 @@ from .progress import describe_points
 GONE = 3
 WORKER = "JAXBPTT_WORKER"  # in the environment of a worker: the folder that it shares with its supervisor
 LOG = "native.log"
+FATAL = "distributed service detected fatal errors"
 MET, AGREED = "met", "agreed"  # how far the processes have come, as files of that folder
 MARGIN = 60  # seconds beyond the time-out, for Python and JAX to start
 
@@ -60,9 +61,10 @@ def supervise(name: str, arguments: Sequence[str], address: str, group: hosts.Gr
             if not Path(shared, AGREED).exists():
                 worker.kill()
             code = worker.wait()
-        if code >= 0:
+        log = Path(shared, LOG).read_text(errors="replace") if Path(shared, LOG).exists() else ""
+        if code >= 0 and not (code == 1 and FATAL in log):  # abort(), exit(1) in older versions
             return code
-        line, code = _explain(Path(shared), address, group, timeout, code)
+        line, code = _explain(Path(shared), log, address, group, timeout, code)
     place = out.resolve() if out.is_symlink() else out
     kept = "" if group.process_id else describe_points(place.with_name(f"{place.name}{folder.PARTIAL}"))
     print(f"experiments {name}: {line}{kept}", file=sys.stderr)
@@ -110,9 +112,8 @@ def _require_address(address, group):
                 ) from None
 
 
-def _explain(shared, address, group, timeout, code):
-    """(line, exit code) of a worker that did not end by itself."""
-    log = (shared / LOG).read_text(errors="replace") if (shared / LOG).exists() else ""
+def _explain(shared, log, address, group, timeout, code):
+    """(line, exit code) of a worker that did not end by itself, by what native code wrote."""
     if "newer incarnation" in log or "ALREADY_EXISTS" in log:
         return f"process_id: got {group.process_id}, which two processes have; expected each once", 2
     if not (shared / MET).exists():
@@ -126,7 +127,7 @@ def _explain(shared, address, group, timeout, code):
         return f"process {gone} of {group.processes} is gone", GONE
     if "leader task" in log or "Socket closed" in log:
         return f"process 0 of {group.processes} is gone", GONE
-    if "distributed service detected fatal errors" in log:
+    if FATAL in log:
         return f"a process of {group.processes} is gone", GONE
     last = next((line for line in log.splitlines() if re.match(r"[EF]\d{4} ", line)), "")
     return f"this process was ended by signal {-code}{f' ({last[:200]})' if last else ''}", GONE

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -18,6 +20,7 @@ from . import spread_toy
 
 TOY = ("-m", "tests.experiments.harness.spread_toy")
 NAMES = [f"gain {gain:.3g}" for gain in spread_toy.GAINS]
+README = processes.ROOT / "experiments" / "README.md"
 PROGRESS = re.compile(r"\[ *[\d.]+ s\] ")
 
 
@@ -306,6 +309,31 @@ def test_those_that_can_be_spread_say_so():
     with pytest.raises(ValueError, match=r"^timeout: gates runs"):
         asked.refuse_spread("gates", ["--timeout=3"], "others")
     assert hosts.split_address("[::1]:80") == ("::1", 80)
+
+
+LOOPBACK = """
+scontrol() { echo 127.0.0.1; echo other; }
+srun() { for i in $(seq 0 $((SLURM_NTASKS - 1))); do SLURM_PROCID=$i "$@" & done; wait; }
+python() { "$PYTHON" "$@"; }
+export -f python
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="bash")
+def test_the_script_of_the_readme_runs_on_the_loopback_address(tmp_path, expected):
+    script = re.search(r"```sh\n(#!/bin/bash\n.*?)```", README.read_text(), re.DOTALL)[1]
+    changes = {
+        "experiments chaos --size 4096": TOY[1],
+        "results/chaos": str(tmp_path / "toy"),
+        ":9876": f":{processes.find_port()}",
+    }
+    for there, here in changes.items():
+        assert there in script
+        script = script.replace(there, here)
+    environment = {**os.environ, "PYTHON": sys.executable, "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "host[0-1]"}
+    run = subprocess.run(["bash", "-c", LOOPBACK + script], cwd=processes.ROOT, env=environment, capture_output=True)
+    assert run.stdout == b"value 1\n", run.stderr.decode()
+    require_same(read_arrays(tmp_path / "toy"), expected)
 
 
 @pytest.mark.slow
