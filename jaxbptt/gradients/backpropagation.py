@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import add_initial, parallel_adjoint, sequential_adjoint
 from jaxbptt.gradients.bidirectional import bptt_both
-from jaxbptt.gradients.blocks import choose_blocks, pull_in_blocks
+from jaxbptt.gradients.blocks import choose_blocks, pull_in_blocks, run_in_blocks
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
 from jaxbptt.gradients.forward import add_penalty, join_early, read_out, run_forward, take_problem
 from jaxbptt.gradients.sequence import make_runner
@@ -148,7 +148,9 @@ def bptt(
         earlier = earlier if first is None else jax.tree.map(jnp.add, earlier, first)
         return losses, jax.tree.map(jnp.add, direct, recurrent), earlier
 
-    losses, grads, earlier, last = pull_in_blocks(run, blocks, pull, state, inputs, targets)
+    saved, last = run_in_blocks(run, blocks, state, inputs)
+    nothing = jax.tree.map(jnp.zeros_like, state)
+    losses, grads, earlier = pull_in_blocks(run, blocks, pull, saved, inputs, targets, nothing)
     grads = add_initial(model, params, grads, earlier) if initial is None else grads
     loss, grads = add_penalty(model, params, jnp.sum(losses), grads)
     require_finite_result(model, problem, losses, grads)

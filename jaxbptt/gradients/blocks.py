@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.gradients.resources import cache_size, default_memory
-from jaxbptt.gradients.sequence import Runner
+from jaxbptt.gradients.sequence import Runner, Saved
 from jaxbptt.types import Inputs, Params, State, Targets
 
 WHOLE_BYTES = 2**22  # all steps are one block if they keep at most this
@@ -48,43 +48,66 @@ def choose_blocks(run: Runner, state: State, inputs: Inputs, size: int | None, m
     return Blocks(size, -(-length // size) - 1, keep=keep)
 
 
-def pull_in_blocks(
-    run: Runner, blocks: Blocks, pull: Callable[..., Any], state: State, inputs: Inputs, targets: Targets
-) -> tuple[Float[Array, " time"], Params, State, State]:
-    """(∂C/∂L_t L_t [T], the gradients summed over blocks, μ_0, h_T).
+class SavedBlocks(NamedTuple):
+    """What the forward pass keeps for the backward pass of all blocks."""
 
-    pull(μ_K, saved, inputs, targets) = (losses, gradient, μ_0) of one block.
-    """
-    length = jax.tree.leaves(inputs)[0].shape[0]
-    head = jnp.arange(blocks.before_last)
-    tail = _steps_of((inputs, targets), blocks.before_last, blocks.size, length - blocks.before_last * blocks.size)
+    before_last: Any  # of each block before the last, leading axis: `Saved`, or the state that it starts from
+    last: Saved
+
+
+def run_in_blocks(run: Runner, blocks: Blocks, state: State, inputs: Inputs) -> tuple[SavedBlocks, State]:
+    """(what is kept; h_T)."""
 
     def forward(state, index):
         steps = _steps_of(inputs, index, blocks.size)
         return run.forward(state, steps) if blocks.keep else (run.skip(state, steps), state)
 
+    head = None
+    if blocks.before_last:
+        state, head = jax.lax.scan(forward, state, jnp.arange(blocks.before_last))
+    last, saved = run.forward(state, _last_steps(inputs, blocks))
+    _validation.require_finite_steps("states", saved.states)
+    return SavedBlocks(head, saved), last
+
+
+def pull_in_blocks(
+    run: Runner,
+    blocks: Blocks,
+    pull: Callable[..., Any],
+    saved: SavedBlocks,
+    inputs: Inputs,
+    targets: Targets,
+    later: Any,
+) -> tuple[Float[Array, " time"], Params, Any]:
+    """(∂C/∂L_t L_t [T], the gradients summed over blocks, μ_0), from μ_T = `later`.
+
+    pull(μ_K, saved, inputs, targets) = (losses, gradient, μ_0) of one block.
+    """
+    sequences = inputs, targets
+
     def backward(carry, step):
         grads, later = carry
         saved, index = step
-        steps = _steps_of((inputs, targets), index, blocks.size)
+        steps = _steps_of(sequences, index, blocks.size)
         saved = saved if blocks.keep else run.forward(saved, steps[0])[1]
         losses, block_grads, earlier = pull(later, saved, *steps)
         return (jax.tree.map(jnp.add, grads, block_grads), earlier), losses
 
-    saved_head = None
+    losses, grads, earlier = pull(later, saved.last, *_last_steps(sequences, blocks))
     if blocks.before_last:
-        state, saved_head = jax.lax.scan(forward, state, head)
-    last, saved = run.forward(state, tail[0])
-    _validation.require_finite_steps("states", saved.states)
-    losses, grads, earlier = pull(jax.tree.map(jnp.zeros_like, state), saved, *tail)
-    if blocks.before_last:
-        (grads, earlier), before = jax.lax.scan(backward, (grads, earlier), (saved_head, head), reverse=True)
+        head = saved.before_last, jnp.arange(blocks.before_last)
+        (grads, earlier), before = jax.lax.scan(backward, (grads, earlier), head, reverse=True)
         losses = jnp.concatenate((before.reshape(-1), losses))
-    return losses, grads, earlier, last
+    return losses, grads, earlier
 
 
 def _size_in_bytes(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _last_steps(sequences, blocks):
+    length = jax.tree.leaves(sequences)[0].shape[0]
+    return _steps_of(sequences, blocks.before_last, blocks.size, length - blocks.before_last * blocks.size)
 
 
 def _steps_of(sequences, index, block, size=None):

@@ -70,8 +70,8 @@ def lyapunov_exponents(
     """
     require_one_chain(jacobians)
     if isinstance(jacobians, BlockJacobians | BorderedJacobians):
-        options = _require_options(k, warm_up, interval, blocks, len(jacobians), jacobians.size)
-        return _told(_scan_stored(jacobians, options))
+        options = require_options(k, warm_up, interval, blocks, len(jacobians), jacobians.size)
+        return tell(_scan_stored(jacobians, options))
     if isinstance(jacobians, StructuredJacobians):
         size, dtype, stored = jacobians.size, jacobians.dtype, None
         advance, steps = lambda state, factors: (state, jacobians.dense(factors)), jacobians.factors
@@ -85,7 +85,7 @@ def lyapunov_exponents(
             raise TypeError(f"jacobians: got {dtype}, expected float32 or float64")
         advance = lambda state, jacobian: (state, jacobian)
         all_couples, first = lambda: jnp.any(stored != 0, axis=0), stored[0]
-    options = _require_options(k, warm_up, interval, blocks, len(jacobians), size)
+    options = require_options(k, warm_up, interval, blocks, len(jacobians), size)
     couples = jax.lax.cond(jnp.all(first != 0), lambda: jnp.ones(first.shape, bool), all_couples)
     same: jax.Array | None = connected(couples)
     if _validation.is_concrete(same):
@@ -93,7 +93,7 @@ def lyapunov_exponents(
         options = options if same is None else options._replace(width=size)
     elif options.width < size:
         same = None
-    return _told(run_scan(Chain(advance, (), steps, stored, dtype, len(jacobians), size, same=same), options))
+    return tell(run_scan(Chain(advance, (), steps, stored, dtype, len(jacobians), size, same=same), options))
 
 
 def _scan_stored(jacobians: BlockJacobians | BorderedJacobians, options: Options) -> LyapunovExponents:
@@ -150,7 +150,7 @@ def stream_exponents(
     state = cell.initial_state(params) if initial is None else initial
     state = jax.tree.map(jnp.asarray, state)
     flat, batch = ravel_pytree(state)[0], getattr(cell, "batch", None)
-    options = _require_options(k, warm_up, interval, blocks, length - transient, flat.size, batch or 1)
+    options = require_options(k, warm_up, interval, blocks, length - transient, flat.size, batch or 1)
     if transient:
         settling = jax.tree.map(lambda leaf: leaf[:transient], inputs)
         inputs = jax.tree.map(lambda leaf: leaf[transient:], inputs)
@@ -160,13 +160,13 @@ def stream_exponents(
     if batch is None and isinstance(parts, BlockParts | BorderedParts):
         core = lambda state, x: parts.form(params, partials.residuals(params, state, x))
         move = lambda state, x: (cell.step(params, state, x), core(state, x))
-        return _told(scan_structured(move, state, inputs, length - transient, flat.size, options))
+        return tell(scan_structured(move, state, inputs, length - transient, flat.size, options))
     if batch is None:
         advance = lambda state, x: partials.value_and_jacobian(params, state, x)
     else:
         advance = lambda state, x: _blocks(cell, partials, params, state, x)
     chain = Chain(advance, state, inputs, None, flat.dtype, length - transient, flat.size // (batch or 1), batch)
-    return _told(run_scan(chain, options))
+    return tell(run_scan(chain, options))
 
 
 def _blocks(cell: Recurrence, partials: Partials, params: Params, state: State, x: Inputs) -> tuple[State, jax.Array]:
@@ -184,7 +184,7 @@ def _blocks(cell: Recurrence, partials: Partials, params: Params, state: State, 
     return new, jax.vmap(row, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
 
 
-def _told(found: LyapunovExponents) -> LyapunovExponents:
+def tell(found: LyapunovExponents) -> LyapunovExponents:
     """Outside jit, with a warning of what the numbers do not tell by themselves."""
     if all(_validation.is_concrete(field) for field in found):
         for note in found.notes():
@@ -193,7 +193,7 @@ def _told(found: LyapunovExponents) -> LyapunovExponents:
     return found
 
 
-def _require_options(
+def require_options(
     k: int | None, warm_up: int | None, interval: int | None, blocks: int, length: int, size: int, sequences: int = 1
 ) -> Options:
     k = size if k is None else k

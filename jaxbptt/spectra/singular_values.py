@@ -242,7 +242,7 @@ def _decompose(
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(chain)]))
     error = jnp.where(finite, error, jnp.inf)
     known = error <= LIMIT
-    _warn(known, finite, start, every, stop)
+    warn_of_unknown(known, finite, start, every, stop)
     left, right = (jnp.where(finite, side, jnp.nan) for side in (left, right))
     log_sigma, rest = (jnp.where(known, part, jnp.nan) for part in (log_sigma, rest))
     return SingularValues(log_sigma, error, error < 1, rest), left, right
@@ -286,7 +286,7 @@ def _size_in_bytes(chain):
 def _take_chain(jacobians):
     """[T, N, N], [T, B, n, n] or a structured chain, checked."""
     if isinstance(jacobians, STRUCTURED):
-        _require_precise(jacobians)
+        require_precise(jacobians)
         return jacobians
     if len(np.shape(jacobians)) == 4:
         jacobians = _validation.as_arrays("jacobians", jacobians)
@@ -296,11 +296,11 @@ def _take_chain(jacobians):
         _validation.require_finite_steps("jacobians", jacobians)
     else:
         jacobians = _validation.take_jacobians(jacobians)
-    _require_precise(jacobians)
+    require_precise(jacobians)
     return jacobians
 
 
-def _require_precise(jacobians):
+def require_precise(jacobians):
     if jacobians.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"jacobians: got {jacobians.dtype}, expected float32 or float64")
 
@@ -320,7 +320,7 @@ def _join(blocks):
     return Decomposition(log_sigma, rest, error, embed(blocks.left), embed(blocks.right))
 
 
-def _warn(known, finite, start, every, stop):
+def warn_of_unknown(known, finite, start, every, stop):
     """Outside jit, warn which record is the first with values that are not known."""
     if not (_validation.is_concrete(known) and _validation.is_concrete(finite)):
         return

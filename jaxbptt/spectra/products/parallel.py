@@ -45,7 +45,7 @@ def prefix_factors(chain: jax.Array, every: int) -> Factors:
     def double(level, products):
         distance = 2**level
         earlier = jax.tree.map(lambda leaf: jnp.roll(leaf, distance, axis=0), products)
-        joined = jax.vmap(lambda a, b: _join(a, b, q_0))(earlier, products)
+        joined = jax.vmap(lambda a, b: join(a, b, q_0))(earlier, products)
         return _choose(position >= distance, joined, products)
 
     products = jax.lax.fori_loop(0, math.ceil(math.log2(records * blocks)), double, products)
@@ -56,7 +56,7 @@ def _choose(condition, new, old):
     return jax.tree.map(lambda a, b: jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)
 
 
-def _join(a, b, q_0):
+def join(a: Factors, b: Factors, q_0: jax.Array) -> Factors:
     """The factors of P_B P_A."""
     size, dtype = len(q_0), q_0.dtype
     row_scale, column_scale = b.log_scale + b.log_carry, a.log_scale + a.log_carry

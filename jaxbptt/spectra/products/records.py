@@ -46,7 +46,7 @@ def decompose_records(
         if errors:
             return _certify(chain.assemble(), every, directions)
         factors = prefix_factors(chain.assemble(), every) if method == "parallel" else _scan_factors(chain, every)
-        return _trust(factors)
+        return trust(factors)
 
     monomial = is_monomial(chain)
     if _validation.is_concrete(monomial):  # only the branch that is taken is compiled
@@ -89,7 +89,7 @@ def _find_suspicious(factors: Factors) -> jax.Array:
     return jnp.any(mixed) | (jnp.cumsum(uncertain[order]) > 0)
 
 
-def _trust(factors):
+def trust(factors: Factors) -> Decomposition:
     """The values alone. One record after the other, through one program."""
 
     def visit(factors):

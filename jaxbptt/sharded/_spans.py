@@ -1,0 +1,118 @@
+"""A sequence cut into one span of steps a device: what passes between neighbours, and scans over the devices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxbptt import _validation
+
+T = TypeVar("T")
+
+
+class Axis(NamedTuple):
+    """D devices in a row, of which device d holds the d-th share."""
+
+    name: str
+    size: int  # D
+
+    def index(self) -> jax.Array:
+        """d, inside `on_devices`."""
+        return jax.lax.axis_index(self.name)
+
+    def place(self, reverse: bool) -> jax.Array:
+        """How many devices come before this one, from the first or from the last."""
+        return self.size - 1 - self.index() if reverse else self.index()
+
+    def hop(self, value: T, distance: int, reverse: bool = False) -> T:
+        """What the device `distance` places before holds: one `ppermute`; zeros where there is none."""
+        moves = [(d, d + distance) for d in range(self.size - distance)]
+        moves = [(late, early) for early, late in moves] if reverse else moves
+        return jax.lax.ppermute(value, self.name, moves)
+
+
+def take_axis(mesh: Mesh, name: str, argument: str) -> Axis:
+    """The axis of that name; raises unless the mesh has it."""
+    _validation.require_type("mesh", mesh, Mesh, "a jax.sharding.Mesh, as jax.make_mesh makes one")
+    if name not in mesh.axis_names:
+        raise ValueError(f"{argument}: got {name!r}, expected an axis of the mesh: {', '.join(map(repr, mesh.axis_names))}")
+    return Axis(name, mesh.shape[name])
+
+
+def require_shares(argument: str, what: str, length: int, axis: Axis) -> int:
+    """How much of `length` each device takes; raises unless all take the same."""
+    if length % axis.size:
+        below = length // axis.size * axis.size
+        near = f"{below} or {below + axis.size}" if below else str(axis.size)
+        raise ValueError(
+            f"{argument}: got {what} = {length} on the {axis.size} devices of mesh axis {axis.name!r}, expected a multiple"
+            f" of {axis.size}, such as {near}"
+        )
+    return length // axis.size
+
+
+def on_devices(function: Callable[..., T], mesh: Mesh, arguments: Any, results: Any) -> Callable[..., T]:
+    """`function` on every device's share of its arguments.
+
+    What comes out as `PartitionSpec()` must be equal on all devices; scans begin from constants, which JAX's own check
+    of that does not allow.
+    """
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=arguments, out_specs=results, check_vma=False)
+    if AxisType.Explicit not in mesh.axis_types:
+        return mapped
+
+    def resharded(*given):
+        lay = lambda spec, tree: jax.tree.map(lambda leaf: jax.reshard(leaf, NamedSharding(mesh, spec)), tree)
+        return mapped(*map(lay, arguments, given))
+
+    return resharded
+
+
+def cut(axis: int, *names: str | None) -> PartitionSpec:
+    """Sharded over these mesh axes from array axis `axis` on."""
+    return PartitionSpec(*(None,) * axis, *names)
+
+
+def relay(run: Callable[[T], T], value: T, axis: Axis, *, reverse: bool = False) -> T:
+    """What this device's span starts from, where the first one starts from `value`; `run` carries it over a span.
+
+    One device after the other, the others wait: D − 1 hops of one value.
+    """
+    place = axis.place(reverse)
+
+    def turn(at, carry):
+        value, start = carry
+        value = jax.lax.cond(place == at, run, lambda same: same, value)
+        value = select(place == at + 1, axis.hop(value, 1, reverse), value)
+        return value, select(place == at + 1, value, start)
+
+    return jax.lax.fori_loop(0, axis.size - 1, turn, (value, value))[1]
+
+
+def scan_devices(join: Callable[[T, T], T], value: T, axis: Axis, *, reverse: bool = False) -> tuple[T, T]:
+    """(the values up to this device's, joined; those before it, of no meaning on the first).
+
+    join(earlier, later), associative. By doubling: ⌈log₂ D⌉ + 1 hops of one value, and as many joins.
+
+    Reference: Hillis & Steele (1986), Comm. ACM 29.
+    """
+    place, distance = axis.place(reverse), 1
+    while distance < axis.size:
+        before = axis.hop(value, distance, reverse)
+        value = jax.lax.cond(place >= distance, join, lambda _, own: own, before, value)
+        distance *= 2
+    return value, axis.hop(value, 1, reverse)
+
+
+def from_device(value: T, axis: Axis, index: int) -> T:
+    """What device `index` holds, on all: one sum."""
+    own = axis.index() == index
+    alone = jax.tree.map(lambda leaf: jnp.where(own, leaf, jnp.zeros_like(leaf)), value)
+    return jax.lax.psum(alone, axis.name)
+
+
+def select(condition: jax.Array, new: T, old: T) -> T:
+    """Leaf by leaf."""
+    return jax.tree.map(lambda one, other: jnp.where(condition, one, other), new, old)

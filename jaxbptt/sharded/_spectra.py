@@ -1,0 +1,384 @@
+"""Singular values and exponents of one long chain over several devices, each with the Jacobians of its own steps."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float
+
+from jaxbptt import _validation
+from jaxbptt.partials import step_partials
+from jaxbptt.sharded._gradients import find_start, is_affine, place, UNROLL_METHODS
+from jaxbptt.sharded._spans import Axis, cut, on_devices, relay, require_shares, scan_devices, select, take_axis
+from jaxbptt.spectra.exponents import require_options, tell
+from jaxbptt.spectra.frame_errors import Rounding, error_of_sums, most_mixed, no_rounding
+from jaxbptt.spectra.frames import initial_frame, unfinished_turning
+from jaxbptt.spectra.products import graded
+from jaxbptt.spectra.products.graded import Factors, add_compensated
+from jaxbptt.spectra.products.parallel import join
+from jaxbptt.spectra.products.records import trust
+from jaxbptt.spectra.qr_step import Block, Chain, Options, fresh, multiply, orthogonalise
+from jaxbptt.spectra.singular_values import LIMIT, require_precise, warn_of_unknown
+from jaxbptt.spectra.statistics import LyapunovExponents, Sums, summarise
+from jaxbptt.trajectories import take_call
+from jaxbptt.trajectories._calls import start_of
+from jaxbptt.types import Inputs, Params, ProductMethod, Recurrence, State
+
+JOINED = 1e2  # eps², variance of the directions of a frame that comes out of a join, at least
+
+
+def log_singular_values(
+    jacobians: Float[Array, "time state state"],
+    *,
+    mesh: Mesh,
+    time: str = "time",
+    every: int | None = None,
+    method: ProductMethod = "auto",
+) -> Float[Array, "records state"]:
+    """ln σ_i(dh_t/dh_0), i = 1 … N, as `spectra.log_singular_values`, each device with the J_t of its own steps.
+
+    "parallel": every span is factored by itself, T/D dependent QR steps; the factors are joined by the graded rule in
+    ⌈log₂ D⌉ + 1 hops of 3N² + 5N numbers, and errors are carried along. "sequential": the factors are relayed, D − 1
+    hops and all T steps one after the other, with the values of one device to the last bit. Memory of a device: 1/D of
+    the chain, and its records.
+
+    Args:
+      jacobians: [T, N, N], [t−1] is J_t, float; cut over the devices or not.
+      mesh, time: as in `bptt`.
+      every: k, static: record at t = k, 2k, … and T; None: at T only.
+      method: "parallel", "sequential", or "auto": parallel.
+
+    Returns:
+      [R, N] in nats, descending; NaN where the test forwards of `spectra.log_singular_values` (without `errors`) finds
+      that rounding may have changed a value by more than 0.01: values that a second look there would confirm, too.
+
+    Raises:
+      TypeError: jacobians that are no array of float32 or float64; an `every` that is no static int; a mesh that is none.
+      ValueError: jacobians of another shape; an unknown method; T that is no multiple of the devices; outside jit, NaN
+        or inf, with its first step.
+      RuntimeWarning: outside jit, values that are NaN.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import sharded
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("time",))
+      >>> chain = jnp.tile(jnp.array([[0.3, 0.4], [0.02, -0.015]]), (400 * jax.device_count(), 1, 1))  # σ = 0.5, 0.025
+      >>> log_sigma = sharded.log_singular_values(chain, mesh=mesh)
+      >>> round(float(log_sigma.sum()) / len(chain), 3)  # ln|det J|
+      -4.382
+
+    Reference: Stewart (1997), ETNA 5; Hillis & Steele (1986), Comm. ACM 29.
+    """
+    jacobians = _validation.take_jacobians(jacobians)
+    require_precise(jacobians)
+    length, size, _ = jacobians.shape
+    axis = take_axis(mesh, time, "time")
+    steps = require_shares("jacobians", "T", length, axis)
+    _validation.require_choice("method", method, UNROLL_METHODS)
+    if every is not None:
+        _validation.require_size("every", every)
+    every = length if every is None else min(every, length)
+    records = -(-length // every)
+    # A span holds parts of this many records at most; slot j of device d is that of record d·steps // every + j.
+    slots = steps // every if steps % every == 0 else 1 if every % steps == 0 else -(-steps // every) + 1
+    # A record that ends behind the span, or began before it, is filled all the same; the device of its last step counts.
+    stops = np.minimum(every * np.arange(1, records + 1), length)
+    devices = (stops - 1) // steps
+    slot = np.arange(records) - devices * steps // every
+
+    def on_one(chain):
+        index = axis.index() * steps + jnp.arange(steps)
+        at = index // every - axis.index() * steps // every
+
+        def run(factors):
+            return jax.lax.scan(lambda factors, jacobian: (graded.multiply(jacobian, factors), None), factors, chain)[0]
+
+        def record(factors):
+            def body(carry, step):
+                factors, kept = carry
+                at, jacobian = step
+                factors = graded.multiply(jacobian, factors)
+                put = lambda every, one: jax.lax.dynamic_update_index_in_dim(every, one, at, 0)
+                return (factors, jax.tree.map(put, kept, factors)), None
+
+            kept = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), factors)
+            return jax.lax.scan(body, (factors, kept), (at, chain))[0]
+
+        first = graded.identity(size, chain.dtype)
+        if method == "sequential":
+            _, kept = record(relay(run, first, axis))
+        else:
+            last, kept = record(first)
+            kept = _join_before(last, kept, first, axis)
+        found = trust(kept)
+        finite = jax.lax.pmin(jnp.all(jnp.isfinite(chain)).astype(int), axis.name) > 0
+        both = jax.lax.all_gather(jnp.stack((found.log_sigma, found.error)), axis.name)  # [D, 2, slots, N]
+        return both[devices, :, slot], finite
+
+    both, finite = on_devices(on_one, mesh, (cut(0, time),), PartitionSpec())(jacobians)
+    log_sigma, error = both[:, 0], both[:, 1]
+    order = jnp.argsort(log_sigma, axis=1, descending=True)
+    log_sigma, error = (jnp.take_along_axis(field, order, axis=1) for field in (log_sigma, error))
+    known = finite & (error <= LIMIT)
+    warn_of_unknown(known, finite, 0, every, length)
+    return jnp.where(known, log_sigma, jnp.nan)
+
+
+def lyapunov_exponents(
+    jacobians: Float[Array, "time state state"],
+    *,
+    mesh: Mesh,
+    time: str = "time",
+    k: int | None = None,
+    warm_up: int | None = None,
+    blocks: int = 32,
+    method: ProductMethod = "auto",
+) -> LyapunovExponents:
+    """λ_i = 1/T' Σ_t ln r_ii(t) as `spectra.lyapunov_exponents` with interval=1, each device its own steps' QRs.
+
+    Every span starts from the frame Q that one device would have there. "sequential": Q is relayed, D − 1 hops of N k
+    numbers, and all T QRs are made one after the other before those of all spans at once. "parallel": every span is
+    factored first, 2 T/D dependent steps in all, and the factors of the spans are joined as in `log_singular_values`;
+    the frame is what they make of Q_0. Then sums of at most 4,096 k numbers. Memory of a device: 1/D of the chain.
+
+    Args:
+      jacobians: [T, N, N], [t−1] is J_t, float.
+      mesh, time: as in `bptt`.
+      k, warm_up, blocks: as in `spectra.lyapunov_exponents`. Parts of the state that no J_t couples are not told apart.
+      method: "sequential", "parallel", or "auto": parallel for more than two devices.
+
+    Returns:
+      LyapunovExponents, the same on every device.
+
+    Raises:
+      TypeError, ValueError: as `spectra.lyapunov_exponents` and `bptt`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import sharded
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("time",))
+      >>> chain = jnp.tile(jnp.array([[2.0, 1.0], [0.0, 0.5]]), (50 * jax.device_count(), 1, 1))
+      >>> print(jnp.exp(sharded.lyapunov_exponents(chain, mesh=mesh).exponents).round(3))  # the eigenvalues of J
+      [2.  0.5]
+
+    Reference: Benettin et al. (1980), Meccanica 15; Stewart (1997), ETNA 5.
+    """
+    jacobians = _validation.take_jacobians(jacobians)
+    require_precise(jacobians)
+    length, size, _ = jacobians.shape
+    axis = take_axis(mesh, time, "time")
+    require_shares("jacobians", "T", length, axis)
+    _validation.require_choice("method", method, UNROLL_METHODS)
+    options = require_options(k, warm_up, 1, blocks, length, size)
+
+    def on_one(chain):
+        return _scan_span(lambda state, jacobian: (state, jacobian), (), chain, chain.dtype, size, length, options, axis, method)
+
+    sums = on_devices(on_one, mesh, (cut(0, time),), PartitionSpec())(jacobians)
+    return _judge(sums, options, length, size)
+
+
+def stream_exponents(
+    cell: Recurrence,
+    params: Params,
+    inputs: Inputs,
+    *,
+    mesh: Mesh,
+    time: str = "time",
+    initial: State | None = None,
+    k: int | None = None,
+    warm_up: int | None = None,
+    blocks: int = 32,
+    method: ProductMethod = "auto",
+) -> LyapunovExponents:
+    """`lyapunov_exponents` of the cell's own trajectory, each J_t computed when it is needed: memory O(N²) at any T.
+
+    First every device finds the state that its span starts from, as in `unroll`.
+
+    Args:
+      cell: Cell or Model of one sequence.
+      params: θ.
+      inputs: as in `trajectories.unroll`; [T, 0] for an autonomous cell.
+      mesh, time: as in `bptt`.
+      initial: h_0.
+      k, warm_up, blocks, method: as in `lyapunov_exponents`.
+
+    Returns:
+      LyapunovExponents, the same on every device.
+
+    Raises:
+      TypeError, ValueError: as `unroll` and `lyapunov_exponents`; a batched model.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxbptt import cells, sharded
+      >>> henon = lambda b, h, x: jnp.stack([1 - 1.4 * h[0] ** 2 + h[1], b * h[0]])  # |det J| = b at every step
+      >>> cell = cells.from_step(henon, lambda b: jnp.zeros(2), num_inputs=0)
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("time",))
+      >>> found = sharded.stream_exponents(cell, jnp.array(0.3), jnp.zeros((500 * jax.device_count(), 0)), mesh=mesh)
+      >>> bool(found.exponents[0] > 0), round(float(jnp.exp(found.exponents.sum())), 3)
+      (True, 0.3)
+    """
+    params, inputs, initial, length = take_call(cell, params, inputs, initial)
+    if getattr(cell, "batch", None) is not None:
+        raise ValueError(f"cell: got a batch of {cell.batch}, expected a model of one sequence")
+    at = place(cell, mesh, time, None, length)
+    _validation.require_choice("method", method, UNROLL_METHODS)
+    first = start_of(cell, params, initial)
+    flat = ravel_pytree(first)[0]
+    require_precise(flat)
+    options = require_options(k, warm_up, 1, blocks, length, flat.size)
+    partials = step_partials(cell)
+
+    def on_one(params, first, inputs):
+        skip = lambda state: jax.lax.scan(lambda state, x: (cell.step(params, state, x), None), state, inputs)[0]
+        state = find_start(at, params, first, inputs, at.shape(params, first, inputs), "auto", skip)
+        advance = lambda state, x: partials.value_and_jacobian(params, state, x)
+        return _scan_span(advance, state, inputs, flat.dtype, flat.size, length, options, at.time, method)
+
+    sums = on_devices(on_one, mesh, (PartitionSpec(), at.states, at.data), PartitionSpec())(params, first, inputs)
+    return _judge(sums, options, length, flat.size)
+
+
+class _Scan(NamedTuple):
+    """What a QR scan carries along a span."""
+
+    state: Any
+    q: jax.Array  # [N, K]
+    rounding: Rounding
+
+
+class _Found(NamedTuple):
+    """Of all spans together."""
+
+    total: jax.Array  # [blocks + 1, K] Σ ln r_ii by block of time, the last for the warm-up
+    series: jax.Array  # [samples, K]
+    rounding: Rounding
+    bad_step: jax.Array  # [] first t whose numbers are not finite, 0: none
+
+
+def _scan_span(
+    advance: Callable[..., Any],
+    state: Any,
+    steps: Any,
+    dtype: Any,
+    size: int,
+    length: int,
+    options: Options,
+    axis: Axis,
+    method: str,
+) -> _Found:
+    chain = Chain(advance, state, steps, None, dtype, length, size)
+    count = jax.tree.leaves(steps)[0].shape[0]
+    times = axis.index() * count + jnp.arange(count)
+    q_0 = initial_frame(size, options.width, None, dtype)
+    begin = _Scan(state, q_0, no_rounding(options.width))
+    samples, each = options.samples(length)
+
+    def one(scan, step):
+        """(after one QR; ln r_ii; whether J_t is finite)."""
+        t, x = step
+        state, jacobian = advance(scan.state, x)
+        columns = jnp.max(jnp.abs(jacobian), axis=0)
+        zeros, nothing = jnp.zeros_like(scan.q[0]), jnp.zeros_like(t)
+        block = Block(scan.q, scan.rounding, scan.q, *fresh(scan.q), zeros, scan.rounding, nothing, nothing)
+        block = multiply(chain, options, t, jacobian, columns, block)
+        q, log_pivots, rounding = orthogonalise(chain, options, t, block.m, block.added, block.running)
+        return _Scan(state, q, rounding), block.log_pending + log_pivots, jnp.isfinite(jnp.max(columns))
+
+    def count_up(carry, step):
+        scan, total, rest, series, bad_step = carry
+        t, _ = step
+        scan, growth, finite = one(scan, step)
+        slot = options.slot(length, t)
+        new, left = add_compensated(total[slot], rest[slot], growth)
+        sample = jnp.where(t < options.warm_up, samples, (t - options.warm_up) // each)
+        bad_step = jnp.where((bad_step == 0) & ~finite, t + 1, bad_step)
+        return (scan, total.at[slot].set(new), rest.at[slot].set(left), series.at[sample].add(growth), bad_step), None
+
+    if method == "sequential" or (method == "auto" and axis.size <= 2):
+        # `state` is where this span begins, so that what is relayed is the frame alone.
+        run = lambda carried: jax.lax.scan(lambda scan, step: (one(scan, step)[0], None), begin._replace(
+            q=carried.q, rounding=carried.rounding), (times, steps))[0]._replace(state=())
+        start = relay(run, begin._replace(state=()), axis)._replace(state=state)
+    else:
+        def factor(carry, x):
+            state, factors = carry
+            state, jacobian = advance(state, x)
+            return (state, graded.multiply(jacobian, factors)), None
+
+        first = graded.identity(size, dtype)
+        (_, last), _ = jax.lax.scan(factor, (state, first), steps)
+        _, before = scan_devices(lambda a, b: join(a, b, first.q), last, axis)
+        started = axis.index() > 0
+        q = jnp.where(started, _frame_after(select(started, before, first), first.q.T @ q_0), q_0)
+        off = jnp.exp(2 * jnp.max(before.log_error)) / float(jnp.finfo(dtype).eps) ** 2
+        off = jnp.clip(off, JOINED, most_mixed(dtype)).astype(jnp.float32)
+        mixed = jnp.where(started, jnp.tril(jnp.full((options.width,) * 2, off), -1), 0)
+        start = _Scan(state, q, begin.rounding._replace(mixed=mixed))
+
+    zeros = jnp.zeros((options.blocks + 1, options.width), dtype)
+    nothing = start, zeros, zeros, jnp.zeros((samples + 1, options.width), dtype), jnp.zeros_like(times[0])
+    (last, total, rest, series, bad_step), _ = jax.lax.scan(count_up, nothing, (times, steps))
+    # What was relayed is counted once: on the last device.
+    squares = last.rounding.squares - start.rounding.squares
+    rounding = Rounding(
+        last.rounding.mixed, jax.lax.pmax(last.rounding.worst, axis.name), jax.lax.psum(squares, axis.name)
+    )
+    first_bad = jax.lax.pmin(jnp.where(bad_step == 0, length + 1, bad_step), axis.name)
+    total, series = jax.lax.psum((total + rest, series[:-1]), axis.name)
+    return _Found(total, series, rounding, jnp.where(first_bad > length, 0, first_bad))
+
+
+def _judge(found: _Found, options: Options, length: int, size: int) -> LyapunovExponents:
+    if _validation.is_concrete(found.bad_step) and found.bad_step > 0:
+        raise ValueError(f"jacobians: got NaN or inf, expected finite numbers; first at step t = {found.bad_step}")
+    dtype, counted = found.total.dtype, length - options.warm_up
+    kept = options.width if options.width == size else min(options.k, options.width)
+    samples, each = options.samples(length)
+    sampled = np.minimum(each, counted - each * np.arange(samples))
+    start = found.total[-1]
+    sums = Sums(
+        local=found.total[:-1, :kept],
+        series=found.series[:, :kept],
+        sampled=jnp.broadcast_to(jnp.asarray(sampled, dtype)[:, None], (samples, kept)),
+        samples=jnp.full(kept, samples),
+        rounding=error_of_sums(found.rounding, jnp.asarray(counted), dtype)[:kept],
+        turning=unfinished_turning(start, start + jnp.sum(found.total[:-1], axis=0), None)[:kept],
+        interval_error=jnp.zeros(kept, dtype),
+    )
+    one = jnp.ones((), dtype)
+    return tell(summarise(sums, options.lengths(length), one, size, options.k, found.bad_step == 0))
+
+
+def _join_before(last: Factors, kept: Factors, first: Factors, axis: Axis) -> Factors:
+    """The factors from step 1 on, of those from the span's first step on."""
+    _, before = scan_devices(lambda a, b: join(a, b, first.q), last, axis)
+    join_one = lambda one: jax.lax.cond(axis.index() > 0, lambda: join(before, one, first.q), lambda: one)
+    return jax.lax.map(join_one, kept)
+
+
+def _frame_after(factors: Factors, frame: jax.Array) -> jax.Array:
+    """Q [N, K] of the QR of P Q_0 frame, P Q_0 = Q diag(e^ℓ) T: by eliminating T frame, whose pivots are chosen by their
+    size in diag(e^ℓ) T frame, so that the scales are never multiplied out."""
+    scale, x = factors.log_scale + factors.log_carry, factors.t @ frame
+    least = jnp.finfo(x.dtype).min
+
+    def eliminate(k, state):
+        x, lower, free = state
+        column = jax.lax.dynamic_index_in_dim(x, k, axis=1, keepdims=False)
+        weight = jnp.where(free, jnp.maximum(jnp.log(jnp.abs(column)) + scale, least), -jnp.inf)
+        p = jnp.argmax(weight)
+        pivot = jnp.where(column[p] == 0, 1, column[p])
+        ratio = jnp.where(free & (jnp.arange(len(x)) != p), column / pivot, 0)
+        down = jnp.where(ratio != 0, ratio * jnp.exp(jnp.where(ratio != 0, scale - scale[p], 0)), 0)
+        lower = lower.at[:, k].set(down.at[p].set(1))
+        return x - jnp.outer(ratio, x[p]), lower, free.at[p].set(False)
+
+    start = x, jnp.zeros_like(x), jnp.ones(len(x), bool)
+    _, lower, _ = jax.lax.fori_loop(0, x.shape[1], eliminate, start)
+    return factors.q @ jnp.linalg.qr(lower)[0]
