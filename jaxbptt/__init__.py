@@ -8,8 +8,9 @@ through the output o_t alone. Logarithms are natural, rates are per step.
 
 Data flows one way: from `cells` and `models` to `trajectories`, `partials`, `jacobians` and `spectra`; beside these to
 `gradients`, then to `terms`, `truncation` and `online`, then to `comparison` and `assessment`. `derivations` checks
-what people derive by hand. `report` asks all of them: `jaxbptt.xray(model, params, inputs, targets)` proves a gradient
-and shows where it goes. Import `jaxbptt.plotting` by itself: it needs matplotlib.
+what people derive by hand. `sharded` has gradients and spectra over the devices of a mesh. `report` asks all of them:
+`jaxbptt.xray(model, params, inputs, targets)` proves a gradient and shows where it goes. Import `jaxbptt.plotting` by
+itself: it needs matplotlib.
 """
 
 import importlib
@@ -53,6 +54,9 @@ if TYPE_CHECKING:  # else imported when first used: a script pays for the module
         report as report,
     )
     from jaxbptt import (
+        sharded as sharded,
+    )
+    from jaxbptt import (
         spectra as spectra,
     )
     from jaxbptt import (
@@ -94,6 +98,7 @@ __all__ = [
     "online",
     "partials",
     "report",
+    "sharded",
     "spectra",
     "terms",
     "trajectories",

@@ -38,6 +38,8 @@ from tests import typecheck  # noqa: E402, after XLA's flags
 typecheck.install()  # before anything imports the package
 
 jax.config.update("jax_enable_x64", True)
+if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    jax.config.update("jax_num_cpu_devices", 8)  # for what is cut over devices
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

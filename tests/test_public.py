@@ -36,6 +36,8 @@ NAMES = {
     " kaplan_yorke_dimension entropy_rate log_growth leading_singular_values LeadingSVD pair_norms bounds"
     " newton_outlook NewtonOutlook error_horizon ErrorHorizon",
     "fixed_points": "find_fixed_points merge_points",
+    "sharded": "TermRows bptt adjoints unroll gradient_terms log_singular_values lyapunov_exponents stream_exponents"
+    " leading_singular_values row_shardings map_points",
     "gradients": "autodiff bptt forward_sensitivity double_sum adjoints forward_adjoint propagate_errors"
     " PropagatedErrors",
     "terms": "GradientTerms InputSaliency gradient_terms input_saliency",
@@ -69,6 +71,7 @@ ORDER = [
     "online",
     "spectra",
     "fixed_points",
+    "sharded",
     "comparison",
     "assessment",
     "derivations",

@@ -27,7 +27,7 @@ from jaxbptt.models._batched import batched, single_of
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
 from jaxbptt.sharded._maps import Shape, apply, probe, shape_of, single_model, start_of_span
-from jaxbptt.sharded._spans import Axis, cut, from_device, on_devices, relay, require_shares, select, take_axis
+from jaxbptt.sharded._spans import Axis, cut, on_devices, relay, require_shares, select, take_axis
 from jaxbptt.trajectories import Trajectory, flatten_steps, run_steps, take_call
 from jaxbptt.trajectories._calls import start_of
 from jaxbptt.types import AdjointMethod, Inputs, LossAndGrads, Params, Recurrence, State, Targets
@@ -92,8 +92,8 @@ def bptt(
       ⌈log₂ D⌉ + 1 hops of (p + 1) S numbers, whatever T.
     Then every span runs once forward and once backward by itself, and the gradients are added up: one sum of |θ|.
 
-    Memory of a device: 1/D of the data and of what the steps keep (`block` and `memory` bound it further), θ, a gradient
-    and, in parallel, three maps. Call it under `jax.jit`; over several processes this is the only way.
+    Memory of a device: 1/D of the data and of what the steps keep (`block` and `memory` bound it further), θ, a
+    gradient and, in parallel, three maps. Call it under `jax.jit`; over several processes this is the only way.
 
     Args:
       model: as in `gradients.bptt`; for a batch `models.batched(model, B)`.
@@ -218,7 +218,7 @@ def adjoints(
 
     def on_one(params, first, inputs, targets):
         shape = at.shape(params, first, inputs)
-        steps = _run_span(at, params, first, inputs, shape, "auto")
+        steps = run_span(at, params, first, inputs, shape, "auto")
         _, local, _, early = read_out(model, params, steps, targets, length)
         local, before = join_early(local, early)
         residuals, pull = step_partials(model).pull_over(params, steps)
@@ -288,7 +288,7 @@ def unroll(
     first = start_of(cell, params, initial)
 
     def on_one(params, first, inputs):
-        return _run_span(at, params, first, inputs, at.shape(params, first, inputs), method).states
+        return run_span(at, params, first, inputs, at.shape(params, first, inputs), method).states
 
     states = on_devices(on_one, mesh, (PartitionSpec(), at.states, at.data), cut(0, time))(params, first, inputs)
     _validation.require_states(states, first)
@@ -305,7 +305,7 @@ def place(model: Any, mesh: Mesh, time: str, batch: str | None, length: int) -> 
     over = take_axis(mesh, batch, "batch")
     single = None if model.batch is None else single_of(model)
     if single is None:
-        raise ValueError(f"model: got one without a batch beside the mesh axis {batch!r}, expected models.batched(model, B)")
+        raise ValueError(f"model: got one without a batch for mesh axis {batch!r}, expected models.batched(model, B)")
     return Place(mesh, axis, batch, batched(single, require_shares("inputs", "B", model.batch, over)), single)
 
 
@@ -314,7 +314,7 @@ def is_affine(single):
     return isinstance(parts, BlockParts) and parts.affine
 
 
-def _run_span(at: Place, params: Params, first: State, inputs: Inputs, shape: Shape, method: str) -> Trajectory:
+def run_span(at: Place, params: Params, first: State, inputs: Inputs, shape: Shape, method: str) -> Trajectory:
     skip = lambda state: jax.lax.scan(lambda state, x: (at.model.step(params, state, x), None), state, inputs)[0]
     return run_steps(at.model, params, inputs, find_start(at, params, first, inputs, shape, method, skip))
 

@@ -1,4 +1,4 @@
-"""What a span of steps does to a state (or to a cotangent, backwards): v -> A v + b, found by probing, joined by hops."""
+"""What a span does to a state (backwards: to a cotangent), v -> A v + b: found by probing, joined by hops."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

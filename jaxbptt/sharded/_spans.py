@@ -1,7 +1,8 @@
 """A sequence cut into one span of steps a device: what passes between neighbours, and scans over the devices."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from jaxbptt import _validation
 T = TypeVar("T")
 
 
-class Axis(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Axis:
     """D devices in a row, of which device d holds the d-th share."""
 
     name: str
@@ -20,7 +22,7 @@ class Axis(NamedTuple):
 
     def index(self) -> jax.Array:
         """d, inside `on_devices`."""
-        return jax.lax.axis_index(self.name)
+        return jax.lax.axis_index(self.name).astype(jnp.result_type(int))
 
     def place(self, reverse: bool) -> jax.Array:
         """How many devices come before this one, from the first or from the last."""
@@ -37,7 +39,8 @@ def take_axis(mesh: Mesh, name: str, argument: str) -> Axis:
     """The axis of that name; raises unless the mesh has it."""
     _validation.require_type("mesh", mesh, Mesh, "a jax.sharding.Mesh, as jax.make_mesh makes one")
     if name not in mesh.axis_names:
-        raise ValueError(f"{argument}: got {name!r}, expected an axis of the mesh: {', '.join(map(repr, mesh.axis_names))}")
+        names = ", ".join(map(repr, mesh.axis_names))
+        raise ValueError(f"{argument}: got {name!r}, expected an axis of the mesh: {names}")
     return Axis(name, mesh.shape[name])
 
 
@@ -47,8 +50,8 @@ def require_shares(argument: str, what: str, length: int, axis: Axis) -> int:
         below = length // axis.size * axis.size
         near = f"{below} or {below + axis.size}" if below else str(axis.size)
         raise ValueError(
-            f"{argument}: got {what} = {length} on the {axis.size} devices of mesh axis {axis.name!r}, expected a multiple"
-            f" of {axis.size}, such as {near}"
+            f"{argument}: got {what} = {length} on the {axis.size} devices of mesh axis {axis.name!r}, expected a"
+            f" multiple of {axis.size}, such as {near}"
         )
     return length // axis.size
 
@@ -57,10 +60,13 @@ def on_devices(function: Callable[..., T], mesh: Mesh, arguments: Any, results: 
     """`function` on every device's share of its arguments.
 
     What comes out as `PartitionSpec()` must be equal on all devices; scans begin from constants, which JAX's own check
-    of that does not allow.
+    of that does not allow. The axes are taken as automatic ones, so that results can be used like any other array, but
+    for a mesh that the caller has set as explicit.
     """
+    explicit = AxisType.Explicit in getattr(jax.sharding.get_abstract_mesh(), "axis_types", ())
+    mesh = mesh if explicit else Mesh(mesh.devices, mesh.axis_names)
     mapped = jax.shard_map(function, mesh=mesh, in_specs=arguments, out_specs=results, check_vma=False)
-    if AxisType.Explicit not in mesh.axis_types:
+    if not explicit:
         return mapped
 
     def resharded(*given):

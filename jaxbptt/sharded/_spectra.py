@@ -1,7 +1,6 @@
 """Singular values and exponents of one long chain over several devices, each with the Jacobians of its own steps."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxbptt import _validation
 from jaxbptt.partials import step_partials
-from jaxbptt.sharded._gradients import find_start, is_affine, place, UNROLL_METHODS
+from jaxbptt.sharded._gradients import UNROLL_METHODS, find_start, place
 from jaxbptt.sharded._spans import Axis, cut, on_devices, relay, require_shares, scan_devices, select, take_axis
 from jaxbptt.spectra.exponents import require_options, tell
 from jaxbptt.spectra.frame_errors import Rounding, error_of_sums, most_mixed, no_rounding
@@ -57,7 +56,7 @@ def log_singular_values(
       that rounding may have changed a value by more than 0.01: values that a second look there would confirm, too.
 
     Raises:
-      TypeError: jacobians that are no array of float32 or float64; an `every` that is no static int; a mesh that is none.
+      TypeError: jacobians that are no array of float32 or float64; an `every` that is no static int; no mesh.
       ValueError: jacobians of another shape; an unknown method; T that is no multiple of the devices; outside jit, NaN
         or inf, with its first step.
       RuntimeWarning: outside jit, values that are NaN.
@@ -85,7 +84,7 @@ def log_singular_values(
     records = -(-length // every)
     # A span holds parts of this many records at most; slot j of device d is that of record d·steps // every + j.
     slots = steps // every if steps % every == 0 else 1 if every % steps == 0 else -(-steps // every) + 1
-    # A record that ends behind the span, or began before it, is filled all the same; the device of its last step counts.
+    # A record that ends behind the span is filled, too; the device of its last step counts.
     stops = np.minimum(every * np.arange(1, records + 1), length)
     devices = (stops - 1) // steps
     slot = np.arange(records) - devices * steps // every
@@ -176,7 +175,8 @@ def lyapunov_exponents(
     options = require_options(k, warm_up, 1, blocks, length, size)
 
     def on_one(chain):
-        return _scan_span(lambda state, jacobian: (state, jacobian), (), chain, chain.dtype, size, length, options, axis, method)
+        own = Chain(lambda state, jacobian: (state, jacobian), (), chain, None, chain.dtype, length, size)
+        return _scan_span(own, options, axis, method)
 
     sums = on_devices(on_one, mesh, (cut(0, time),), PartitionSpec())(jacobians)
     return _judge(sums, options, length, size)
@@ -224,8 +224,8 @@ def stream_exponents(
       (True, 0.3)
     """
     params, inputs, initial, length = take_call(cell, params, inputs, initial)
-    if getattr(cell, "batch", None) is not None:
-        raise ValueError(f"cell: got a batch of {cell.batch}, expected a model of one sequence")
+    if (batch := getattr(cell, "batch", None)) is not None:
+        raise ValueError(f"cell: got a batch of {batch}, expected a model of one sequence")
     at = place(cell, mesh, time, None, length)
     _validation.require_choice("method", method, UNROLL_METHODS)
     first = start_of(cell, params, initial)
@@ -238,16 +238,16 @@ def stream_exponents(
         skip = lambda state: jax.lax.scan(lambda state, x: (cell.step(params, state, x), None), state, inputs)[0]
         state = find_start(at, params, first, inputs, at.shape(params, first, inputs), "auto", skip)
         advance = lambda state, x: partials.value_and_jacobian(params, state, x)
-        return _scan_span(advance, state, inputs, flat.dtype, flat.size, length, options, at.time, method)
+        own = Chain(advance, state, inputs, None, flat.dtype, length, flat.size)
+        return _scan_span(own, options, at.time, method)
 
     sums = on_devices(on_one, mesh, (PartitionSpec(), at.states, at.data), PartitionSpec())(params, first, inputs)
     return _judge(sums, options, length, flat.size)
 
 
-class _Scan(NamedTuple):
-    """What a QR scan carries along a span."""
+class _Frame(NamedTuple):
+    """The directions that a QR scan carries."""
 
-    state: Any
     q: jax.Array  # [N, K]
     rounding: Rounding
 
@@ -261,77 +261,77 @@ class _Found(NamedTuple):
     bad_step: jax.Array  # [] first t whose numbers are not finite, 0: none
 
 
-def _scan_span(
-    advance: Callable[..., Any],
-    state: Any,
-    steps: Any,
-    dtype: Any,
-    size: int,
-    length: int,
-    options: Options,
-    axis: Axis,
-    method: str,
-) -> _Found:
-    chain = Chain(advance, state, steps, None, dtype, length, size)
-    count = jax.tree.leaves(steps)[0].shape[0]
+def _scan_span(chain: Chain, options: Options, axis: Axis, method: ProductMethod) -> _Found:
+    """The QRs of this device's steps of a chain of `chain.length` in all, from the frame that they start from."""
+    dtype, size = chain.dtype, chain.size
+    count = jax.tree.leaves(chain.steps)[0].shape[0]
     times = axis.index() * count + jnp.arange(count)
     q_0 = initial_frame(size, options.width, None, dtype)
-    begin = _Scan(state, q_0, no_rounding(options.width))
-    samples, each = options.samples(length)
+    samples, each = options.samples(chain.length)
 
-    def one(scan, step):
-        """(after one QR; ln r_ii; whether J_t is finite)."""
-        t, x = step
-        state, jacobian = advance(scan.state, x)
+    def one(carried, step):
+        """(state and frame after a step; ln r_ii; whether J_t is finite)."""
+        (state, frame), (t, x) = carried, step
+        state, jacobian = chain.advance(state, x)
         columns = jnp.max(jnp.abs(jacobian), axis=0)
-        zeros, nothing = jnp.zeros_like(scan.q[0]), jnp.zeros_like(t)
-        block = Block(scan.q, scan.rounding, scan.q, *fresh(scan.q), zeros, scan.rounding, nothing, nothing)
+        zeros, nothing = jnp.zeros_like(frame.q[0]), jnp.zeros_like(t)
+        block = Block(frame.q, frame.rounding, frame.q, *fresh(frame.q), zeros, frame.rounding, nothing, nothing)
         block = multiply(chain, options, t, jacobian, columns, block)
         q, log_pivots, rounding = orthogonalise(chain, options, t, block.m, block.added, block.running)
-        return _Scan(state, q, rounding), block.log_pending + log_pivots, jnp.isfinite(jnp.max(columns))
+        return (state, _Frame(q, rounding)), block.log_pending + log_pivots, jnp.isfinite(jnp.max(columns))
 
     def count_up(carry, step):
-        scan, total, rest, series, bad_step = carry
+        carried, total, rest, series, bad_step = carry
         t, _ = step
-        scan, growth, finite = one(scan, step)
-        slot = options.slot(length, t)
+        carried, growth, finite = one(carried, step)
+        slot = options.slot(chain.length, t)
         new, left = add_compensated(total[slot], rest[slot], growth)
         sample = jnp.where(t < options.warm_up, samples, (t - options.warm_up) // each)
         bad_step = jnp.where((bad_step == 0) & ~finite, t + 1, bad_step)
-        return (scan, total.at[slot].set(new), rest.at[slot].set(left), series.at[sample].add(growth), bad_step), None
+        return (
+            carried,
+            total.at[slot].set(new),
+            rest.at[slot].set(left),
+            series.at[sample].add(growth),
+            bad_step,
+        ), None
 
+    steps = times, chain.steps
     if method == "sequential" or (method == "auto" and axis.size <= 2):
-        # `state` is where this span begins, so that what is relayed is the frame alone.
-        run = lambda carried: jax.lax.scan(lambda scan, step: (one(scan, step)[0], None), begin._replace(
-            q=carried.q, rounding=carried.rounding), (times, steps))[0]._replace(state=())
-        start = relay(run, begin._replace(state=()), axis)._replace(state=state)
+        body = lambda carried, step: (one(carried, step)[0], None)
+        run = lambda frame: jax.lax.scan(body, (chain.state, frame), steps)[0][1]
+        start = relay(run, _Frame(q_0, no_rounding(options.width)), axis)
     else:
-        def factor(carry, x):
-            state, factors = carry
-            state, jacobian = advance(state, x)
-            return (state, graded.multiply(jacobian, factors)), None
-
-        first = graded.identity(size, dtype)
-        (_, last), _ = jax.lax.scan(factor, (state, first), steps)
-        _, before = scan_devices(lambda a, b: join(a, b, first.q), last, axis)
-        started = axis.index() > 0
-        q = jnp.where(started, _frame_after(select(started, before, first), first.q.T @ q_0), q_0)
-        off = jnp.exp(2 * jnp.max(before.log_error)) / float(jnp.finfo(dtype).eps) ** 2
-        off = jnp.clip(off, JOINED, most_mixed(dtype)).astype(jnp.float32)
-        mixed = jnp.where(started, jnp.tril(jnp.full((options.width,) * 2, off), -1), 0)
-        start = _Scan(state, q, begin.rounding._replace(mixed=mixed))
+        start = _join_frames(chain, options, q_0, axis)
 
     zeros = jnp.zeros((options.blocks + 1, options.width), dtype)
-    nothing = start, zeros, zeros, jnp.zeros((samples + 1, options.width), dtype), jnp.zeros_like(times[0])
-    (last, total, rest, series, bad_step), _ = jax.lax.scan(count_up, nothing, (times, steps))
-    # What was relayed is counted once: on the last device.
-    squares = last.rounding.squares - start.rounding.squares
-    rounding = Rounding(
-        last.rounding.mixed, jax.lax.pmax(last.rounding.worst, axis.name), jax.lax.psum(squares, axis.name)
-    )
-    first_bad = jax.lax.pmin(jnp.where(bad_step == 0, length + 1, bad_step), axis.name)
+    nothing = zeros, zeros, jnp.zeros((samples + 1, options.width), dtype), jnp.zeros_like(times[0])
+    ((_, last), total, rest, series, bad_step), _ = jax.lax.scan(count_up, ((chain.state, start), *nothing), steps)
+    squares = last.rounding.squares - start.rounding.squares  # of this span alone
+    worst = jax.lax.pmax(last.rounding.worst, axis.name)
+    rounding = Rounding(worst, worst, jax.lax.psum(squares, axis.name))
+    first_bad = jax.lax.pmin(jnp.where(bad_step == 0, chain.length + 1, bad_step), axis.name)
     total, series = jax.lax.psum((total + rest, series[:-1]), axis.name)
-    return _Found(total, series, rounding, jnp.where(first_bad > length, 0, first_bad))
+    return _Found(total, series, rounding, jnp.where(first_bad > chain.length, 0, first_bad))
+
+
+def _join_frames(chain: Chain, options: Options, q_0: jax.Array, axis: Axis) -> _Frame:
+    """The frame that this device's span starts from, out of the factors of all spans before it."""
+
+    def factor(carry, x):
+        state, factors = carry
+        state, jacobian = chain.advance(state, x)
+        return (state, graded.multiply(jacobian, factors)), None
+
+    first = graded.identity(chain.size, chain.dtype)
+    (_, last), _ = jax.lax.scan(factor, (chain.state, first), chain.steps)
+    _, before = scan_devices(lambda a, b: join(a, b, first.q), last, axis)
+    started, fresh_start = axis.index() > 0, no_rounding(options.width)
+    q = _frame_after(select(started, before, first), first.q.T @ q_0)
+    off = jnp.exp(2 * jnp.max(before.log_error)) / float(jnp.finfo(chain.dtype).eps) ** 2
+    off = jnp.clip(off, JOINED, most_mixed(chain.dtype)).astype(jnp.float32)
+    mixed = jnp.tril(jnp.broadcast_to(off, (options.width,) * 2), -1)
+    return select(started, _Frame(q, fresh_start._replace(mixed=mixed)), _Frame(q_0, fresh_start))
 
 
 def _judge(found: _Found, options: Options, length: int, size: int) -> LyapunovExponents:
@@ -363,8 +363,10 @@ def _join_before(last: Factors, kept: Factors, first: Factors, axis: Axis) -> Fa
 
 
 def _frame_after(factors: Factors, frame: jax.Array) -> jax.Array:
-    """Q [N, K] of the QR of P Q_0 frame, P Q_0 = Q diag(e^ℓ) T: by eliminating T frame, whose pivots are chosen by their
-    size in diag(e^ℓ) T frame, so that the scales are never multiplied out."""
+    """Q [N, K] of the QR of P Q_0 frame, P Q_0 = Q diag(e^ℓ) T.
+
+    T frame is eliminated, with pivots chosen by their size in diag(e^ℓ) T frame: the scales are never multiplied out.
+    """
     scale, x = factors.log_scale + factors.log_carry, factors.t @ frame
     least = jnp.finfo(x.dtype).min
 

@@ -59,7 +59,7 @@ PARALLEL, BLOCKS = {"adjoint": "parallel"}, {"block": 3}
         (PARALLEL, "over_blocks, later, affine, reverse=True", "over_blocks, later, affine"),
         (PARALLEL, "jax.tree.map(jnp.add, own, _apply(maps, after, batch)), after", "own, after"),
         (PARALLEL, "leaf[length - whole :]", "leaf[:whole]"),
-        (BLOCKS, "(saved_head, head), reverse=True", "(saved_head, head)"),
+        (BLOCKS, "(grads, earlier), head, reverse=True", "(grads, earlier), head"),
         (BLOCKS, "start, size = index * block,", "start, size = 0 * index * block,"),
         (BLOCKS, "(jax.tree.map(jnp.add, grads, block_grads), earlier), losses", "(block_grads, earlier), losses"),
         (BLOCKS, "(jax.tree.map(jnp.add, grads, block_grads), earlier), losses",

@@ -1,0 +1,138 @@
+"""Singular values and exponents over devices against those of one device, at their errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbptt import cells, sharded, spectra
+from tests.mutation import mutate_package
+from tests.sharded.devices import collectives, compiled, mesh_of
+
+SIZE, LENGTH = 4, 48
+METHODS = "sequential", "parallel"
+
+
+def chain_of(gain, length=LENGTH, size=SIZE, dtype=jnp.float64):
+    return jnp.asarray(gain / size**0.5, dtype) * jax.random.normal(jax.random.key(3), (length, size, size), dtype)
+
+
+def graded_chain():
+    """Directions that differ by e^100 within a span, which no product in floats holds."""
+    turn = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (LENGTH, SIZE, SIZE)))[0]
+    return turn @ jnp.diag(jnp.exp(jnp.array([12.0, 3.0, -4.0, -15.0])))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("gain", "devices", "every"), [(0.5, 8, None), (1.0, 4, 6), (1.5, 4, 7), (1.5, 2, 48), (1.0, 8, 20)]
+)
+def test_singular_values_are_those_of_one_device(gain, devices, every, method):
+    chain = chain_of(gain)
+    expected = spectra.log_singular_values(chain, every=every, errors=True)
+    find = jax.jit(lambda chain: sharded.log_singular_values(chain, mesh=mesh_of(devices), every=every, method=method))
+    off = np.abs(find(chain) - expected.log_sigma)
+    assert off.max() < 1e-12 if method == "parallel" else off.max() == 0
+    assert (off <= 3 * expected.error).all()
+
+
+def test_values_that_no_float_holds_are_joined():
+    chain = graded_chain()
+    expected = spectra.log_singular_values(chain, errors=True)
+    actual = sharded.log_singular_values(chain, mesh=mesh_of(4))
+    assert np.abs(expected.log_sigma).max() > 300
+    assert (np.abs(actual - expected.log_sigma) <= 3 * expected.error).all()
+
+
+def test_a_value_that_rounding_may_have_made_is_nan_with_a_warning():
+    grows = jnp.diag(jnp.array([8.0, 0.125]))
+    turn = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (2, 2)))[0]
+    chain = jnp.concatenate(
+        (jnp.tile(turn @ grows @ turn.T, (24, 1, 1)), jnp.tile(turn @ jnp.linalg.inv(grows) @ turn.T, (24, 1, 1)))
+    )
+    with pytest.warns(RuntimeWarning, match="2 of 2 values at t = 48 are NaN"):
+        found = sharded.log_singular_values(chain, mesh=mesh_of(4))
+    assert np.isnan(found).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("gain", "devices", "k", "warm_up"), [(0.5, 8, None, 0), (1.0, 4, 2, 13), (1.5, 4, None, 30)])
+def test_exponents_are_those_of_one_device(gain, devices, k, warm_up, method):
+    chain, options = chain_of(gain), {"k": k, "warm_up": warm_up, "blocks": 5}
+    expected = spectra.lyapunov_exponents(chain, interval=1, **options)
+    find = jax.jit(lambda chain: sharded.lyapunov_exponents(chain, mesh=mesh_of(devices), method=method, **options))
+    actual = find(chain)
+    # With k < N the direction beside them enters the error of the warm-up, and is another after a join.
+    whole = k is None or method == "sequential"
+    for field in ("exponents", "standard_error", "local", "correlation_time", *(("warm_up_error",) if whole else ())):
+        np.testing.assert_allclose(getattr(actual, field), getattr(expected, field), rtol=1e-11, atol=1e-12)
+    assert (actual.rounding_error >= 0.99 * expected.rounding_error).all()
+    assert (actual.rounding_error < 1e-12).all()
+
+
+def test_exponents_far_apart_are_joined():
+    chain = graded_chain()
+    expected = spectra.lyapunov_exponents(chain, interval=1)
+    actual = sharded.lyapunov_exponents(chain, mesh=mesh_of(4), method="parallel")
+    np.testing.assert_allclose(actual.exponents, expected.exponents, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stream_is_the_chain_of_its_own_states(method):
+    cell = cells.gru(0, 3, recurrent=cells.gaussian(4.0))
+    params, initial, inputs = cell.init(jax.random.key(0)), jnp.array([0.5, -0.2, 0.1]), jnp.zeros((LENGTH, 0))
+    expected = spectra.stream_exponents(cell, params, inputs, initial=initial, interval=1)
+    find = lambda *at: sharded.stream_exponents(cell, *at, initial=initial, mesh=mesh_of(4), method=method)
+    actual = jax.jit(find)(params, inputs)
+    np.testing.assert_allclose(actual.exponents, expected.exponents, atol=1e-12)
+
+
+def test_float32_keeps_its_digits():
+    chain = chain_of(1.0, dtype=jnp.float32)
+    expected = spectra.log_singular_values(chain.astype(jnp.float64))
+    actual = sharded.log_singular_values(chain, mesh=mesh_of(4))
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
+
+
+def test_the_program_sends_what_the_docstring_says():
+    """Factors have seven leaves; log₂ 8 + 1 hops of each, one gathering of the values."""
+    chain = chain_of(1.0)
+    parallel = collectives(compiled(lambda chain: sharded.log_singular_values(chain, mesh=mesh_of(8)), chain))
+    assert 4 <= parallel["collective-permute"] <= 7 * 4
+    assert parallel["all-gather"] <= 1
+    relayed = lambda chain: sharded.log_singular_values(chain, mesh=mesh_of(8), method="sequential")
+    assert collectives(compiled(relayed, chain))["collective-permute"] <= 7  # in one loop over the devices
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("join(a, b, first.q), last, axis)\n    join_one", "join(b, a, first.q), last, axis)\n    join_one"),
+        ("join(before, one, first.q)", "join(one, before, first.q)"),
+        ("return both[devices, :, slot], finite", "return both[devices * 0, :, slot], finite"),
+    ],
+)
+def test_a_broken_join_is_seen(old, new):
+    chain = chain_of(1.0)
+    expected = spectra.log_singular_values(chain)
+    broken = mutate_package(sharded, old, new)
+    actual = jax.jit(lambda chain: broken.log_singular_values(chain, mesh=mesh_of(4)))(chain)
+    assert not np.abs(actual - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("_frame_after(select(started, before, first), first.q.T @ q_0)", "q_0"),
+        ("jax.lax.psum((total + rest, series[:-1]), axis.name)", "total + rest, series[:-1]"),
+        ("times = axis.index() * count + jnp.arange(count)", "times = jnp.arange(count)"),
+    ],
+)
+def test_a_broken_frame_is_seen(old, new):
+    chain = chain_of(1.0)
+    expected = spectra.lyapunov_exponents(chain, interval=1)
+    broken = mutate_package(sharded, old, new)
+    actual = jax.jit(lambda chain: broken.lyapunov_exponents(chain, mesh=mesh_of(4), method="parallel"))(chain)
+    off = np.abs(actual.exponents - expected.exponents).max(), np.abs(actual.local - expected.local).max()
+    assert not max(off) < 1e-6
