@@ -64,7 +64,7 @@ def leading_singular_values(
     The program is that of one device, from products with the step alone (jvp and vjp), partitioned by XLA: with W
     [N, N] cut by rows, a product W v gathers v, N p numbers (p = k + oversampling), a product Wᵀ u adds up as many, and
     an orthonormalisation adds up p². Memory of a device: 1/D of θ and of the trajectory, and a few [N, p].
-    Under `jax.jit`.
+    Compile it.
 
     Args:
       cell: Cell or Model; only its step is used.

@@ -15,8 +15,9 @@ from jaxbptt.gradients.forward import read_out, take_problem
 from jaxbptt.jacobians.structured import moving_jacobians, row_mover
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
-from jaxbptt.sharded._gradients import place, run_span
+from jaxbptt.sharded._place import place
 from jaxbptt.sharded._spans import cut, on_devices
+from jaxbptt.sharded._trajectory import run_span
 from jaxbptt.terms import GradientTerms, join_norms, leaf_norms
 from jaxbptt.trajectories import flatten_steps
 from jaxbptt.trajectories._calls import start_of

@@ -1,0 +1,113 @@
+"""Where a problem lies, and what the span of each device starts from, forward and backward."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxbptt.cells.structure import BlockParts
+from jaxbptt.gradients.backpropagation import PARALLEL_SIZE
+from jaxbptt.models._batched import batched, single_of
+from jaxbptt.models.model import Model
+from jaxbptt.partials import step_partials
+from jaxbptt.sharded._maps import Shape, apply, probe, shape_of, single_model, start_of_span
+from jaxbptt.sharded._spans import Axis, cut, relay, require_shares, take_axis
+from jaxbptt.types import AdjointMethod, Inputs, Params, State
+
+UNROLL_METHODS = "auto", "sequential", "parallel"
+
+
+class Place(NamedTuple):
+    """Where a problem lies."""
+
+    mesh: Mesh
+    time: Axis
+    batch: str | None  # the axis over which sequences are cut
+    model: Any  # of the sequences of one device
+    single: Any  # of one sequence
+
+    @property
+    def data(self) -> PartitionSpec:
+        """Of inputs and targets [T, ...] or [T, B, ...]."""
+        return cut(0, self.time.name, *(() if self.batch is None else (self.batch,)))
+
+    @property
+    def states(self) -> PartitionSpec:
+        """Of one state, [...] or [B, ...]."""
+        return PartitionSpec() if self.batch is None else cut(0, self.batch)
+
+    def add_up(self, tree: Any) -> Any:
+        """Σ over all devices."""
+        return jax.lax.psum(tree, (self.time.name,) if self.batch is None else (self.time.name, self.batch))
+
+    def shape(self, params: Params, state: State, inputs: Inputs) -> Shape:
+        """Of the maps between states of this device's sequences."""
+        size = getattr(self.model, "batch", None)
+        one = (lambda leaf: leaf) if size is None else (lambda leaf: leaf[0])
+        x = jax.tree.map(lambda leaf: one(leaf[0]), inputs)
+        return shape_of(self.single, params, jax.tree.map(one, state), x, size)
+
+
+def place(model: Any, mesh: Mesh, time: str, batch: str | None, length: int) -> Place:
+    axis = take_axis(mesh, time, "time")
+    require_shares("inputs", "T", length, axis)
+    if batch is None:
+        return Place(mesh, axis, None, model, single_model(model) if isinstance(model, Model) else model)
+    if batch == time:
+        raise ValueError(f"batch: got {batch!r}, expected another mesh axis than that of time")
+    over = take_axis(mesh, batch, "batch")
+    single = None if model.batch is None else single_of(model)
+    if single is None:
+        raise ValueError(f"model: got one without a batch for mesh axis {batch!r}, expected models.batched(model, B)")
+    return Place(mesh, axis, batch, batched(single, require_shares("inputs", "B", model.batch, over)), single)
+
+
+def is_affine(single):
+    parts = step_partials(single).parts
+    return isinstance(parts, BlockParts) and parts.affine
+
+
+def find_start(
+    at: Place, params: Params, first: State, inputs: Inputs, shape: Shape, method: str, skip: Callable[[State], State]
+) -> State:
+    """The state that this device's span starts from; `skip` runs over the span."""
+    if at.time.size == 1:
+        return first
+    if method == "sequential" or not is_affine(at.single):
+        return relay(skip, first, at.time)
+    nothing = jax.tree.map(jnp.zeros_like, first)
+    move = lambda tangent: jax.jvp(skip, (nothing,), (tangent,))[1]
+    return start_of_span(probe(move, skip(nothing), first, shape), first, shape, at.time)
+
+
+def find_later(
+    at: Place, shape: Shape, like: State, adjoint: AdjointMethod, pull: Callable[..., State]
+) -> tuple[State, Callable[[State], jax.Array]]:
+    """(μ after this device's span; whether μ before it is what the maps said): `pull` takes μ over the span."""
+    nothing = jax.tree.map(jnp.zeros_like, like)
+    yes = lambda earlier: jnp.asarray(True)
+    if at.time.size == 1:
+        return nothing, yes
+    if not _takes_parallel(adjoint, shape, at.time):
+        return relay(pull, nothing, at.time, reverse=True), yes
+    span = probe(functools.partial(pull, linear=True), pull(nothing), like, shape)
+    later = start_of_span(span, nothing, shape, at.time, reverse=True)
+    said = apply(span, later, shape)
+
+    def agrees(earlier):
+        pairs = list(zip(jax.tree.leaves(earlier), jax.tree.leaves(said), strict=True))
+        scale = jnp.max(jnp.stack([jnp.max(jnp.abs(b), initial=0) for _, b in pairs]))
+        off = jnp.max(jnp.stack([jnp.max(jnp.abs(a - b), initial=0) for a, b in pairs]))
+        bad = off > jnp.sqrt(jnp.finfo(scale.dtype).eps).astype(scale.dtype) * scale
+        return at.add_up(bad.astype(int)) == 0
+
+    return later, agrees
+
+
+def _takes_parallel(adjoint: AdjointMethod, shape: Shape, axis: Axis) -> bool:
+    if adjoint != "auto":
+        return adjoint == "parallel"
+    return shape.probes < axis.size if jax.default_backend() == "cpu" else shape.probes <= PARALLEL_SIZE
