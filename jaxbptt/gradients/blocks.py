@@ -70,6 +70,14 @@ def run_in_blocks(run: Runner, blocks: Blocks, state: State, inputs: Inputs) -> 
     return SavedBlocks(head, saved), last
 
 
+def skip_in_blocks(run: Runner, blocks: Blocks, state: State, inputs: Inputs) -> State:
+    """h_T; of all that a step reads or keeps, no more than one block is there at once."""
+    skip = lambda state, index: (run.skip(state, _steps_of(inputs, index, blocks.size)), None)
+    if blocks.before_last:
+        state, _ = jax.lax.scan(skip, state, jnp.arange(blocks.before_last))
+    return run.skip(state, _last_steps(inputs, blocks))
+
+
 def pull_in_blocks(
     run: Runner,
     blocks: Blocks,

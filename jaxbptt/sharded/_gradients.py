@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import add_initial, sequential_adjoint
 from jaxbptt.gradients.backpropagation import METHODS
-from jaxbptt.gradients.blocks import choose_blocks, pull_in_blocks, run_in_blocks
+from jaxbptt.gradients.blocks import choose_blocks, pull_in_blocks, run_in_blocks, skip_in_blocks
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
 from jaxbptt.gradients.forward import add_penalty, join_early, read_out, take_problem
 from jaxbptt.gradients.resources import default_memory
@@ -106,7 +106,9 @@ def bptt(
         run = make_runner(at.model, params, first, jax.tree.map(lambda leaf: leaf[0], inputs))
         blocks = choose_blocks(run, first, inputs, block, _share_of_memory(mesh) if memory is None else memory)
         shape = at.shape(params, first, inputs)
-        start = find_start(at, params, first, inputs, shape, "auto", lambda state: run.skip(state, inputs))
+        start = find_start(
+            at, params, first, inputs, shape, "auto", lambda state: skip_in_blocks(run, blocks, state, inputs)
+        )
         saved, _ = run_in_blocks(run, blocks, start, inputs)
 
         def pull(later, saved, inputs, targets, *, linear=False):
