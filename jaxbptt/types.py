@@ -31,6 +31,8 @@ LossAndGrads: TypeAlias = tuple[Scalar, Params]  # (C, dC/dθ shaped like params
 Reduction: TypeAlias = Literal["sum", "mean"]  # of the losses over the T steps
 Reads: TypeAlias = Literal["state", "state, x", "state, x, previous"]  # what a readout takes besides params
 AdjointMethod: TypeAlias = Literal["auto", "sequential", "parallel"]  # how λ_t is carried back in time
+ClipKind: TypeAlias = Literal["norm", "value"]  # of one state's cotangent as a whole, or entry by entry
+ClipPlace: TypeAlias = Literal["carried", "whole"]  # what is clipped: J_{t+1}ᵀ λ_{t+1}, or λ_t with the loss's own part
 ProductMethod: TypeAlias = Literal["auto", "sequential", "parallel"]  # how dh_t/dh_k is factored
 
 

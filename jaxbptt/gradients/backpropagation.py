@@ -15,6 +15,7 @@ from jaxbptt import _validation
 from jaxbptt.gradients.adjoint import add_initial, parallel_adjoint, sequential_adjoint
 from jaxbptt.gradients.bidirectional import bptt_both
 from jaxbptt.gradients.blocks import choose_blocks, pull_in_blocks, run_in_blocks
+from jaxbptt.gradients.clipping import Clip, clipped_adjoint, take_clip
 from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_result
 from jaxbptt.gradients.forward import add_penalty, join_early, read_out, run_forward, take_problem
 from jaxbptt.gradients.sequence import make_runner
@@ -22,7 +23,7 @@ from jaxbptt.models._bidirectional import BidirectionalModel
 from jaxbptt.models.model import Model
 from jaxbptt.partials import is_linear, step_partials
 from jaxbptt.trajectories import flatten_steps, run_steps
-from jaxbptt.types import AdjointMethod, Inputs, LossAndGrads, Params, Scalar, State, Targets
+from jaxbptt.types import AdjointMethod, ClipKind, ClipPlace, Inputs, LossAndGrads, Params, Scalar, State, Targets
 
 METHODS = get_args(AdjointMethod)
 # Except on a CPU: largest N and least T for which "auto" carries λ in parallel. On an H100 that is 1.3 to 3.9 times as
@@ -42,6 +43,9 @@ def bptt(
     block: int | None = ...,
     memory: int | None = ...,
     adjoint: AdjointMethod = ...,
+    clip_adjoint: float | Scalar | None = ...,
+    clip_by: ClipKind = ...,
+    clip_of: ClipPlace = ...,
     return_state: Literal[False] = ...,
 ) -> LossAndGrads: ...
 @overload
@@ -55,6 +59,9 @@ def bptt(
     block: int | None = ...,
     memory: int | None = ...,
     adjoint: AdjointMethod = ...,
+    clip_adjoint: float | Scalar | None = ...,
+    clip_by: ClipKind = ...,
+    clip_of: ClipPlace = ...,
     return_state: Literal[True],
 ) -> tuple[Scalar, Params, State]: ...
 def bptt(
@@ -67,6 +74,9 @@ def bptt(
     block: int | None = None,
     memory: int | None = None,
     adjoint: AdjointMethod = "auto",
+    clip_adjoint: float | Scalar | None = None,
+    clip_by: ClipKind = "norm",
+    clip_of: ClipPlace = "carried",
     return_state: bool = False,
 ) -> LossAndGrads | tuple[Scalar, Params, State]:
     """dC/dθ = Σ_t [(∂⁺h_t/∂⁺θ)ᵀ λ_t + (∂⁺o_t/∂⁺θ)ᵀ ∂C/∂o_t] + (∂h_0/∂θ)ᵀ J_1ᵀ λ_1, with λ_t from one reverse scan.
@@ -79,7 +89,7 @@ def bptt(
 
     Args:
       model: as in `autodiff`; its `derivation` is used when there is one. For a batch, `models.batched(model, B)`. A
-        bidirectional model takes none of the options.
+        bidirectional model takes none of the options but those of clipping.
       params: θ.
       inputs: x_1 … x_T.
       targets: y_1 … y_T.
@@ -97,6 +107,14 @@ def bptt(
         for a cell that knows the blocks of its J_t by one associative scan over these;
         "auto", parallel except on a CPU for a factored, linear derivation, N ≤ 256 and T ≥ 1024 of a single sequence
         if `block` leaves one block, else sequential.
+      clip_adjoint: c ≥ 0, scalar, may be traced: μ_t = clip(J_{t+1}ᵀ λ_{t+1}) in place of J_{t+1}ᵀ λ_{t+1}, at every
+        step and for h_0, so that nothing can explode on its way back. The result is then no gradient: biased wherever
+        a step is clipped (`assessment.assess` says how far). inf clips nothing; 0 carries nothing back, windows of one
+        step with h_0 a constant. Never in parallel. None: the gradient.
+      clip_by: "norm", v min(1, c/‖v‖) over the whole state, of each sequence of a batch by itself; "value", every
+        entry between −c and c.
+      clip_of: "carried", μ_t, as a clip on the loop's carry does; "whole", λ_t = clip(∂C/∂h_t|o_t + μ_t), the loss's own
+        part too, as a hook on the tensor h_t does.
       return_state: whether h_T is returned as well: the `initial` of the next window, from the same forward pass.
 
     Returns:
@@ -105,7 +123,9 @@ def bptt(
     Raises:
       TypeError, ValueError: as `autodiff`.
       TypeError: a block or memory that is no int.
-      ValueError: a block or memory below 1, or both; an unknown adjoint; an option for a bidirectional model.
+      TypeError: a clip_adjoint that is no number.
+      ValueError: a block or memory below 1, or both; an unknown adjoint; a negative bound, or one beside
+        adjoint="parallel"; an option for a bidirectional model.
 
     Example:
       >>> import jax.numpy as jnp
@@ -116,25 +136,37 @@ def bptt(
       >>> float(loss), float(grads), float(last)
       (42.5, 114.0, 8.0)
 
-    Reference: Werbos (1990), Proc. IEEE 78; Chen et al. (2016), arXiv:1604.06174 (blocks); S1.10 (λ_t), S2.28 (W_hh).
+      Clipped in time, and what that costs:
+
+      >>> import functools
+      >>> from jaxbptt import assessment
+      >>> clipped = functools.partial(gradients.bptt, clip_adjoint=10.0)  # μ = 0, 16, 40, 84 before
+      >>> found = assessment.assess(model, clipped, w, inputs, targets)
+      >>> float(clipped(model, w, inputs, targets)[1]), round(float(found.whole.bias), 3)  # 1 (2 + 10) + 2 (4 + 10) + 4 · 8
+      (72.0, 0.368)
+
+    Reference: Werbos (1990), Proc. IEEE 78; Chen et al. (2016), arXiv:1604.06174 (blocks); S1.10 (λ_t), S2.28 (W_hh);
+    clipping inside time: Mikolov (2012), PhD thesis, Brno; Graves (2013), arXiv:1308.0850 (there of the gates' arguments).
     """
-    _validation.require_choice("adjoint", adjoint, METHODS)
+    adjoint, clip = _take_adjoint(model, adjoint, clip_adjoint, clip_by, clip_of)
     if block is not None:
         _validation.require_size("block", block)
     if memory is not None:
         _validation.require_size("memory", memory)
     if isinstance(model, BidirectionalModel):
-        if (block, memory, adjoint, return_state) != (None, None, "auto", False):
+        if (block, memory, adjoint, return_state) != (None, None, "auto" if clip is None else "sequential", False):
             given = "block, memory, adjoint and return_state"
             raise ValueError(f"model: got a BidirectionalModel, expected {given} left out")
-        return bptt_both(model, params, inputs, targets, initial)
+        scan = sequential_adjoint if clip is None else functools.partial(clipped_adjoint, clip)
+        return bptt_both(model, params, inputs, targets, initial, scan)
     if block is not None and memory is not None:
         raise ValueError(f"memory: got {memory} beside block = {block}, expected one of them")
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, length = problem
     state = jax.tree.map(jnp.asarray, model.initial_state(params) if initial is None else initial)
     parallel = _takes_parallel(adjoint, model, params, state, inputs, whole=(block or length) >= length)
-    run = make_runner(model, params, state, jax.tree.map(lambda leaf: leaf[0], inputs), parallel=parallel)
+    x = jax.tree.map(lambda leaf: leaf[0], inputs)
+    run = make_runner(model, params, state, x, parallel=parallel, clip=clip)
     size = length if parallel and block is None else block
     blocks = choose_blocks(run, state, inputs, size, memory)
     if blocks.before_last and all(map(_validation.is_concrete, jax.tree.leaves((params, inputs, state)))):
@@ -165,6 +197,9 @@ def adjoints(
     *,
     initial: State | None = None,
     adjoint: AdjointMethod = "auto",
+    clip_adjoint: float | Scalar | None = None,
+    clip_by: ClipKind = "norm",
+    clip_of: ClipPlace = "carried",
 ) -> Float[Array, "time state"]:
     """λ_t = dC/dh_t = (∂⁺o_t/∂⁺h_t)ᵀ ∂C/∂o_t + J_{t+1}ᵀ λ_{t+1},  λ_{T+1} = 0.
 
@@ -175,13 +210,14 @@ def adjoints(
       targets: y_1 … y_T.
       initial: h_0, as in `autodiff`.
       adjoint: as in `bptt`.
+      clip_adjoint, clip_by, clip_of: as in `bptt`; clipped, λ is what `bptt` sums.
 
     Returns:
       [T, N] on the flattened state; [t−1] is λ_t.
 
     Raises:
       TypeError, ValueError: as `autodiff`.
-      ValueError: an unknown adjoint.
+      TypeError, ValueError: an unknown adjoint; clipping as in `bptt`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -193,7 +229,7 @@ def adjoints(
 
     Reference: Werbos (1990), Proc. IEEE 78; S1.10.
     """
-    _validation.require_choice("adjoint", adjoint, METHODS)
+    adjoint, clip = _take_adjoint(model, adjoint, clip_adjoint, clip_by, clip_of)
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, _ = problem
     trajectory, _, local, _, early = run_forward(model, params, inputs, targets, initial)
@@ -201,10 +237,28 @@ def adjoints(
     last = jax.tree.map(jnp.zeros_like, trajectory.initial)
     parallel = _takes_parallel(adjoint, model, params, last, inputs, whole=True)
     scan = functools.partial(parallel_adjoint, batch=model.batch) if parallel else sequential_adjoint
+    scan = scan if clip is None else functools.partial(clipped_adjoint, clip)
     residuals, pull = step_partials(model).pull_over(params, trajectory)
     kept, _ = scan(lambda at, cotangent: (pull(at, cotangent), cotangent), residuals, local, last)
     require_finite_gradient(model, problem, kept)
     return flatten_steps(kept)
+
+
+def _take_adjoint(
+    model: Model | BidirectionalModel,
+    adjoint: AdjointMethod,
+    bound: float | Scalar | None,
+    by: ClipKind,
+    of: ClipPlace,
+) -> tuple[AdjointMethod, Clip | None]:
+    """How λ is carried back, sequentially where it is clipped; raise for options that do not fit each other."""
+    _validation.require_choice("adjoint", adjoint, METHODS)
+    clip = take_clip(bound, by, of, getattr(model, "batch", None))
+    if clip is None:
+        return adjoint, None
+    if adjoint == "parallel":
+        raise ValueError("adjoint: got 'parallel' beside clip_adjoint, expected 'sequential': clipping is not linear")
+    return "sequential", clip
 
 
 def _takes_parallel(

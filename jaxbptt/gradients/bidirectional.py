@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxbptt import _validation
 from jaxbptt.cells._stack import hidden_part
-from jaxbptt.gradients.adjoint import add_initial, sequential_adjoint
+from jaxbptt.gradients.adjoint import Adjoint, add_initial, sequential_adjoint
 from jaxbptt.models._bidirectional import BidirectionalModel, BidirectionalParams
 from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
@@ -50,7 +50,12 @@ def autodiff_both(
 
 
 def bptt_both(
-    model: BidirectionalModel, params: BidirectionalParams, inputs: Inputs, targets: Targets, initial: State | None
+    model: BidirectionalModel,
+    params: BidirectionalParams,
+    inputs: Inputs,
+    targets: Targets,
+    initial: State | None,
+    adjoint: Adjoint = sequential_adjoint,
 ) -> LossAndGrads:
     """λ of both directions of each layer from the top down: what a layer's inputs get is what the layer below reads."""
     params, inputs, targets = _take(model, params, inputs, targets, initial)
@@ -60,7 +65,7 @@ def bptt_both(
         cells, owns = model.layers[number], params.layers[number]
         below = None if number == 0 else layers[number - 1]
         pulled = [
-            _pull_back(cell, own, steps, _in_own_time(each, backward), below is not None)
+            _pull_back(cell, own, steps, _in_own_time(each, backward), below is not None, adjoint)
             for backward, (cell, own, steps, each) in enumerate(zip(cells, owns, layers[number], local, strict=True))
         ]
         found.insert(0, (pulled[0][0], pulled[1][0]))
@@ -176,12 +181,12 @@ def _finite(loss, losses, grads):
     return loss, grads
 
 
-def _pull_back(cell, params, steps, local, to_inputs):
+def _pull_back(cell, params, steps, local, to_inputs, adjoint):
     """(dC/dθ of one cell, dC/dx_t [T, M], or None where nobody asks), in its own time."""
     partials = step_partials(cell)
     residuals, pull = partials.pull_over(params, steps)
     later = jax.tree.map(jnp.zeros_like, steps.initial)
-    adjoints, earlier = sequential_adjoint(lambda at, each: (pull(at, each), each), residuals, local, later)
+    adjoints, earlier = adjoint(lambda at, each: (pull(at, each), each), residuals, local, later)
     grads = add_initial(cell, params, partials.sum_params(params, steps.previous, steps.inputs, adjoints), earlier)
     if not to_inputs:
         return grads, None

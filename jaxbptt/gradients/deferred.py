@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxbptt._jaxprs.program import Unreadable, value_of
 from jaxbptt._jaxprs.stages import SLOPES, StagedStep, execute, is_inexact, needed_for, product_of, read_stages
 from jaxbptt.cells.factored import Outer
+from jaxbptt.gradients.clipping import Clip
 from jaxbptt.types import Input, Inputs, Params, State, States, Step
 
 
@@ -76,9 +77,16 @@ def run_forward(staged: StagedStep, params: Params, state: State, inputs: Inputs
 
 
 def run_backward(
-    staged: StagedStep, params: Params, previous: States, kept: Kept, inputs: Inputs, local: States, later: State
+    staged: StagedStep,
+    params: Params,
+    previous: States,
+    kept: Kept,
+    inputs: Inputs,
+    local: States,
+    later: State,
+    clip: Clip | None = None,
 ) -> tuple[Params, State]:
-    """(Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t, μ_0)."""
+    """(Σ_t (∂⁺h_t/∂⁺θ)ᵀ λ_t, μ_0), with λ clipped at every step if asked for."""
     program, groups = staged.program, [(group, product_of(staged.program, group)) for group in staged.affine]
     everything = _share(staged, params)
     still = {slot: value for slot, value in everything.items() if slot not in staged.of_params}
@@ -113,9 +121,11 @@ def run_backward(
     def body(carry, step):
         later, of_held = carry
         at, local = step
-        found = _side_by_side(staged, pull)(*at, jax.tree.map(jnp.add, local, later))
+        adjoint = jax.tree.map(jnp.add, local, later)
+        found = _side_by_side(staged, pull)(*at, adjoint if clip is None else clip.of_whole(adjoint))
         held = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found.held) if staged.batched else found.held
-        return (found.state, jax.tree.map(jnp.add, of_held, held)), (found.kept, found.read)
+        earlier = found.state if clip is None else clip.of_carried(found.state)
+        return (earlier, jax.tree.map(jnp.add, of_held, held)), (found.kept, found.read)
 
     steps = (previous, kept.values, kept.read)
     begin = later, {slot: jnp.zeros_like(shared[slot]) for slot in staged.held if slot in shared}

@@ -10,6 +10,7 @@ from jaxbptt._jaxprs.stages import StagedStep
 from jaxbptt.cells.factored import FactoredPullback, sum_over_steps
 from jaxbptt.cells.structure import BlockParts
 from jaxbptt.gradients.adjoint import Adjoint, block_adjoint, parallel_adjoint, sequential_adjoint
+from jaxbptt.gradients.clipping import Clip, clipped_adjoint
 from jaxbptt.gradients.deferred import run_backward, run_forward, stage
 from jaxbptt.models._batched import BatchedStep
 from jaxbptt.models.model import Model
@@ -58,9 +59,13 @@ class Runner(NamedTuple):
     backward: Backward
 
 
-def make_runner(model: Model, params: Params, state: State, x: Input, *, parallel: bool = False) -> Runner:
-    """The runner by a factored derivation, else by a plain one, else by the stages of the step's program."""
+def make_runner(
+    model: Model, params: Params, state: State, x: Input, *, parallel: bool = False, clip: Clip | None = None
+) -> Runner:
+    """The runner by a factored derivation, else by a plain one, else by the stages of the step's program; its adjoint
+    clipped at every step (with `clip`, never parallel)."""
     adjoint = functools.partial(parallel_adjoint, batch=model.batch) if parallel else sequential_adjoint
+    adjoint = adjoint if clip is None else functools.partial(clipped_adjoint, clip)
     partials = step_partials(model)
     if partials.factored is not None:
         if parallel and isinstance(partials.parts, BlockParts):
@@ -73,7 +78,7 @@ def make_runner(model: Model, params: Params, state: State, x: Input, *, paralle
         staged = stage(model.step.one, params, state, x, batched=True)
     else:
         staged = stage(model.step, params, state, x)
-    return plain if isinstance(staged, Unreadable) else _staged(staged, params, plain)
+    return plain if isinstance(staged, Unreadable) else _staged(staged, params, plain, clip)
 
 
 def _factored(pullback: FactoredPullback, params: Params, adjoint: Adjoint) -> Runner:
@@ -124,7 +129,7 @@ def _plain(step: Step, partials: Partials, params: Params, adjoint: Adjoint) -> 
     return Runner(skip, forward, backward)
 
 
-def _staged(staged: StagedStep, params: Params, plain: Runner) -> Runner:
+def _staged(staged: StagedStep, params: Params, plain: Runner, clip: Clip | None) -> Runner:
     """By the stages of the step's program; backward the plain way where an operation has no reverse rule."""
 
     def forward(state, inputs):
@@ -133,7 +138,8 @@ def _staged(staged: StagedStep, params: Params, plain: Runner) -> Runner:
 
     def backward(saved, inputs, local, later):
         try:
-            return run_backward(staged, params, saved.steps(inputs).previous, saved.kept, inputs, local, later)
+            previous = saved.steps(inputs).previous
+            return run_backward(staged, params, previous, saved.kept, inputs, local, later, clip)
         except UNREADABLE:
             return plain.backward(saved, inputs, local, later)
 
