@@ -42,7 +42,8 @@ NAMES = {
     " PropagatedErrors",
     "terms": "GradientTerms InputSaliency gradient_terms input_saliency",
     "truncation": "windowed sliding lag randomised adaptive weighted_gradient window_weights sliding_weights"
-    " random_weights draw_cuts renewal_cuts lag_profile choose_lag",
+    " random_weights draw_cuts renewal_cuts lag_profile choose_lag"
+    " cut make_probe lost_norms windowed_scan windowed_solve value_and_windowed_grad Windows Loop Solve",
     "online": "Rule OnlineState rtrl snap uoro kf_rtrl rflo run staleness",
     "assessment": "assess cost_per_step alignment",
     "derivations": "Derivation check check_gradient check_vjp assert_correct",

@@ -113,8 +113,8 @@ def bptt(
         step with h_0 a constant. Never in parallel. None: the gradient.
       clip_by: "norm", v min(1, c/‖v‖) over the whole state, of each sequence of a batch by itself; "value", every
         entry between −c and c.
-      clip_of: "carried", μ_t, as a clip on the loop's carry does; "whole", λ_t = clip(∂C/∂h_t|o_t + μ_t), the loss's own
-        part too, as a hook on the tensor h_t does.
+      clip_of: "carried", μ_t, as a clip on the loop's carry does; "whole", λ_t = clip(∂C/∂h_t|o_t + μ_t), the loss's
+        own part too, as a hook on the tensor h_t does.
       return_state: whether h_T is returned as well: the `initial` of the next window, from the same forward pass.
 
     Returns:
@@ -142,11 +142,11 @@ def bptt(
       >>> from jaxbptt import assessment
       >>> clipped = functools.partial(gradients.bptt, clip_adjoint=10.0)  # μ = 0, 16, 40, 84 before
       >>> found = assessment.assess(model, clipped, w, inputs, targets)
-      >>> float(clipped(model, w, inputs, targets)[1]), round(float(found.whole.bias), 3)  # 1 (2 + 10) + 2 (4 + 10) + 4 · 8
+      >>> float(clipped(model, w, inputs, targets)[1]), round(float(found.whole.bias), 3)  # 12 + 2 · 14 + 4 · 8
       (72.0, 0.368)
 
     Reference: Werbos (1990), Proc. IEEE 78; Chen et al. (2016), arXiv:1604.06174 (blocks); S1.10 (λ_t), S2.28 (W_hh);
-    clipping inside time: Mikolov (2012), PhD thesis, Brno; Graves (2013), arXiv:1308.0850 (there of the gates' arguments).
+    clipping inside time: Mikolov (2012), PhD thesis, Brno; Graves (2013), arXiv:1308.0850 (of the gates' arguments).
     """
     adjoint, clip = _take_adjoint(model, adjoint, clip_adjoint, clip_by, clip_of)
     if block is not None:

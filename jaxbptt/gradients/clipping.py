@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbptt import _validation
-from jaxbptt.gradients.adjoint import Pull
+from jaxbptt.gradients.adjoint import Pull, sequential_adjoint
 from jaxbptt.types import ClipKind, ClipPlace, Scalar, State, States
 
 KINDS, PLACES = get_args(ClipKind), get_args(ClipPlace)
@@ -59,13 +59,11 @@ def take_clip(bound: Any, by: ClipKind, of: ClipPlace, batch: int | None) -> Cli
 def clipped_adjoint(clip: Clip, pull: Pull, residuals: Any, local: States, later: State) -> tuple[Any, State]:
     """`sequential_adjoint` with μ_{t−1} = clip(J_tᵀ λ_t), or with λ_t = clip(∂C/∂h_t|o_t + μ_t)."""
 
-    def body(from_later, step):
-        residuals, local = step
-        earlier, kept = pull(residuals, clip.of_whole(jax.tree.map(jnp.add, local, from_later)))
+    def clipped(residuals, cotangent):
+        earlier, kept = pull(residuals, clip.of_whole(cotangent))
         return clip.of_carried(earlier), kept
 
-    initial_adjoint, kept = jax.lax.scan(body, later, (residuals, local), reverse=True)
-    return kept, initial_adjoint
+    return sequential_adjoint(clipped, residuals, local, later)
 
 
 def clip_by_value(leaf: jax.Array, bound: float | Scalar) -> jax.Array:

@@ -7,6 +7,7 @@
 | TBPTT(1, L): each loss looks L steps back | `lag(…, num_lags=L)` |
 | random cuts with reweighting, unbiased; ARTBP's schedule | `randomised`, with `draw_cuts` or `renewal_cuts` |
 | the number of lags chosen for a relative bias | `adaptive`; `lag_profile`, `choose_lag` |
+| windows in a `lax.scan` or a solver of yours, and what they cut | `windowed_scan`, `windowed_solve`, `cut` |
 | any weights on the (t, k) table, term by term: the reference | `weighted_gradient` |
 
 All gradients take (model, params, inputs, targets) and return (loss, grads), as the exact routes do.
@@ -22,9 +23,11 @@ All gradients take (model, params, inputs, targets) and return (loss, grads), as
 True
 """
 
+from jaxbptt.truncation.borders import cut, lost_norms, make_probe
 from jaxbptt.truncation.cuts import draw_cuts, renewal_cuts, renewal_keep
 from jaxbptt.truncation.lags import ChosenLag, LagProfile, adaptive, choose_lag, lag_profile
 from jaxbptt.truncation.routes import lag, randomised, sliding, windowed
+from jaxbptt.truncation.scans import Loop, Solve, Windows, value_and_windowed_grad, windowed_scan, windowed_solve
 from jaxbptt.truncation.weights import (
     one_link_weights,
     random_weights,
@@ -36,11 +39,17 @@ from jaxbptt.truncation.weights import (
 __all__ = [
     "ChosenLag",
     "LagProfile",
+    "Loop",
+    "Solve",
+    "Windows",
     "adaptive",
     "choose_lag",
+    "cut",
     "draw_cuts",
     "lag",
     "lag_profile",
+    "lost_norms",
+    "make_probe",
     "one_link_weights",
     "random_weights",
     "randomised",
@@ -48,7 +57,10 @@ __all__ = [
     "renewal_keep",
     "sliding",
     "sliding_weights",
+    "value_and_windowed_grad",
     "weighted_gradient",
     "window_weights",
     "windowed",
+    "windowed_scan",
+    "windowed_solve",
 ]

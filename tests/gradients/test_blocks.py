@@ -97,9 +97,9 @@ def test_where_the_parallel_adjoint_is_taken(monkeypatch, name, backend, length,
     taken = []
     make = sequence.make_runner
 
-    def spy(*at, parallel):
+    def spy(*at, parallel, clip):
         taken.append(parallel)
-        return make(*at, parallel=parallel)
+        return make(*at, parallel=parallel, clip=clip)
 
     monkeypatch.setattr(backpropagation, "make_runner", spy)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
