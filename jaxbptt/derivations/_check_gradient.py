@@ -53,7 +53,8 @@ def check_gradient(
       last_term_only        only L_T; only the parameter's use at T; only the terms k = t
       truncated             λ cut every K steps, from the start or the end; each loss carried back over its last L
                             steps; only the last K steps linked: any K, L < T         T > 2
-      clipped_adjoint       λ_t, or J_{t+1}ᵀ λ_{t+1}, clipped at every step, by entry or by norm; the bound is found
+      clipped_adjoint       λ_t, or J_{t+1}ᵀ λ_{t+1}, clipped at every step, by entry or by norm: the whole, each
+                            sequence of a batch, each array of the state or one alone; the bound is found
       double_path           the total dh_k/dθ in place of the direct one beside λ_k (S4.6); one of two parts twice
 
     A missing φ', φ'(φ(a)) and (1 − y)² are looked for in the readout too. Two slips at once, their names joined by

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxbptt._validation import named_leaves
 from jaxbptt.derivations import recursions
 from jaxbptt.derivations.gradient_rows import Tables
-from jaxbptt.derivations.gradient_slips import Row, evaluate_rows
+from jaxbptt.derivations.gradient_slips import Instance, Row, evaluate_rows
 from jaxbptt.derivations.matching import FITTED, Batch, Piece
 from jaxbptt.derivations.recursions import Carried
 
@@ -15,6 +16,7 @@ POINTS = 64  # bounds at a time
 RANGE = 1e-8  # the least bound that is tried, of the largest entry of λ
 BRACKETS = 4  # intervals that are searched, of each kind of clipping
 ROUNDS = 9  # of dividing an interval by POINTS
+MOST_PARTS = 4  # arrays of a state that are looked at one by one
 
 
 class Clipping(NamedTuple):
@@ -33,10 +35,18 @@ def fit_bounds(tables: Tables, wrong: Mapping[str, Piece]) -> Iterator[Batch]:
     top = max(np.max(np.abs(tables.right.adjoints), initial=0), np.max(np.abs(tables.instance.local), initial=0))
     if not top > 0:
         return
-    for kind in _KINDS:
+    for kinds in _kinds(tables.instance):
+        found = list(_fit(tables, kinds, name, top, actual, float(tolerance[0])))
+        yield from found
+        if found:
+            return
+
+
+def _fit(tables, kinds, name, top, actual, tolerance):
+    for kind in kinds:
         rough = _evaluate(tables, kind, top * np.geomspace(RANGE, 2, POINTS))
         for low, high in _brackets(rough, name, actual)[:BRACKETS]:
-            bound = _refine(tables, kind, name, actual, float(tolerance[0]), low, high)
+            bound = _refine(tables, kind, name, actual, tolerance, low, high)
             if bound is not None:
                 values = _evaluate(tables, kind, np.asarray([bound])).values
                 yield Batch([("clipped_adjoint", kind.note.format(bound))], values, FITTED)
@@ -81,13 +91,50 @@ def _refine(tables, kind, name, actual, tolerance, low, high):
     return (low + high) / 2
 
 
-def _by_entry(values, bounds):
-    return np.clip(values, -bounds[:, None], bounds[:, None])
+def _kinds(instance: Instance) -> Iterator[list[Clipping]]:
+    """The ways to clip, the likely first: the whole state, a sequence of a batch; then parts of the state, as hooks on
+    one of its arrays do."""
+    state, batch = instance.forward.trajectory.initial, instance.model.batch
+    leaves = named_leaves("", state)
+    sizes = [leaf.size for _, leaf in leaves]
+    of_leaf = np.repeat(np.arange(len(leaves)), sizes)
+    parts = [np.where(of_leaf == k, 0, -1) for k in range(len(leaves))]
+    if batch is None:
+        yield _ways("", np.zeros_like(of_leaf))
+    else:
+        sequence = np.concatenate([np.repeat(np.arange(batch), size // batch) for size in sizes])
+        yield _ways("each sequence ", sequence)
+        yield _ways("all sequences ", np.zeros_like(of_leaf))[1::2]
+        parts = [np.where(part < 0, part, sequence) for part in parts]
+        of_leaf = of_leaf * batch + sequence
+    if 1 < len(leaves) <= MOST_PARTS:
+        yield _ways("each array of the state ", of_leaf)[1::2]
+        for (name, _), part in zip(leaves, parts, strict=True):
+            yield _ways(f"{name} alone, ", part)
 
 
-def _by_norm(values, bounds):
-    norms = np.linalg.norm(values, axis=-1, keepdims=True)
-    return values * np.minimum(1, bounds[:, None] / np.where(norms > 0, norms, 1))
+def _ways(what: str, groups: np.ndarray) -> list[Clipping]:
+    """By entry and by the norm of each group of entries (−1: not clipped), of λ_t and of what is carried."""
+    members = groups == np.arange(groups.max() + 1)[:, None]
+    inside = members.any(axis=0)
+
+    def by_entry(values, bounds):
+        return np.where(inside, np.clip(values, -bounds[:, None], bounds[:, None]), values)
+
+    def by_norm(values, bounds):
+        norms = np.sqrt(values**2 @ members.T)  # [bounds, groups]
+        factors = np.minimum(1, bounds[:, None] / np.where(norms > 0, norms, 1))
+        return values * np.where(inside, factors @ members, 1)
+
+    return [
+        Clipping(f"{place}{_literal(what)}{way} at {{:.6g}}", _carry(clip, whole))
+        for place, whole in (("", True), ("J_{{t+1}}ᵀ λ_{{t+1}} ", False))
+        for way, clip in (("elementwise", by_entry), ("by its norm", by_norm))
+    ]
+
+
+def _literal(text):
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _carry(clip, whole):
@@ -101,11 +148,3 @@ def _carry(clip, whole):
         )
 
     return carry
-
-
-_KINDS = [
-    Clipping("elementwise at {:.6g}", _carry(_by_entry, True)),
-    Clipping("by its norm at {:.6g}", _carry(_by_norm, True)),
-    Clipping("J_{{t+1}}ᵀ λ_{{t+1}} elementwise at {:.6g}", _carry(_by_entry, False)),
-    Clipping("J_{{t+1}}ᵀ λ_{{t+1}} by its norm at {:.6g}", _carry(_by_norm, False)),
-]

@@ -206,8 +206,8 @@ def value_and_windowed_grad(loss: Callable[..., Any], *, window: int) -> Callabl
 
     Returns:
       (params, *rest) -> (the loss, its truncated gradient, a list of ‖μ‖ [⌈T/K⌉ − 1] at the borders of each loop, in
-      the order of the calls): the norm of the cotangent that would have passed on, of the one window after the border; None
-      for a carry without derivatives.
+      the order of the calls): the norm of the cotangent that would have passed on, of the one window after the border.
+      None for a carry without derivatives.
 
     Raises:
       TypeError, ValueError: a window that is no int ≥ 1.
