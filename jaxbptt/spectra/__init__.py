@@ -10,6 +10,8 @@ values, exponents and norms of pairs, what `jacobians.structured_jacobians` give
 | the same with their directions | `singular_decomposition` |
 | Lyapunov exponents, their standard errors, Kaplan-Yorke dimension, entropy rate | `lyapunov_exponents` |
 | the same from a cell, any number of steps in constant memory | `stream_exponents` |
+| the directions that grow at each exponent, carried by the chain; the same from a cell | `covariant_vectors`, `stream_covariant_vectors` |
+| how far expanding and contracting directions are from a tangency | `subspace_angles` |
 | do sequences or initial states differ | `pool_exponents` |
 | the largest few, for a net whose Jacobians do not fit in memory | `leading_singular_values` (jvp and vjp only) |
 | Frobenius and spectral norms of dh_t/dh_k for all pairs | `pair_norms` |
@@ -34,6 +36,7 @@ True
 """
 
 from jaxbptt.spectra._bounds import Bounds, bounds
+from jaxbptt.spectra.covariant import CovariantVectors, covariant_vectors, stream_covariant_vectors
 from jaxbptt.spectra.exponents import lyapunov_exponents, stream_exponents
 from jaxbptt.spectra.growth import log_growth
 from jaxbptt.spectra.horizon import ErrorHorizon, error_horizon
@@ -48,9 +51,11 @@ from jaxbptt.spectra.statistics import (
     kaplan_yorke_dimension,
     pool_exponents,
 )
+from jaxbptt.spectra.subspaces import SubspaceAngles, subspace_angles
 
 __all__ = [
     "Bounds",
+    "CovariantVectors",
     "ErrorHorizon",
     "LeadingSVD",
     "LogSVD",
@@ -59,7 +64,9 @@ __all__ = [
     "PairNorms",
     "PooledExponents",
     "SingularValues",
+    "SubspaceAngles",
     "bounds",
+    "covariant_vectors",
     "entropy_rate",
     "error_horizon",
     "kaplan_yorke_dimension",
@@ -71,5 +78,7 @@ __all__ = [
     "pair_norms",
     "pool_exponents",
     "singular_decomposition",
+    "stream_covariant_vectors",
     "stream_exponents",
+    "subspace_angles",
 ]
