@@ -10,7 +10,8 @@ values, exponents and norms of pairs, what `jacobians.structured_jacobians` give
 | the same with their directions | `singular_decomposition` |
 | Lyapunov exponents, their standard errors, Kaplan-Yorke dimension, entropy rate | `lyapunov_exponents` |
 | the same from a cell, any number of steps in constant memory | `stream_exponents` |
-| the directions that grow at each exponent, carried by the chain; the same from a cell | `covariant_vectors`, `stream_covariant_vectors` |
+| the directions that grow at each exponent, carried by the chain | `covariant_vectors` |
+| the same from a cell, with checkpoints | `stream_covariant_vectors` |
 | how far expanding and contracting directions are from a tangency | `subspace_angles` |
 | do sequences or initial states differ | `pool_exponents` |
 | the largest few, for a net whose Jacobians do not fit in memory | `leading_singular_values` (jvp and vjp only) |

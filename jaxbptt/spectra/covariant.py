@@ -191,7 +191,9 @@ def _collect(chain: Chain, plan: Plan, k: int) -> CovariantVectors:
     growth = found.growth[:, :k] / plan.every
     exponents = jnp.mean(growth, axis=0)
     alive = jnp.isfinite(exponents)
-    spread = long_run(jnp.where(alive[None, :], growth - exponents[None, :], 0), jnp.full(k, len(growth))).variance / len(growth)
+    spread = long_run(
+        jnp.where(alive[None, :], growth - exponents[None, :], 0), jnp.full(k, len(growth))
+    ).variance / len(growth)
     c = found.c[:, :, :k]
     own, before = jnp.diagonal(c, axis1=1, axis2=2), jnp.triu(c[:, :k], 1)
     mixing = jnp.swapaxes(found.shares, 1, 2)[:, :k]
@@ -205,7 +207,7 @@ def _collect(chain: Chain, plan: Plan, k: int) -> CovariantVectors:
         growth=growth,
         angles=jnp.arctan2(jnp.abs(own), jnp.linalg.norm(before, axis=1))[:, 1:],
         mixing=mixing,
-        error=error,
+        error=jnp.where(jnp.isnan(jnp.sum(c, axis=1)), jnp.nan, error),
     )
 
 

@@ -172,7 +172,7 @@ def _carry(shares, log_d):
 
 
 def _capped(shares):
-    return jnp.minimum(shares, MOST)
+    return jnp.where(shares < MOST, shares, MOST)  # also where it is 0/0: vectors that have become one
 
 
 def _rounding(q, r):
