@@ -34,8 +34,9 @@ NAMES = {
     " prefix_products",
     "spectra": "log_singular_values singular_decomposition lyapunov_exponents stream_exponents pool_exponents"
     " kaplan_yorke_dimension entropy_rate log_growth leading_singular_values LeadingSVD pair_norms bounds"
-    " newton_outlook NewtonOutlook error_horizon ErrorHorizon",
-    "fixed_points": "find_fixed_points merge_points",
+    " newton_outlook NewtonOutlook error_horizon ErrorHorizon"
+    " covariant_vectors stream_covariant_vectors subspace_angles CovariantVectors SubspaceAngles",
+    "fixed_points": "find_fixed_points merge_points find_cycles merge_cycles Cycles UniqueCycles",
     "sharded": "TermRows bptt adjoints unroll gradient_terms log_singular_values lyapunov_exponents stream_exponents"
     " leading_singular_values row_shardings map_points",
     "gradients": "autodiff bptt forward_sensitivity double_sum adjoints forward_adjoint propagate_errors"

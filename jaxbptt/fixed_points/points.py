@@ -9,15 +9,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Complex, Float
 
 from jaxbptt import _validation
+from jaxbptt.fixed_points.newton import bound_distance, find_eigenvalues, polish, speed_of, tolerance_of
 from jaxbptt.partials import step_partials, vjp
 from jaxbptt.types import Input, Optimizer, Params, Recurrence, Scalar, State
 
-__all__ = ["FixedPoints", "UniquePoints", "find_fixed_points", "merge_points"]
-
 LEARNING_RATE = 0.03  # of the default optimizer, at its first step
-ROUNDING = 100  # a residual of this many eps per entry of the state counts as zero
-OPERATION = 4  # eps: of what one evaluation of f or of its Jacobian is rounded, per root of N
-STUCK = 1e12  # damping at which polishing gives up: steps below a millionth of the state's size no longer help
 
 
 class FixedPoints(NamedTuple):
@@ -53,35 +49,6 @@ class FixedPoints(NamedTuple):
     polish_distance: Float[Array, " points"]
     error: Float[Array, " points"]
     eigenvalue_error: Float[Array, "points state"]
-
-
-class UniquePoints(NamedTuple):
-    """R different points out of K: fixed before slow ones, each kind by decreasing multiplicity.
-
-    Points that no candidate leads to are not among them. Where candidates are drawn independently, the share that found
-    a point alone, `(multiplicity == 1).sum() / K`, estimates how often one more would find a new one (Good, 1953).
-
-    Attributes:
-      found: FixedPoints, leading axis R.
-      multiplicity: [R], number of candidates merged into the point; they add up to K.
-      rows: [R], the point's row among the K that were merged.
-      blurred: [R], whether a merged point lies farther off than the errors of both: a fixed point of its own.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxbptt import cells, fixed_points
-      >>> cell = cells.from_step(lambda w, h, x: jnp.tanh(w * h + x), jnp.zeros_like)
-      >>> states, x = jnp.array([0.1, 0.7, 0.8, 0.9]), jnp.array(0.0)
-      >>> found = fixed_points.find_fixed_points(cell, jnp.array(2.0), states, x, num_steps=0)
-      >>> unique = fixed_points.merge_points(found)
-      >>> [round(float(h), 3) for h in unique.found.points], unique.multiplicity.tolist()
-      ([0.958, 0.0], [3, 1])
-    """
-
-    found: FixedPoints
-    multiplicity: np.ndarray
-    rows: np.ndarray
-    blurred: np.ndarray
 
 
 def find_fixed_points(
@@ -173,15 +140,15 @@ def find_fixed_points(
     if num_steps:
         optimizer = _default_optimizer(num_steps) if optimizer is None else optimizer
         optimised = jax.vmap(lambda h: _minimise(residual, h, optimizer, num_steps))(start)
-    tolerance = _tolerance(optimised) if tolerance is None else jnp.full(len(start), tolerance, start.dtype)
+    tolerance = tolerance_of(optimised) if tolerance is None else jnp.full(len(start), tolerance, start.dtype)
 
     def finish(candidate):
         h, tolerance = candidate
-        h = _polish(residual, jacobian, h, tolerance, polish_steps)
+        h = polish(residual, jacobian, h, tolerance, polish_steps)
         r, at = residual(h), jacobian(h)
-        error, moved = _distance_left(jacobian, h, r, at)
-        eigenvalues, eigenvalue_error = _eigenvalues(at, moved)
-        return h, _speed(r), eigenvalues, error, eigenvalue_error
+        error, moved = bound_distance(jacobian, h, r, at)
+        eigenvalues, eigenvalue_error = find_eigenvalues(at, moved)
+        return h, speed_of(r), eigenvalues, error, eigenvalue_error
 
     found = jax.lax.map(finish, (optimised, tolerance))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((params, x, states))]))
@@ -198,54 +165,6 @@ def find_fixed_points(
     )
 
 
-def merge_points(found: FixedPoints, *, distance: float = 1e-3) -> UniquePoints:
-    """Merge the points within `distance` of a slower one; the slowest of each group represents it.
-
-    The slowest point of all takes every point within `distance` of it, the slowest of the remaining points does the
-    same, and so on. On a line of fixed points that leaves about one per `distance`. Runs in NumPy, not under jit.
-
-    Args:
-      found: from `find_fixed_points`, outside jit.
-      distance: Euclidean distance between flattened states, ≥ 0.
-
-    Returns:
-      UniquePoints.
-
-    Raises:
-      TypeError: traced points.
-      ValueError: points that are not finite; a distance that is not a number ≥ 0.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxbptt import cells, fixed_points
-      >>> cell = cells.from_step(lambda w, h, x: jnp.tanh(w * h + x), jnp.zeros_like)
-      >>> states, x = jnp.array([-0.8, 0.1, 0.7, 0.8]), jnp.array(0.0)
-      >>> found = fixed_points.find_fixed_points(cell, jnp.array(2.0), states, x, num_steps=0)
-      >>> [len(fixed_points.merge_points(found, distance=distance).multiplicity) for distance in (1e-3, 1.0, 10.0)]
-      [3, 2, 1]
-    """
-    if not all(_validation.is_concrete(leaf) for leaf in jax.tree.leaves(found)):
-        raise TypeError("found: got traced arrays, expected concrete ones (call merge_points outside jit)")
-    _validation.require_finite_candidates("found.points", found.points)
-    if not (np.ndim(distance) == 0 and distance >= 0):
-        raise ValueError(f"distance: got {distance}, expected a number ≥ 0")
-    flat = np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(found.points)], axis=1)
-    speed, error, left = np.asarray(found.speed), np.asarray(found.error), np.ones(len(flat), bool)
-    slowest, counts, blurred = [], [], []
-    for i in np.argsort(speed, kind="stable"):
-        if left[i]:
-            apart = np.linalg.norm(flat - flat[i], axis=1)
-            near = left & (apart <= distance)
-            left &= ~near
-            slowest.append(i)
-            counts.append(near.sum())
-            blurred.append((apart > error + error[i])[near].any())
-    rows, multiplicity = np.array(slowest), np.array(counts)
-    order = np.lexsort((rows, -multiplicity, ~np.asarray(found.is_fixed)[rows]))
-    rows, multiplicity = rows[order], multiplicity[order]
-    return UniquePoints(jax.tree.map(lambda leaf: leaf[rows], found), multiplicity, rows, np.array(blurred)[order])
-
-
 def _default_optimizer(num_steps):
     import optax  # only here: `import jaxbptt` stays light
 
@@ -254,7 +173,7 @@ def _default_optimizer(num_steps):
 
 def _minimise(residual, start, optimizer, num_steps):
     """The slowest of the states that the optimizer visits from `start`, `start` included."""
-    value = lambda h: _speed(residual(h))
+    value = lambda h: speed_of(residual(h))
 
     def slower(h, q, best):
         better = q < best[1]
@@ -263,7 +182,7 @@ def _minimise(residual, start, optimizer, num_steps):
     def body(carry, _):
         h, optimizer_state, best = carry
         r, pull = vjp(residual, h)
-        best, gradient = slower(h, _speed(r), best), pull(r)
+        best, gradient = slower(h, speed_of(r), best), pull(r)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, h)
         return (h + updates.astype(h.dtype), optimizer_state, best), None
@@ -273,73 +192,3 @@ def _minimise(residual, start, optimizer, num_steps):
     carry = (start, optimizer_state, (start, value(start)))
     (h, _, best), _ = jax.lax.scan(body, carry, None, length=num_steps)
     return slower(h, value(h), best)[0]
-
-
-def _polish(residual, jacobian, h, tolerance, max_steps):
-    """Damped Newton steps until a fixed point no longer improves or a slow point no longer moves."""
-
-    def unfinished(state):
-        _, r, damping, accepted, count = state
-        settled = (_speed(r) <= tolerance) & ~accepted
-        return (count < max_steps) & ~settled & (damping < STUCK) & jnp.any(r != 0)
-
-    def step(state):
-        h, r, damping, _, count = state
-        a = jacobian(h) - jnp.eye(len(h), dtype=h.dtype)
-        mu = damping * jnp.sum(r * r) / jnp.maximum(1, jnp.mean(h * h))
-        # By QR of A over √μ I: AᵀA would square the condition number.
-        q, upper = jnp.linalg.qr(jnp.concatenate((a, jnp.sqrt(mu) * jnp.eye(len(h), dtype=h.dtype))))
-        trial = h - jax.scipy.linalg.solve_triangular(upper, r @ q[: len(h)])
-        trial_r = residual(trial)
-        accepted = _speed(trial_r) < _speed(r)
-        damping = jnp.where(accepted, jnp.maximum(1, damping / 3), damping * 10)
-        return jnp.where(accepted, trial, h), jnp.where(accepted, trial_r, r), damping, accepted, count + 1
-
-    state = (h, residual(h), jnp.ones((), h.dtype), jnp.asarray(True), 0)
-    return jax.lax.while_loop(unfinished, step, state)[0]
-
-
-def _distance_left(jacobian, h, r, at):
-    """(bound on the distance to an exact fixed point, how much J changes on the way), (inf, 0) where nothing is known.
-
-    Newton's method converges from h if A changes by less than half of σ_min over twice its first step (Kantorovich).
-    The change is looked at along the direction in which A is weakest and along the Newton step.
-    """
-    eps = jnp.finfo(h.dtype).eps
-    u, sigma, vt = jnp.linalg.svd(at - jnp.eye(len(h), dtype=h.dtype))
-    rounding = OPERATION * eps * jnp.sqrt(len(h) + jnp.sum(h * h))
-    floor = OPERATION * eps * (1 + jnp.linalg.norm(at))
-    weakest = jnp.maximum(sigma[-1] - floor, 0)
-    first = (jnp.linalg.norm(r) + rounding) / jnp.where(weakest > 0, weakest, 1)
-    step = vt.T @ ((u.T @ r) / jnp.maximum(sigma, floor))
-    changes = [jnp.linalg.norm(jacobian(h + 2 * d) - at) for d in (first * vt[-1], -first * vt[-1], -step)]
-    moved = jnp.max(jnp.stack(changes))
-    certain = (weakest > 0) & (moved < weakest / 2)
-    return jnp.where(certain, 2 * first, jnp.inf), jnp.where(certain, moved, 0)
-
-
-def _eigenvalues(at, moved):
-    """Eigenvalues by decreasing modulus; for each its own condition number times the change and rounding of the matrix.
-
-    Where that reaches halfway to the next eigenvalue it is no longer known which moves where, only that none moves by
-    more than the condition number of all eigenvectors allows (Bauer & Fike, 1960).
-    """
-    eigenvalues, vectors = jnp.linalg.eig(at)
-    condition = jnp.linalg.norm(jnp.linalg.inv(vectors), axis=1)  # the columns have length 1
-    change = moved + OPERATION * jnp.finfo(at.dtype).eps * jnp.linalg.norm(at)
-    gaps = jnp.abs(eigenvalues[:, None] - eigenvalues[None, :]) + jnp.diag(jnp.full(len(at), jnp.inf, at.dtype))
-    together = jnp.linalg.norm(condition) * jnp.sqrt(jnp.asarray(len(at), at.dtype)) * change
-    error = jnp.where(condition * change < jnp.min(gaps, axis=1) / 2, condition * change, together)
-    error = jnp.where(jnp.isfinite(error), error, jnp.inf)
-    order = jnp.argsort(jnp.abs(eigenvalues), descending=True, stable=True)
-    return eigenvalues[order], error[order]
-
-
-def _speed(r):
-    return jnp.sum(r * r, axis=-1) / 2
-
-
-def _tolerance(h):
-    """½ N (ROUNDING eps)² max(1, mean h²): what rounding in h and f leaves of the speed, with a margin."""
-    per_entry = (ROUNDING * jnp.finfo(h.dtype).eps) ** 2 * jnp.maximum(1, jnp.mean(h * h, axis=-1))
-    return h.shape[-1] * per_entry / 2
