@@ -38,7 +38,8 @@ MAKERS = {
     | {"bidirectional", "feedback", "penalised", "precomputed", "resetting", "teacher_forcing", "weighted"}
     | {"join_pairs", "real_pairs", "split_complex", "trainable"},
     "partials": {"jacobian", "jvp", "vjp"},
-    "online": {"kf_rtrl", "rflo", "rtrl", "snap", "uoro"},
+    "online": {"kf_rtrl", "rflo", "rtrl", "snap", "uoro"}
+    | {"eprop", "immediate", "kernl", "ok_rtrl", "reverse_kf_rtrl", "sketched_rtrl"},
     "truncation": {"draw_cuts", "renewal_cuts", "renewal_keep", "window_weights", "sliding_weights", "random_weights"}
     | {"one_link_weights", "choose_lag"},
     "spectra": {"entropy_rate", "error_horizon", "kaplan_yorke_dimension", "newton_outlook", "pool_exponents"},
@@ -113,6 +114,15 @@ def _fixed(model, params, inputs, targets, initial):
 
 def _merged(model, *data):
     return fixed_points.merge_points(_fixed(model, *data))
+
+
+def _bounded(model, params, inputs, targets, initial):
+    """After one step: the state of a step, and both bounds."""
+    first = lambda leaf: leaf[0]
+    x, y = jax.tree.map(first, inputs), jax.tree.map(first, targets)
+    state = online.sketched_rtrl(1).init(_summed(model), params, initial=initial, x=x)
+    state = online.sketched_rtrl(1).update(params, state, x, y)[0]
+    return online.bias_bound(state), online.bias_bound(state, state.model_state)
 
 
 def _stale(model, params, inputs, targets, initial):
@@ -245,6 +255,7 @@ TRACED = {
 EAGER = {  # what needs numbers
     "online.run snap": _of_rule(online.snap(2)),
     "online.run rflo": _of_rule(online.rflo()),
+    "online.bias_bound": _bounded,
     "fixed_points.merge_points": _merged,
     "assessment.cost_per_step": _cost,
     "comparison.compare": _compared,

@@ -45,7 +45,8 @@ NAMES = {
     "truncation": "windowed sliding lag randomised adaptive weighted_gradient window_weights sliding_weights"
     " random_weights draw_cuts renewal_cuts lag_profile choose_lag"
     " cut make_probe lost_norms windowed_scan windowed_solve value_and_windowed_grad Windows Loop Solve",
-    "online": "Rule OnlineState rtrl snap uoro kf_rtrl rflo run staleness",
+    "online": "Rule OnlineState rtrl snap uoro kf_rtrl rflo run staleness"
+    " sketched_rtrl bias_bound reverse_kf_rtrl ok_rtrl kernl eprop immediate",
     "assessment": "assess cost_per_step alignment",
     "derivations": "Derivation check check_gradient check_vjp assert_correct",
     "comparison": "compare",

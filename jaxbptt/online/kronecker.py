@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbptt.models.model import Model
 from jaxbptt.online import preactivations
 from jaxbptt.online.active import reads_at_start
 from jaxbptt.online.method import Method
-from jaxbptt.online.preactivations import NotFactored
+from jaxbptt.online.preactivations import NotFactored, Preactivations
 from jaxbptt.online.rule import Rule, make_rule
 from jaxbptt.online.scales import balance
 from jaxbptt.partials import step_partials
+from jaxbptt.types import Input, Params
 
 
 class Kronecker(NamedTuple):
@@ -51,13 +53,16 @@ def kf_rtrl() -> Rule:
 
 
 def _plan(model, params, x, constant_start):
+    return find_form("kf_rtrl", model, params, x, constant_start)
+
+
+def find_form(rule: str, model: Model, params: Params, x: Input, constant_start: bool) -> Preactivations:
+    """z = Θ v of a model's step, for a rule that needs it and starts from A = 0."""
     form = preactivations.find(model, params, x)
     if isinstance(form, NotFactored):
-        raise ValueError(
-            f"kf_rtrl: got a model without z = Θ (x, h, 1) ({form.reason}), expected a factored derivation"
-        )
+        raise ValueError(f"{rule}: got a model without z = Θ (x, h, 1) ({form.reason}), expected a factored derivation")
     if not constant_start and any(reads_at_start(model, params)):
-        raise ValueError("kf_rtrl: got an h_0 that depends on params, expected a constant one (or pass initial)")
+        raise ValueError(f"{rule}: got an h_0 that depends on params, expected a constant one (or pass initial)")
     return form
 
 

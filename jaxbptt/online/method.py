@@ -52,16 +52,26 @@ class Count(Protocol):
         ...
 
 
+class Feed(Protocol):
+    def __call__(
+        self, plan: Plan, sensitivity: Sensitivity, state: jax.Array, error: jax.Array, /
+    ) -> tuple[jax.Array, Sensitivity]:
+        """(what stands for ∂L_t/∂h_t, Â_t with what was learned), from h_t [N] and ∂L_t/∂o_t [O]."""
+        ...
+
+
 def no_signs(plan: Plan, /) -> int:
     """A rule that draws nothing."""
     return 0
 
 
 class Method(NamedTuple):
-    """How a rule carries Â_t ≈ dh_t/dθ."""
+    """How a rule carries Â_t ≈ dh_t/dθ; with `feed`, also by what it replaces ∂L_t/∂h_t."""
 
     start: Start
     advance: Advance
     contract: Contract
     flops: Count
     num_signs: Count = no_signs
+    num_start: Count | None = None  # random signs that `start` draws, if not as many as a step
+    feed: Feed | None = None

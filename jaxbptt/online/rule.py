@@ -13,6 +13,7 @@ from jaxbptt.gradients.diagnosis import require_finite_gradient, require_finite_
 from jaxbptt.gradients.forward import Problem, take_problem
 from jaxbptt.models.model import Model, read
 from jaxbptt.online.method import MakePlan, Method, Plan, Sensitivity, Signs
+from jaxbptt.partials import vjp
 from jaxbptt.types import (
     Input,
     Inputs,
@@ -149,18 +150,18 @@ def make_rule(method: Method, make_plan: MakePlan) -> Rule:
         params, x = _validation.as_arrays("params", params), _validation.as_arrays("x", x, shapes=True)
         initial = _validation.as_arrays("initial", initial)
         plan = _plan(model, params, initial, x)
-        if not method.num_signs(plan):
+        if not (method.num_signs(plan) or _num_start(method, plan)):
             return start_with(method, plan, model, params, None, initial=initial)
         _validation.require_key(key)
         later, draw = jax.random.split(cast(Key, key))
-        return start_with(
-            method, plan, model, params, _draw_signs(method, plan, params, draw), initial=initial, key=later
-        )
+        signs = _draw_signs(_num_start(method, plan), params, draw)
+        key = later if method.num_signs(plan) else None
+        return start_with(method, plan, model, params, signs, initial=initial, key=key)
 
     def cost(model: Model, params: Params, *, x: Input = None) -> Cost:
         """Cost(state_floats, flops per step) of the rule for a model, from shapes; arguments as `init`."""
         plan = _plan(model, params, None, x)
-        signs = jax.ShapeDtypeStruct((method.num_signs(plan),), jax.tree.leaves(params)[0].dtype)
+        signs = jax.ShapeDtypeStruct((_num_start(method, plan),), jax.tree.leaves(params)[0].dtype)
         state = jax.eval_shape(lambda params, signs: start_with(method, plan, model, params, signs), params, signs)
         floats = [leaf.size for leaf in jax.tree.leaves((state.model_state, state.sensitivity))]
         return Cost(sum(floats), method.flops(plan))
@@ -224,7 +225,7 @@ def update(params: Params, state: OnlineState, x: Input, target: Target) -> Upda
     if state.key is None:
         return update_with(params, state, x, target, None)
     key, draw = jax.random.split(state.key)
-    signs = _draw_signs(state.method, state.plan, params, draw)
+    signs = _draw_signs(state.method.num_signs(state.plan), params, draw)
     return update_with(params, dataclasses.replace(state, key=key), x, target, signs)
 
 
@@ -238,15 +239,16 @@ def update_with(params: Params, state: OnlineState, x: Input, target: Target, si
     new, sensitivity = method.advance(plan, model, params, state.model_state, x, state.sensitivity, signs)
     _validation.require_same("step's new state", new, state.model_state)
 
-    def step_loss(params, new, previous):
-        return model.loss(read(model, params, new, x, previous), target)
-
-    differentiate = jax.value_and_grad(step_loss, argnums=(0, 1, 2))
-    loss, (direct, local, early) = differentiate(params, new, state.model_state)
+    if method.feed is None:
+        loss, direct, local, early = _differentiate(model, params, new, x, state.model_state, target)
+    else:
+        loss, direct, error = _differentiate_output(model, params, new, x, state.model_state, target)
+        local, sensitivity = method.feed(plan, sensitivity, ravel_pytree(new)[0], error)
+        early = None
     _validation.require_finite("loss", loss)
-    recurrent = method.contract(plan, params, sensitivity, ravel_pytree(local)[0])
-    if model.reads == "state, x, previous":
-        earlier = method.contract(plan, params, state.sensitivity, ravel_pytree(early)[0])
+    recurrent = method.contract(plan, params, sensitivity, local)
+    if early is not None:
+        earlier = method.contract(plan, params, state.sensitivity, early)
         recurrent = jax.tree.map(jnp.add, recurrent, earlier)
     grads = jax.tree.map(jnp.add, direct, recurrent)
     inputs, targets = jax.tree.map(lambda leaf: leaf[None], (x, target))
@@ -267,7 +269,7 @@ def run(
     """Σ_t L_t and Σ_t g_t of a rule over a whole sequence at fixed params, by one `lax.scan` of its update.
 
     Args:
-      rule: from `rtrl()`, `snap(n)`, `uoro()`, `kf_rtrl()` or `rflo()`.
+      rule: from `rtrl()`, `snap(n)`, `uoro()` or any other maker of this module.
       model: f, g and L, reduction "sum".
       params: θ, float leaves of one dtype.
       inputs: x_1 … x_T, [T, M] or a pytree with leading T.
@@ -306,5 +308,28 @@ def run(
     return jnp.sum(losses), grads
 
 
-def _draw_signs(method, plan, params, key):
-    return jax.random.rademacher(key, (method.num_signs(plan),), jax.tree.leaves(params)[0].dtype)
+def _differentiate(model, params, new, x, previous, target):
+    """(L_t, its direct gradient, ∂L_t/∂h_t [N], ∂L_t/∂h_{t−1} [N] or None where the readout does not read h_{t−1})."""
+
+    def step_loss(params, new, previous):
+        return model.loss(read(model, params, new, x, previous), target)
+
+    differentiate = jax.value_and_grad(step_loss, argnums=(0, 1, 2))
+    loss, (direct, local, early) = differentiate(params, new, previous)
+    reads_previous = model.reads == "state, x, previous"
+    return loss, direct, ravel_pytree(local)[0], ravel_pytree(early)[0] if reads_previous else None
+
+
+def _differentiate_output(model, params, new, x, previous, target):
+    """(L_t, its direct gradient, ∂L_t/∂o_t [O])."""
+    output, pull = vjp(lambda params: read(model, params, new, x, previous), params)
+    loss, error = jax.value_and_grad(model.loss)(output, target)
+    return loss, pull(error), ravel_pytree(error)[0]
+
+
+def _num_start(method, plan):
+    return (method.num_signs if method.num_start is None else method.num_start)(plan)
+
+
+def _draw_signs(count, params, key):
+    return jax.random.rademacher(key, (count,), jax.tree.leaves(params)[0].dtype)

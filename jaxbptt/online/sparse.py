@@ -13,7 +13,7 @@ from jaxbptt import _validation
 from jaxbptt.models.model import Model
 from jaxbptt.online.active import Active, active_leaves
 from jaxbptt.online.colouring import colour_rows, seeds
-from jaxbptt.online.method import Method
+from jaxbptt.online.method import MakePlan, Method
 from jaxbptt.online.patterns import Constant, find_kept, group_columns
 from jaxbptt.online.rule import Rule, make_rule
 from jaxbptt.partials import jacobian, step_partials, vjp
@@ -79,7 +79,7 @@ def snap(order: int) -> Rule:
     Reference: Menick et al. (2020), arXiv:2006.07232.
     """
     _validation.require_size("order", order)
-    return make_rule(METHOD, functools.partial(_plan, None, order - 1))
+    return make_rule(METHOD, functools.partial(make_plan, None, order - 1))
 
 
 def rflo(*, leak: float | None = None) -> Rule:
@@ -113,17 +113,31 @@ def rflo(*, leak: float | None = None) -> Rule:
 
     Reference: Murray (2019), eLife 8:e43299; Bellec et al. (2020), Nature Communications 11:3625.
     """
+    return make_rule(METHOD, plan_of_traces(leak, "rflo"))
+
+
+def plan_of_traces(leak: float | None, rule: str) -> MakePlan:
+    """What makes the plan of eligibility traces, those of `rflo`, for the rule of that name."""
     if leak is not None and (isinstance(leak, bool) or not isinstance(leak, int | float)):
         raise TypeError(f"leak: got {type(leak).__name__}, expected a number or None")
     transition = _carry if leak is None else _Leak(leak)
-    return make_rule(METHOD, functools.partial(_plan, transition, None))
+
+    def plan(model, params, x, constant_start):
+        if leak is None and step_partials(model).factored is None:
+            raise ValueError(
+                f"{rule}: got a cell without factored derivation, expected one, or leak= (its K is not known)"
+            )
+        return make_plan(transition, None, model, params, x, constant_start)
+
+    return plan
 
 
-def _plan(transition, steps, model, params, x, constant_start):
+def make_plan(
+    transition: Callable | None, steps: int | None, model: Model, params: Params, x: Input, constant_start: bool
+) -> Plan:
+    """The places reached in so many steps (None: any number) through J_t or what replaces it."""
     if x is None:
         raise ValueError("x: got None, expected an example input (this model's num_inputs is None)")
-    if transition is _carry and step_partials(model).factored is None:
-        raise ValueError("rflo: got a cell without factored derivation, expected one, or leak= (its K is not known)")
     active = active_leaves(model, params, x, constant_start)
     kept = find_kept(model, params, x, active, transition, constant_start, steps)
     rows, columns = group_columns(kept.entries)
@@ -148,19 +162,36 @@ def _start(plan, initial_state, params, signs):
 
 
 def _advance(plan, model, params, state, x, sensitivity, signs):
+    return advance_by(plan, model, params, state, x, sensitivity)[:2]
+
+
+def advance_by(
+    plan: Plan, model: Model, params: Params, state: State, x: Input, sensitivity: jax.Array
+) -> tuple[State, jax.Array, jax.Array]:
+    """(h_t, the kept entries [G, K, C], the transition [N, N])."""
+    find = _jacobian if plan.transition is None else plan.transition
+    transition = find(model, params, state, x)
+    new, direct = direct_partial(plan, model, params, state, x, transition)
+    rows = plan.rows.array
+    pairs = (rows >= 0)[:, :, None] & (rows >= 0)[:, None, :]
+    gathered = transition[rows[:, :, None], rows[:, None, :]]
+    blocks = jnp.where(pairs, gathered, jnp.zeros_like(gathered))  # [G, K, K]
+    return new, blocks @ sensitivity + direct, transition
+
+
+def direct_partial(
+    plan: Plan, model: Model, params: Params, state: State, x: Input, transition: jax.Array | None = None
+) -> tuple[State, jax.Array]:
+    """(h_t, ∂⁺h_t/∂⁺θ [G, K, C]), NaN or an error where it or the transition is not as found at init."""
     rows, columns = plan.rows.array, plan.columns.array
     unravel = ravel_pytree(state)[1]
     theta = plan.active.ravel(params)
     new, pull = vjp(lambda theta: model.step(plan.active.unravel(params, theta), state, x), theta)
     colours = plan.colours.array
-    shared = jax.vmap(lambda seed: pull(unravel(seed)))(seeds(colours, sensitivity.dtype))  # [colours, P]
-    zero = jnp.zeros_like(shared[0, 0])
-    direct = jnp.where(plan.direct.array, shared[colours[rows][:, :, None], columns[:, None, :]], zero)
-    find = _jacobian if plan.transition is None else plan.transition
-    transition = find(model, params, state, x)
-    pairs = (rows >= 0)[:, :, None] & (rows >= 0)[:, None, :]
-    blocks = jnp.where(pairs, transition[rows[:, :, None], rows[:, None, :]], zero)  # [G, K, K]
-    return new, blocks @ sensitivity + (direct + _doubt(plan.claims, theta, transition, shared))
+    shared = jax.vmap(lambda seed: pull(unravel(seed)))(seeds(colours, theta.dtype))  # [colours, P]
+    found = shared[colours[rows][:, :, None], columns[:, None, :]]
+    direct = jnp.where(plan.direct.array, found, jnp.zeros_like(found))
+    return new, direct + _doubt(plan.claims, theta, transition, shared)
 
 
 def _doubt(claims, theta, transition, shared):
@@ -171,7 +202,7 @@ def _doubt(claims, theta, transition, shared):
         (claims.transition, transition, "step: got a Jacobian J_t with entries outside the pattern found at init"),
         (claims.shared, shared, "step: got a direct partial ∂⁺h/∂⁺θ with entries outside the pattern found at init"),
     ):
-        if claim.array.any():
+        if claim.array.any() and values is not None:
             outside = jnp.vdot(claim.array.astype(values.dtype), jnp.abs(values))  # a sum, which XLA takes fast
             if _validation.is_concrete(outside) and outside > 0:
                 raise ValueError(f"{what}; call init again with these params, or use rtrl()")
@@ -180,8 +211,17 @@ def _doubt(claims, theta, transition, shared):
 
 
 def _contract(plan, params, sensitivity, local):
-    rows, columns = plan.rows.array, plan.columns.array
-    by_group = jnp.einsum("gk,gkc->gc", local[rows], sensitivity)  # padded rows of the sensitivity are zero
+    return spread(plan, params, by_group(plan, sensitivity, local))
+
+
+def by_group(plan: Plan, sensitivity: jax.Array, local: jax.Array) -> jax.Array:
+    """Âᵀ ∂L/∂h for the columns of each group, [G, C]; padded rows of the sensitivity are zero."""
+    return jnp.einsum("gk,gkc->gc", local[plan.rows.array], sensitivity)
+
+
+def spread(plan: Plan, params: Params, by_group: jax.Array) -> Params:
+    """Shaped like params, from the columns of each group, [G, C]."""
+    columns = plan.columns.array
     place = np.full(plan.active.size, -1, np.int64)
     place[columns[columns >= 0]] = np.flatnonzero(columns.ravel() >= 0)
     flat = by_group.ravel()

@@ -19,6 +19,12 @@ RULES = {
     "uoro": online.uoro,
     "kf_rtrl": online.kf_rtrl,
     "rflo": online.rflo,
+    "sketched_rtrl": lambda: online.sketched_rtrl(1),
+    "reverse_kf_rtrl": online.reverse_kf_rtrl,
+    "ok_rtrl": lambda: online.ok_rtrl(2),
+    "kernl": lambda: online.kernl(rate=0.1, timescale=2.0),
+    "eprop": lambda: online.eprop("adaptive", rate=0.1),
+    "immediate": lambda: online.immediate(decay=0.5),
 }
 
 

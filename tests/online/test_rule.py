@@ -74,8 +74,12 @@ def test_vmap_nan_and_cost(make):
     floats = sum(leaf.size for leaf in jax.tree.leaves((state.model_state, state.sensitivity)))
     cost = rule_.cost(model, params)
     h, m = cases.N, cases.M
+    own = 3 * h * (m + h + 2)
     entries = {"rtrl": h * (3 * h * (m + h) + 4 * h), "uoro": h + 3 * h * (m + h + 2),
-               "kf_rtrl": 4 * h * h + m + h + 1, "snap": 3 * h * (m + h + 2), "rflo": 3 * h * (m + h + 2)}  # fmt: skip
+               "kf_rtrl": 4 * h * h + m + h + 1, "snap": own, "rflo": own, "immediate": own,
+               "sketched_rtrl": own + (h + own) + h * h, "reverse_kf_rtrl": 4 * h + h * (m + h + 1),
+               "ok_rtrl": 2 * (4 * h * h + m + h + 1), "kernl": own + h * h + 4 * h,
+               "eprop": own + h * cases.O}  # fmt: skip
     assert cost.state_floats == floats == entries[make] + h
     assert cost.flops > 0
 
