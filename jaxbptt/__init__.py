@@ -7,10 +7,10 @@ the left. ∂⁺ is the direct partial of one function with its other arguments 
 through the output o_t alone. Logarithms are natural, rates are per step.
 
 Data flows one way: from `cells` and `models` to `trajectories`, `partials`, `jacobians` and `spectra`; beside these to
-`gradients`, then to `terms`, `truncation` and `online`, then to `comparison` and `assessment`. `derivations` checks
-what people derive by hand. `sharded` has gradients and spectra over the devices of a mesh. `report` asks all of them:
-`jaxbptt.xray(model, params, inputs, targets)` proves a gradient and shows where it goes. Import `jaxbptt.plotting` by
-itself: it needs matplotlib.
+`gradients`, then to `terms`, `truncation`, `online` and `perturbation`, then to `comparison` and `assessment`.
+`derivations` checks what people derive by hand. `sharded` has gradients and spectra over the devices of a mesh.
+`report` asks all of them: `jaxbptt.xray(model, params, inputs, targets)` proves a gradient and shows where it goes.
+Import `jaxbptt.plotting` by itself: it needs matplotlib.
 """
 
 import importlib
@@ -49,6 +49,9 @@ if TYPE_CHECKING:  # else imported when first used: a script pays for the module
     )
     from jaxbptt import (
         partials as partials,
+    )
+    from jaxbptt import (
+        perturbation as perturbation,
     )
     from jaxbptt import (
         report as report,
@@ -97,6 +100,7 @@ __all__ = [
     "monitor",
     "online",
     "partials",
+    "perturbation",
     "report",
     "sharded",
     "spectra",

@@ -43,10 +43,11 @@ NAMES = {
     " PropagatedErrors",
     "terms": "GradientTerms InputSaliency gradient_terms input_saliency",
     "truncation": "windowed sliding lag randomised adaptive weighted_gradient window_weights sliding_weights"
-    " random_weights draw_cuts renewal_cuts lag_profile choose_lag"
+    " random_weights draw_cuts renewal_cuts lag_profile choose_lag bootstrapped synthetic_gradients"
     " cut make_probe lost_norms windowed_scan windowed_solve value_and_windowed_grad Windows Loop Solve",
     "online": "Rule OnlineState rtrl snap uoro kf_rtrl rflo run staleness"
     " sketched_rtrl bias_bound reverse_kf_rtrl ok_rtrl kernl eprop immediate",
+    "perturbation": "forward_gradient evolution_strategies node_perturbation",
     "assessment": "assess cost_per_step alignment",
     "derivations": "Derivation check check_gradient check_vjp assert_correct",
     "comparison": "compare",
@@ -72,6 +73,7 @@ ORDER = [
     "terms",
     "truncation",
     "online",
+    "perturbation",
     "spectra",
     "fixed_points",
     "sharded",
@@ -238,7 +240,9 @@ def test_the_command_line(arguments, code, said, capsys):
     assert said in captured.out + captured.err
 
 
-@pytest.mark.parametrize("package", ["adapters", "derivations", "models", "online", "report", "spectra", "truncation"])
+@pytest.mark.parametrize(
+    "package", ["adapters", "derivations", "models", "online", "perturbation", "report", "spectra", "truncation"]
+)
 def test_docstring_examples_run_as_printed(package):
     result = doctest.testmod(module_of(package))
     assert result.attempted > 5

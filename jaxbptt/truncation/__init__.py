@@ -6,6 +6,7 @@
 | TBPTT(k1, k2): each block of k1 losses looks k2 steps back | `sliding(…, stride=k1, num_lags=k2)` |
 | TBPTT(1, L): each loss looks L steps back | `lag(…, num_lags=L)` |
 | random cuts with reweighting, unbiased; ARTBP's schedule | `randomised`, with `draw_cuts` or `renewal_cuts` |
+| windows, the later adjoint predicted (synthetic gradients, DNI) | `bootstrapped`; `synthetic_gradients` learns it |
 | the number of lags chosen for a relative bias | `adaptive`; `lag_profile`, `choose_lag` |
 | windows in a `lax.scan` or a solver of yours, and what they cut | `windowed_scan`, `windowed_solve`, `cut` |
 | any weights on the (t, k) table, term by term: the reference | `weighted_gradient` |
@@ -28,6 +29,7 @@ from jaxbptt.truncation.cuts import draw_cuts, renewal_cuts, renewal_keep
 from jaxbptt.truncation.lags import ChosenLag, LagProfile, adaptive, choose_lag, lag_profile
 from jaxbptt.truncation.routes import lag, randomised, sliding, windowed
 from jaxbptt.truncation.scans import Loop, Solve, Windows, value_and_windowed_grad, windowed_scan, windowed_solve
+from jaxbptt.truncation.synthetic import SyntheticRule, SyntheticState, bootstrapped, synthetic_gradients
 from jaxbptt.truncation.weights import (
     one_link_weights,
     random_weights,
@@ -42,7 +44,10 @@ __all__ = [
     "Loop",
     "Solve",
     "Windows",
+    "SyntheticRule",
+    "SyntheticState",
     "adaptive",
+    "bootstrapped",
     "choose_lag",
     "cut",
     "draw_cuts",
@@ -58,6 +63,7 @@ __all__ = [
     "sliding",
     "sliding_weights",
     "value_and_windowed_grad",
+    "synthetic_gradients",
     "weighted_gradient",
     "window_weights",
     "windowed",
