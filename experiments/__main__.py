@@ -29,6 +29,7 @@ NAMES = (
     "flossing",
     "forcing",
     "isometry",
+    "estimators",
 )
 MAIN_JOB = "xray"
 COMMANDS = {"report": "the results of all runs as one page, and the reference of the library"}  # they measure nothing
