@@ -16,6 +16,7 @@ from jaxbptt import (
     models,
     online,
     partials,
+    perturbation,
     report,
     spectra,
     terms,
@@ -41,7 +42,7 @@ MAKERS = {
     "online": {"kf_rtrl", "rflo", "rtrl", "snap", "uoro"}
     | {"eprop", "immediate", "kernl", "ok_rtrl", "reverse_kf_rtrl", "sketched_rtrl"},
     "truncation": {"draw_cuts", "renewal_cuts", "renewal_keep", "window_weights", "sliding_weights", "random_weights"}
-    | {"one_link_weights", "choose_lag"},
+    | {"one_link_weights", "choose_lag", "synthetic_gradients"},
     "spectra": {"entropy_rate", "error_horizon", "kaplan_yorke_dimension", "newton_outlook", "pool_exponents"},
     "derivations": {"check_vjp"},
     "report": {"assert_verified", "load", "verify"},
@@ -70,6 +71,12 @@ def _of_rule(rule):
     return lambda model, params, inputs, targets, initial: online.run(
         rule, _summed(model), params, inputs, targets, key=KEY, initial=initial
     )
+
+
+def _bootstrapped(model, params, inputs, targets, initial):
+    size = sum(leaf.size for leaf in jax.tree.leaves(initial))
+    weights = jnp.full((size, size + 1), 0.1)
+    return truncation.bootstrapped(model, params, inputs, targets, initial=initial, window=2, weights=weights)
 
 
 def _summed(model):
@@ -237,6 +244,7 @@ TRACED = {
     "truncation.windowed": _of_route(truncation.windowed, window=2),
     "truncation.sliding": _of_route(truncation.sliding, stride=2, num_lags=3),
     "truncation.lag": _of_route(truncation.lag, num_lags=2),
+    "truncation.bootstrapped": _bootstrapped,
     "truncation.randomised": _of_route(truncation.randomised, keep=0.7, cuts=CUTS),
     "truncation.adaptive": _of_route(truncation.adaptive, tolerance=0.5, num_lags=3),
     "truncation.lag_profile": _of_route(truncation.lag_profile, num_lags=3),
@@ -245,6 +253,10 @@ TRACED = {
     "online.run uoro": _of_rule(online.uoro()),
     "online.run kf_rtrl": _of_rule(online.kf_rtrl()),
     "online.staleness": _stale,
+    "perturbation.forward_gradient": _of_route(perturbation.forward_gradient, key=KEY),
+    "perturbation.evolution_strategies": _of_route(perturbation.evolution_strategies, key=KEY, window=2, scale=0.1),
+    "perturbation.node_perturbation": _of_route(perturbation.node_perturbation, key=KEY),
+    "perturbation.node_perturbation noise": _of_route(perturbation.node_perturbation, key=KEY, scale=0.1),
     "spectra.stream_exponents": _stream,
     "spectra.leading_singular_values": _leading,
     "fixed_points.find_fixed_points": _fixed,

@@ -43,8 +43,8 @@ NAMES = {
     " PropagatedErrors",
     "terms": "GradientTerms InputSaliency gradient_terms input_saliency",
     "truncation": "windowed sliding lag randomised adaptive weighted_gradient window_weights sliding_weights"
-    " random_weights draw_cuts renewal_cuts lag_profile choose_lag bootstrapped synthetic_gradients"
-    " cut make_probe lost_norms windowed_scan windowed_solve value_and_windowed_grad Windows Loop Solve",
+    " random_weights draw_cuts renewal_cuts lag_profile choose_lag bootstrapped synthetic_gradients SyntheticRule"
+    " SyntheticState cut make_probe lost_norms windowed_scan windowed_solve value_and_windowed_grad Windows Loop Solve",
     "online": "Rule OnlineState rtrl snap uoro kf_rtrl rflo run staleness"
     " sketched_rtrl bias_bound reverse_kf_rtrl ok_rtrl kernl eprop immediate",
     "perturbation": "forward_gradient evolution_strategies node_perturbation",

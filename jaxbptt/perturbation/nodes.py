@@ -44,8 +44,8 @@ def node_perturbation(
 
     Cost, scale=None: three evaluations of the steps (forward, beside J_t δ and for the gradient), m products J_t δ and
     one gradient of θ; flops per step of an Elman net 8N(M + N) + 2m N² + 6NO. scale=σ: for each sample two evaluations
-    and one gradient of θ, 6N(M + N) + 6NO, and one run without noise, 2N(M + N) + 6NO. Memory T·N (m + 1) with the
-    noise; scale=σ: a few T·N for each sample.
+    and one gradient of θ, 2N(M + 3N) + 6NO, and once 2N(3M + N) + 6NO for the run without noise and what the inputs
+    add to every run. Memory T·N (m + 1) with the noise; scale=σ: a few T·N for each sample.
 
     Args:
       model: f, g, L and the reduction.

@@ -40,7 +40,7 @@ def bootstrapped(
     `windowed`. `synthetic_gradients` learns D.
 
     One forward scan of T steps, one reverse scan of K steps over all windows at once, one gradient of params over
-    all T, as `windowed`, and 2N·F flops per window. Memory T·N beyond the gradient.
+    all T, as `windowed`, and 2N·F flops at the end of each but the last. Memory T·N beyond the gradient.
 
     Args:
       model: f, g, L and the reduction.
@@ -92,7 +92,8 @@ def bootstrapped(
     grads = add_initial(model, params, recurrent, first) if initial is None else recurrent
     require_finite_gradient(model, problem, grads)
     # A traced D that is not finite does not reach the readout's leaves by itself.
-    return forward.loss, jax.tree.map(lambda leaf: jnp.where(jnp.all(jnp.isfinite(matrix)), leaf, jnp.nan), grads)
+    finite = jnp.all(jnp.isfinite(matrix))
+    return forward.loss, jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), grads)
 
 
 class SyntheticInit(Protocol):
