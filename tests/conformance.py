@@ -42,8 +42,12 @@ MAKERS = {
     "online": {"kf_rtrl", "rflo", "rtrl", "snap", "uoro"}
     | {"eprop", "immediate", "kernl", "ok_rtrl", "reverse_kf_rtrl", "sketched_rtrl"},
     "truncation": {"draw_cuts", "renewal_cuts", "renewal_keep", "window_weights", "sliding_weights", "random_weights"}
-    | {"one_link_weights", "choose_lag", "synthetic_gradients"},
-    "spectra": {"entropy_rate", "error_horizon", "kaplan_yorke_dimension", "newton_outlook", "pool_exponents"},
+    | {"one_link_weights", "choose_lag", "synthetic_gradients"}
+    | {"cut", "lost_norms", "make_probe", "value_and_windowed_grad", "windowed_scan", "windowed_solve"},
+    "spectra": {"entropy_rate", "error_horizon", "kaplan_yorke_dimension", "newton_outlook", "pool_exponents"}
+    | {"subspace_angles"},
+    "sharded": {"adjoints", "bptt", "gradient_terms", "leading_singular_values", "log_singular_values", "map_points"}
+    | {"lyapunov_exponents", "row_shardings", "stream_exponents", "unroll"},
     "derivations": {"check_vjp"},
     "report": {"assert_verified", "load", "verify"},
 }
@@ -117,6 +121,25 @@ def _fixed(model, params, inputs, targets, initial):
     states = jax.tree.map(lambda leaf: jnp.stack((leaf[0], leaf[1] / 2)), visited)
     x = jax.tree.map(lambda leaf: leaf[0], inputs)
     return fixed_points.find_fixed_points(model, params, states, x, num_steps=2, polish_steps=2)
+
+
+def _cycles(model, params, inputs, targets, initial):
+    visited = _unrolled(model, params, inputs, targets, initial).states
+    states, xs = (jax.tree.map(lambda leaf: leaf[:2], tree) for tree in (visited, inputs))
+    found = fixed_points.find_cycles(model, params, states, xs, period=2, polish_steps=2)
+    return found._replace(error=jnp.exp(-found.error), multiplier_error=jnp.exp(-found.multiplier_error))
+
+
+def _merged_cycles(model, *data):
+    return fixed_points.merge_cycles(_cycles(model, *data))
+
+
+def _covariant(found):
+    return found._replace(standard_error=jnp.zeros(()))  # of so few
+
+
+def _stream_covariant(model, params, inputs, targets, initial):
+    return _covariant(spectra.stream_covariant_vectors(model, params, inputs, initial=initial, k=1, every=1))
 
 
 def _merged(model, *data):
@@ -221,6 +244,7 @@ CHAIN = {  # what takes Jacobians alone
     "spectra.singular_decomposition": spectra.singular_decomposition,
     "spectra.lyapunov_exponents": lambda chain: _of_few_steps(spectra.lyapunov_exponents(chain, warm_up=1, blocks=2)),
     "spectra.log_growth": spectra.log_growth,
+    "spectra.covariant_vectors": lambda chain: _covariant(spectra.covariant_vectors(chain, k=1)),
     "spectra.pair_norms": spectra.pair_norms,
     "spectra.bounds": _bounded,
 }
@@ -259,7 +283,9 @@ TRACED = {
     "perturbation.node_perturbation noise": _of_route(perturbation.node_perturbation, key=KEY, scale=0.1),
     "spectra.stream_exponents": _stream,
     "spectra.leading_singular_values": _leading,
+    "spectra.stream_covariant_vectors": _stream_covariant,
     "fixed_points.find_fixed_points": _fixed,
+    "fixed_points.find_cycles": _cycles,
     "assessment.assess": _assessed,
     "report.monitor": _monitored,
     "assessment.alignment": _aligned,
@@ -269,6 +295,7 @@ EAGER = {  # what needs numbers
     "online.run rflo": _of_rule(online.rflo()),
     "online.bias_bound": _bounded,
     "fixed_points.merge_points": _merged,
+    "fixed_points.merge_cycles": _merged_cycles,
     "assessment.cost_per_step": _cost,
     "comparison.compare": _compared,
     "derivations.check": _checked,

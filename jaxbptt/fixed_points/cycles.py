@@ -1,4 +1,4 @@
-"""Cycles of a cell, h_{j+1} = f(h_j, x_{j+1}, θ) with h_p = h_0, at a held or a periodic input, and their multipliers."""
+"""Cycles of a cell, h_{j+1} = f(h_j, x_{j+1}, θ) with h_p = h_0, at a held or periodic input, and multipliers."""
 
 from typing import NamedTuple
 

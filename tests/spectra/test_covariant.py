@@ -55,7 +55,7 @@ def test_of_a_periodic_chain_they_are_the_eigenvectors_of_the_product(period):
     middle = slice(40, 80)
     assert off[middle].max() < 1e-12
     assert found.error[middle].max() < 1e-12
-    assert (off <= found.error).all()
+    assert (off <= found.error + 1e-14).all(), "with the rounding of the eigenvectors themselves"
     np.testing.assert_allclose(found.growth[:60].mean(axis=0), exponents, rtol=0, atol=1e-12)
 
 
@@ -156,9 +156,8 @@ def test_streaming_gives_the_same(name):
     stream = lambda *at: spectra.stream_covariant_vectors(cell, *at, initial=initial, transient=20, k=2)
     found = jax.jit(stream)(params, inputs)
     np.testing.assert_array_equal(found.times, expected.times)
-    known = np.asarray(expected.error) < 1e-9
-    assert known.any()
-    assert sines(found.vectors, expected.vectors)[known].max() < 1e-9
+    assert sines(found.vectors, expected.vectors).max() < 1e-9
+    np.testing.assert_allclose(found.error, expected.error, rtol=1e-3, atol=1e-9)
     np.testing.assert_allclose(found.growth, expected.growth, rtol=0, atol=1e-10)
     structured = jacobians.structured_jacobians(cell, params, after) if name == "lstm" else chain
     np.testing.assert_allclose(vectors_of(structured, k=2, every=13).growth, expected.growth, rtol=0, atol=1e-10)
