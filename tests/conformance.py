@@ -146,8 +146,8 @@ def _merged(model, *data):
     return fixed_points.merge_points(_fixed(model, *data))
 
 
-def _bounded(model, params, inputs, targets, initial):
-    """After one step: the state of a step, and both bounds."""
+def _certified(model, params, inputs, targets, initial):
+    """Both bounds after one step."""
     first = lambda leaf: leaf[0]
     x, y = jax.tree.map(first, inputs), jax.tree.map(first, targets)
     state = online.sketched_rtrl(1).init(_summed(model), params, initial=initial, x=x)
@@ -293,7 +293,7 @@ TRACED = {
 EAGER = {  # what needs numbers
     "online.run snap": _of_rule(online.snap(2)),
     "online.run rflo": _of_rule(online.rflo()),
-    "online.bias_bound": _bounded,
+    "online.bias_bound": _certified,
     "fixed_points.merge_points": _merged,
     "fixed_points.merge_cycles": _merged_cycles,
     "assessment.cost_per_step": _cost,
