@@ -22,7 +22,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
     y, reference = np.arange(len(rows))[::-1], results["bptt"]
     with matplotlib.rc_context(WORDS):
         figure = Figure(figsize=(16, 2 + 0.36 * len(rows)), layout="constrained")
-        figure.suptitle("How good is one estimate of the gradient, and what does it cost?", fontsize=20, fontweight="bold")
+        figure.suptitle(
+            "How good is one estimate of the gradient, and what does it cost?", fontsize=20, fontweight="bold"
+        )
         quality, price = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
         colours = [COLOURS[str(row.claim)] for row in rows]
         quality.barh(y, [float(row.cosine) for row in rows], color=colours, height=0.7)
