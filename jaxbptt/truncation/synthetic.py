@@ -179,6 +179,9 @@ def synthetic_gradients(optimizer: Optimizer, *, features: Features | None = Non
       SyntheticRule. Its losses and gradients add up over the windows to C and the estimate of dC/dθ of the reduction
       "sum".
 
+    Raises:
+      ValueError: by `init`, reduction "mean" or a penalty.
+
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> from jaxbptt import models, truncation
