@@ -68,7 +68,7 @@ class _Step(NamedTuple):
 def run_passes(chain: Chain, plan: Plan) -> Records:
     """Both passes over T = warm_up + every (blocks + cool_down) steps."""
     state, q, mixed = _warm_up(chain, jax.tree.map(lambda leaf: leaf[: plan.warm_up], chain.steps))
-    shape = (-1, plan.every)
+    shape = (plan.blocks + plan.cool_down, plan.every)
     steps = jax.tree.map(lambda leaf: leaf[plan.warm_up :].reshape(shape + leaf.shape[1:]), chain.steps)
 
     def run(state, q, block):
