@@ -95,7 +95,7 @@ def run_passes(chain: Chain, plan: Plan) -> Records:
             edge = edge._replace(shares=edge.shares + jnp.linalg.norm(end - edge.q) * _duals(edge.c)[:, None])
         edge, each = jax.lax.scan(_retreat, edge._replace(q=q), r, reverse=True)
         sums = jnp.sum(each.told, axis=0), jnp.sum(each.log_d, axis=0)
-        return edge, (edge, *sums, _follow(jnp.zeros_like(edge.c), each))
+        return edge, (edge.c, edge.shares, *sums, _follow(jnp.zeros_like(edge.c), each))
 
     width = q.shape[1]
     upper = jnp.triu(jnp.ones((width, width), q.dtype), 1)
@@ -109,12 +109,13 @@ def run_passes(chain: Chain, plan: Plan) -> Records:
             reverse=True,
         )
     before = jax.tree.map(lambda leaf: leaf[: plan.blocks], seen)
-    _, (edges, growth, log_d, added) = jax.lax.scan(backward, edge, before, reverse=True)
-    edges = jax.tree.map(lambda rest, last: jnp.concatenate((rest, last[None])), edges, edge)
+    _, (c, faster, growth, log_d, added) = jax.lax.scan(backward, edge, before, reverse=True)
+    join = lambda rest, last: jnp.concatenate((rest, last[None]))
+    c, faster, q = join(c, edge.c), join(faster, edge.shares), join(kept[1][: plan.blocks], edge.q)
     others = 1 - jnp.eye(width, dtype=q.dtype)
-    lower = _forward_shares(mixed * _duals(edges.c[0])[:, None], log_d, added)
-    shares = jnp.where(upper[None] > 0, edges.shares, lower) * others[None]
-    return Records(edges.q, edges.c, growth, shares)
+    lower = _forward_shares(mixed * _duals(c[0])[:, None], log_d, added)
+    shares = jnp.where(upper[None] > 0, faster, lower) * others[None]
+    return Records(q, c, growth, shares)
 
 
 def _warm_up(chain, steps):
