@@ -98,7 +98,7 @@ def find_cycles(
       >>> found = fixed_points.find_cycles(cell, jnp.array(3.83), starts, jnp.zeros((1, 0)), period=3)
       >>> unique = fixed_points.merge_cycles(found).found
       >>> sorted((int(n), bool(abs(m[0]) < 1)) for n, m in zip(unique.period, unique.multipliers))  # one is stable
-      [(1, False), (1, False), (3, False), (3, True)]
+      [(1, False), (3, False), (3, True)]
 
     Reference: Stoer & Bulirsch (2002), Introduction to Numerical Analysis, §7.3.5 (multiple shooting); Sussillo & Barak
     (2013), Neural Computation 25; the damping: Yamashita & Fukushima (2001), Computing 15.

@@ -82,8 +82,8 @@ def run_passes(chain: Chain, plan: Plan) -> Records:
         return state, q, r
 
     def forward(carry, block):
-        state, q, r = run(*carry, block)
-        return (state, q), (*carry, r if plan.stored else None)
+        state, q, r = run(carry[0], carry[1], block)
+        return (state, q), (carry[0], carry[1], r if plan.stored else None)
 
     (_, q), kept = jax.lax.scan(forward, (state, q), steps)
 
