@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbptt import gradients, models
+from jaxbptt import derivations, gradients, models
 from jaxbptt.derivations import check_gradient
 from tests import cases
 from tests.derivations.by_hand import ANY, LOCAL, N, O, T, make
 from tests.derivations.gradients_by_hand import hand_gradient
+from tests.mutation import mutate_package
 
 GRADIENT = {
     **LOCAL,
@@ -119,8 +120,8 @@ HOOKS = {
     ),
     "of the hidden part": (
         "lstm",
-        with_hook(lambda state: state._replace(hidden=by_value(state.hidden)), on_carry=False),
-        "hidden alone, elementwise",
+        with_hook(lambda state: state._replace(hidden=by_norm(state.hidden)), on_carry=True),
+        "J_{t+1}ᵀ λ_{t+1} hidden alone, by its norm",
     ),
     "of a batch": ("batch", with_hook(jax.vmap(by_norm), on_carry=True), "J_{t+1}ᵀ λ_{t+1} each sequence by its norm"),
     "ours": (
@@ -163,4 +164,19 @@ def test_a_scaled_carry_is_not_taken_for_a_clipped_one():
     shrunk = with_hook(functools.partial(jax.tree.map, lambda leaf: 0.9 * leaf), on_carry=True)
     report = check_gradient(model, shrunk, key=jax.random.key(0), **data)
     assert not report.ok
+    assert "clipped_adjoint" not in {finding.slip for finding in report.findings}
+
+
+@pytest.mark.parametrize(
+    ("case", "old", "new"),
+    [
+        ("of a batch", "members = groups == np.arange(groups.max() + 1)[:, None]", "members = groups[None] >= 0"),
+        ("of the hidden part", "np.where(inside, factors @ members, 1)", "np.max(factors, axis=-1, keepdims=True)"),
+    ],
+)
+def test_a_broken_part_of_a_clip_is_seen(case, old, new):
+    name, gradient, _ = HOOKS[case]
+    model, data = hooked_problem(name)
+    broken = mutate_package(derivations, old, new)
+    report = broken.check_gradient(model, gradient, key=jax.random.key(0), **data)
     assert "clipped_adjoint" not in {finding.slip for finding in report.findings}

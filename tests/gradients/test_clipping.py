@@ -122,6 +122,26 @@ def test_clipping_is_that_of_a_hook_on_the_state(name, kinds, options):
         assert compare(exact, actual).relative > 0.1, (by, of)  # far from the gradient
 
 
+def test_a_hook_of_pytorch_is_a_clip_of_the_whole():
+    torch = pytest.importorskip("torch")
+    model, (params, inputs, targets, _) = problem("gru")
+    tensor = lambda leaf: torch.tensor(np.asarray(leaf))
+    theta, cell = params.cell, torch.nn.GRUCell(cases.M, cases.N).double()
+    leaves = {"weight_ih": theta.w_hx, "weight_hh": theta.w_hh, "bias_ih": theta.b_x, "bias_hh": theta.b_h}
+    cell.load_state_dict({name: tensor(leaf) for name, leaf in leaves.items()})
+    h, total = torch.zeros(1, cases.N, dtype=torch.float64), 0.0
+    for x, y in zip(inputs, targets, strict=True):
+        h = cell(tensor(x)[None], h)
+        h.register_hook(lambda gradient: gradient.clamp(-BOUND, BOUND))
+        output = tensor(params.readout.w_yh) @ h[0] + tensor(params.readout.b_y)
+        total = total + ((output - tensor(y)) ** 2).sum() / 2 / LENGTH
+    total.backward()
+    expected = [getattr(cell, name).grad.numpy() for name in leaves]
+    actual = gradients.bptt(model, params, inputs, targets, clip_adjoint=BOUND, clip_by="value", clip_of="whole")[1]
+    for theirs, ours in zip(expected, jax.tree.leaves(actual.cell), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-14)
+
+
 MUTANTS = [
     ("lstm", KINDS[0], "return clip.of_carried(earlier), kept", "return earlier, kept"),
     ("lstm", KINDS[2], "pull(residuals, clip.of_whole(cotangent))", "pull(residuals, cotangent)"),
