@@ -216,6 +216,15 @@ def test_many_bounds_at_once_and_their_bias():
     assert np.isnan(ravel_pytree(grads.cell)[0]).any()
 
 
+@pytest.mark.parametrize("by", ["norm", "value"])
+def test_what_a_clip_costs(by):
+    """A few operations an entry of the state and step, beside the products with N² weights."""
+    model = models.sequence_model(cells.elman(4, 64), 1)
+    data = model.init(KEY), jnp.zeros((50, 4)), jnp.zeros((50, 1))
+    cost = lambda **options: assessment.cost_per_step(model, functools.partial(gradients.bptt, **options), *data).flops
+    assert 2 * 64 < cost(clip_adjoint=1.0, clip_by=by) - cost() < 7 * 64
+
+
 def test_both_directions_are_clipped_each_in_its_own_time():
     """With a readout of one direction alone, it is the clip of that direction's model."""
     cell = cells.elman(2, 3)
