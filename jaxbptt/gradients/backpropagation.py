@@ -108,7 +108,7 @@ def bptt(
         "auto", parallel except on a CPU for a factored, linear derivation, N ≤ 256 and T ≥ 1024 of a single sequence
         if `block` leaves one block, else sequential.
       clip_adjoint: c ≥ 0, scalar, may be traced: μ_t = clip(J_{t+1}ᵀ λ_{t+1}) in place of J_{t+1}ᵀ λ_{t+1}, at every
-        step and for h_0, so that nothing can explode on its way back; about 6 N operations a step. The result is then no
+        step and for h_0, so that nothing can explode on its way back; about 6 N operations a step. The result is no
         gradient: biased wherever a step is clipped (`assessment.assess` says how far). inf clips nothing; 0 carries
         nothing back, windows of one step with h_0 a constant. Never in parallel. None: the gradient.
       clip_by: "norm", v min(1, c/‖v‖) over the whole state, of each sequence of a batch by itself; "value", every
