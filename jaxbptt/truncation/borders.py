@@ -83,9 +83,9 @@ def make_probe(carry: State, num_steps: int, window: int) -> States:
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxbptt import truncation
-      >>> truncation.make_probe((jnp.ones(2), jnp.array(0)), 7, window=3)  # after steps 3 and 6
-      (Array([[0., 0.],
-             [0., 0.]], dtype=float32), None)
+      >>> zeros, counter = truncation.make_probe((jnp.ones(2), jnp.array(0)), 7, window=3)  # after steps 3 and 6
+      >>> zeros.shape, counter
+      ((2, 2), None)
     """
     _validation.require_size("num_steps", num_steps)
     _validation.require_size("window", window)
