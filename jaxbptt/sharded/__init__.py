@@ -13,7 +13,8 @@ Time is cut into one span of T/D steps a device. What a span does to a cotangent
 an affine cell does to a state: spans are reduced to their maps side by side, the maps are joined by ⌈log₂ D⌉ + 1 hops
 between devices, and every span runs from what it then knows to start from. Where the map costs more than it saves, or
 the step is not affine, a state is relayed from span to span. Each docstring says how many numbers a device holds and
-sends. Compile them: over several processes (`jax.distributed.initialize`) that is the only way.
+sends. Compile them: over several processes (`jax.distributed.initialize`) that is the only way. Under a mesh that is
+set with explicit axes (`jax.set_mesh`) results have these axes in their types, and methods of results may refuse them.
 
 >>> import jax, jax.numpy as jnp
 >>> from jaxbptt import cells, gradients, models, sharded

@@ -41,10 +41,11 @@ def lyapunov_exponents(
 ) -> LyapunovExponents:
     """λ_i = 1/T' Σ_t ln r_ii(t) as `spectra.lyapunov_exponents` with interval=1, each device its own steps' QRs.
 
-    Every span starts from the frame Q that one device would have there. "sequential": Q is relayed, D − 1 hops of N k
-    numbers, and all T QRs are made one after the other before those of all spans at once. "parallel": every span is
-    factored first, 2 T/D dependent steps in all, and the factors of the spans are joined as in `log_singular_values`;
-    the frame is what they make of Q_0. Then sums of at most 4,096 k numbers. Memory of a device: 1/D of the chain.
+    Every span starts from the frame Q that one device would have there. "sequential": Q is relayed with what rounding
+    did to it, D − 1 hops of N K + 2K² + K numbers, K = min(k + 1, N), and the QRs of D − 1 spans are made one after the
+    other before those of all at once. "parallel": every span is factored first, 2 T/D dependent steps in all, and the
+    factors of the spans are joined as in `log_singular_values`; the frame is what they make of Q_0. Then sums of at
+    most 4,096 K numbers. Memory of a device: 1/D of the chain.
 
     Args:
       jacobians: [T, N, N], [t−1] is J_t, float.
@@ -270,8 +271,9 @@ def _frame_after(factors: Factors, frame: jax.Array) -> jax.Array:
         column = jax.lax.dynamic_index_in_dim(x, k, axis=1, keepdims=False)
         weight = jnp.where(free, jnp.maximum(jnp.log(jnp.abs(column)) + scale, least), -jnp.inf)
         p = jnp.argmax(weight)
-        pivot = jnp.where(column[p] == 0, 1, column[p])
-        ratio = jnp.where(free & (jnp.arange(len(x)) != p), column / pivot, 0)
+        alive = weight[p] > least  # else all that is left is lost exactly, and any direction will do
+        pivot = jnp.where(alive, column[p], 1)
+        ratio = jnp.where(alive & free & (jnp.arange(len(x)) != p), column / pivot, 0)
         down = jnp.where(ratio != 0, ratio * jnp.exp(jnp.where(ratio != 0, scale - scale[p], 0)), 0)
         lower = lower.at[:, k].set(down.at[p].set(1))
         return x - jnp.outer(ratio, x[p]), lower, free.at[p].set(False)

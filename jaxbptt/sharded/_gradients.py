@@ -49,8 +49,8 @@ def bptt(
     With L = T/D steps on each of D devices, S numbers a state and p probes (N; n for a cell that knows the blocks
     [n, n] of its J_t; 1 for a diagonal one):
 
-    forward: h is relayed over D spans, (D − 1) L dependent steps and D hops of S numbers; a cell that is affine in h
-      takes L steps of p + 1 states and ⌈log₂ D⌉ + 1 hops of (p + 1) S numbers.
+    forward: h is relayed over D spans, (D − 1) L dependent steps and D − 1 hops of S numbers; a cell that is affine in
+      h takes 2 L steps, of one state and of p, and ⌈log₂ D⌉ + 1 hops of (p + 1) S numbers.
     backward, "sequential": μ is relayed in the same way.
     backward, "parallel": each span is reduced to μ → A μ + b, L steps of p + 1 cotangents; the maps are joined in
       ⌈log₂ D⌉ + 1 hops of (p + 1) S numbers, whatever T.

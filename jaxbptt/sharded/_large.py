@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxbptt.sharded._spans import require_shares, take_axis
 from jaxbptt.spectra.matrix_free import LeadingSVD
@@ -38,7 +38,9 @@ def row_shardings(params: Params, *, mesh: Mesh, state: str = "state") -> Any:
     axis, automatic = take_axis(mesh, state, "state"), Mesh(mesh.devices, mesh.axis_names)
 
     def place(leaf):
-        by_rows = leaf.ndim and leaf.shape[0] % axis.size == 0
+        if not hasattr(leaf, "shape"):
+            raise TypeError(f"params: got {type(leaf).__name__}, expected arrays or their shapes")
+        by_rows = len(leaf.shape) > 0 and leaf.shape[0] % axis.size == 0
         return NamedSharding(automatic, PartitionSpec(state) if by_rows else PartitionSpec())
 
     return jax.tree.map(place, params)
@@ -79,7 +81,7 @@ def leading_singular_values(
 
     Raises:
       TypeError, ValueError: as `spectra.leading_singular_values`; a mesh that is none; an axis that it lacks; a state
-        that cannot be cut over it.
+        that cannot be cut over it; a mesh set with explicit axes, by which the program is not partitioned.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -104,6 +106,8 @@ def leading_singular_values(
         spec = PartitionSpec(*(None,) * before, state)
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(automatic, spec))
 
+    if AxisType.Explicit in getattr(jax.sharding.get_abstract_mesh(), "axis_types", ()):
+        raise ValueError("mesh: got one set with explicit axes, expected none set, or axis_types of AxisType.Auto")
     params, trajectory, _ = take_trajectory(cell, params, trajectory)
     trajectory = Trajectory(
         jax.tree.map(lambda leaf: cut(leaf, 0), trajectory.initial),

@@ -36,6 +36,8 @@ def map_points(function: Callable[[Any], T], points: Any, *, mesh: Mesh, axis: s
       >>> sharded.map_points(lambda gain: gain**2, gains, mesh=mesh)[:2].tolist()
       [0.0, 1.0]
     """
+    if not callable(function):
+        raise TypeError(f"function: got {type(function).__name__}, expected a function of one point")
     points = _validation.as_arrays("points", points)
     shapes = [leaf.shape for leaf in jax.tree.leaves(points)]
     if len({shape[:1] for shape in shapes}) != 1 or () in shapes:

@@ -61,19 +61,39 @@ def on_devices(function: Callable[..., T], mesh: Mesh, arguments: Any, results: 
 
     What comes out as `PartitionSpec()` must be equal on all devices; scans begin from constants, which JAX's own check
     of that does not allow. The axes are taken as automatic ones, so that results can be used like any other array, but
-    for a mesh that the caller has set as explicit.
+    for a mesh that the caller has set: then they are of its kind, and so are the results.
     """
-    explicit = AxisType.Explicit in getattr(jax.sharding.get_abstract_mesh(), "axis_types", ())
-    mesh = mesh if explicit else Mesh(mesh.devices, mesh.axis_names)
+    mesh = _as_set(mesh)
     mapped = jax.shard_map(function, mesh=mesh, in_specs=arguments, out_specs=results, check_vma=False)
+    explicit = explicit_axes(mesh)
     if not explicit:
         return mapped
 
     def resharded(*given):
-        lay = lambda spec, tree: jax.tree.map(lambda leaf: jax.reshard(leaf, NamedSharding(mesh, spec)), tree)
+        def lay(spec, tree):
+            place = NamedSharding(mesh, PartitionSpec(*(name if name in explicit else None for name in spec)))
+            return jax.tree.map(lambda leaf: jax.reshard(leaf, place), tree)
+
         return mapped(*map(lay, arguments, given))
 
     return resharded
+
+
+def explicit_axes(mesh: Mesh) -> tuple[str, ...]:
+    """Those whose shardings are part of the types of arrays."""
+    pairs = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in pairs if kind == AxisType.Explicit)
+
+
+def _as_set(mesh):
+    """The mesh with axes of the kinds that the caller has set (`jax.set_mesh`); automatic ones where nothing is set."""
+    context = jax.sharding.get_abstract_mesh()
+    if context.empty:
+        return Mesh(mesh.devices, mesh.axis_names)
+    if (context.axis_names, context.axis_sizes) != (mesh.axis_names, mesh.axis_sizes):
+        said = dict(mesh.shape), dict(context.shape)
+        raise ValueError(f"mesh: got {said[0]}, expected the one that jax.set_mesh has set, {said[1]}")
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=context.axis_types)
 
 
 def cut(axis: int, *names: str | None) -> PartitionSpec:

@@ -1,6 +1,7 @@
 """The (t, k) table of one long sequence over several devices, all of it or the rows of some losses."""
 
 import functools
+import operator
 from typing import Any, NamedTuple, overload
 
 import jax
@@ -9,7 +10,6 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from jaxbptt import _validation
 from jaxbptt.gradients.diagnosis import require_finite_gradient
 from jaxbptt.gradients.forward import read_out, take_problem
 from jaxbptt.jacobians.structured import moving_jacobians, row_mover
@@ -179,12 +179,12 @@ def _take_losses(losses, length, steps):
     """(the device that holds them, None: all; the first within its span; how many a device has)."""
     if losses is None:
         return None, 0, steps
-    _validation.require_type("losses", losses, tuple, "two ints (first, last)")
-    if len(losses) != 2:
-        raise ValueError(f"losses: got {len(losses)} numbers, expected two, first and last")
-    first, last = _validation.require_span(losses[0], losses[1], length)
-    if first == last:
-        raise ValueError(f"losses: got {losses}, expected first < last")
+    is_index = lambda number: hasattr(number, "__index__") and not isinstance(number, bool)
+    if not (isinstance(losses, tuple) and len(losses) == 2 and all(map(is_index, losses))):
+        raise TypeError(f"losses: got {losses}, expected two static ints (first, last)")
+    first, last = map(operator.index, losses)
+    if not 0 <= first < last <= length:
+        raise ValueError(f"losses: got {losses}, expected 0 ≤ first < last ≤ T = {length}")
     owner = first // steps
     if (last - 1) // steps != owner:
         raise ValueError(f"losses: got {losses}, which lie in several spans of {steps} steps, expected them in one")

@@ -25,7 +25,7 @@ def unroll(
     """h_t = f(h_{t−1}, x_t, θ) as `trajectories.unroll`, each device its own steps.
 
     "sequential": the state is relayed from span to span, then all spans run once more at once: (D − 1) L + L dependent
-    steps of L = T/D, D − 1 hops of one state. "parallel", of cells that are affine in h: 2 L dependent steps and
+    steps of L = T/D, D − 1 hops of one state. "parallel", of cells that are affine in h: 3 L dependent steps and
     ⌈log₂ D⌉ + 1 hops of one map. Memory of a device: 1/D of the inputs and states.
 
     Args:

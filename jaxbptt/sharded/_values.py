@@ -28,15 +28,17 @@ def log_singular_values(
     """ln σ_i(dh_t/dh_0), i = 1 … N, as `spectra.log_singular_values`, each device with the J_t of its own steps.
 
     "parallel": every span is factored by itself, T/D dependent QR steps; the factors are joined by the graded rule in
-    ⌈log₂ D⌉ + 1 hops of 3N² + 5N numbers, and errors are carried along. "sequential": the factors are relayed, D − 1
-    hops and all T steps one after the other, with the values of one device to the last bit. Memory of a device: 1/D of
-    the chain, and its records.
+    ⌈log₂ D⌉ + 1 hops of 3N² + 4N numbers, and errors are carried along: where a join is uncertain, so are all values of
+    that record. "sequential": the factors are relayed in D − 1 hops, all T steps one after the other, with the values
+    of one device's QRs (a chain of scaled permutations, which one device knows exactly without, is not told apart).
+    "auto": parallel, and again sequentially where that leaves a value unknown. Memory of a device: 1/D of the chain,
+    3N² + 4N numbers for each record in it, and all R N values.
 
     Args:
       jacobians: [T, N, N], [t−1] is J_t, float; cut over the devices or not.
       mesh, time: as in `bptt`.
       every: k, static: record at t = k, 2k, … and T; None: at T only.
-      method: "parallel", "sequential", or "auto": parallel.
+      method: "parallel", "sequential" or "auto".
 
     Returns:
       [R, N] in nats, descending; NaN where the test forwards of `spectra.log_singular_values` (without `errors`) finds
@@ -95,14 +97,21 @@ def log_singular_values(
             return jax.lax.scan(body, (factors, kept), (at, chain))[0]
 
         first = graded.identity(size, chain.dtype)
-        if method == "sequential":
-            _, kept = record(relay(run, first, axis))
-        else:
+
+        def relayed():
+            return trust(record(relay(run, first, axis))[1])[:3]
+
+        def joined():
             last, kept = record(first)
-            kept = _join_before(last, kept, first, axis)
-        found = trust(kept)
+            return trust(_join_before(last, kept, first, axis))[:3]
+
+        found = relayed() if method == "sequential" else joined()
+        if method == "auto":
+            unknown = jax.lax.psum(jnp.sum(found[2] > LIMIT), axis.name)  # on all devices alike: they relay together
+            found = jax.lax.cond(unknown > 0, relayed, lambda: found)
+        log_sigma, _, error = found
         finite = jax.lax.pmin(jnp.all(jnp.isfinite(chain)).astype(int), axis.name) > 0
-        both = jax.lax.all_gather(jnp.stack((found.log_sigma, found.error)), axis.name)  # [D, 2, slots, N]
+        both = jax.lax.all_gather(jnp.stack((log_sigma, error)), axis.name)  # [D, 2, slots, N]
         return both[devices, :, slot], finite
 
     both, finite = on_devices(on_one, mesh, (cut(0, time),), PartitionSpec())(jacobians)

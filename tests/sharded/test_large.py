@@ -67,3 +67,10 @@ def test_a_scalar_state_cannot_be_cut():
     steps = trajectories.unroll(cell, jnp.asarray(0.5), jnp.zeros(4))
     with pytest.raises(ValueError, match="trajectory: got a scalar in the state, expected a multiple of 2 entries"):
         sharded.leading_singular_values(cell, jnp.asarray(0.5), steps, mesh=mesh, **OPTIONS | {"k": 1})
+
+
+def test_explicit_axes_are_refused():
+    mesh = mesh_of(2, names=("state",))
+    find, params, inputs, _ = of_mesh(mesh)
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match="mesh: got one set with explicit axes"):
+        jax.eval_shape(find, jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: params)), inputs)

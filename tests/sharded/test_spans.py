@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxbptt import cells, models, sharded, trajectories
 from jaxbptt.sharded import _spans
@@ -73,13 +73,16 @@ def gradient(model=MODEL, data=DATA, function=sharded.bptt, **options):
         (lambda: sharded.lyapunov_exponents(CHAIN, mesh=MESH, k=3), ValueError, "k: got 3"),
         (lambda: sharded.lyapunov_exponents(CHAIN.at[5].set(jnp.nan), mesh=MESH), ValueError, "t = 6"),
         (lambda: gradient(function=sharded.gradient_terms, losses=(3, 6)), ValueError, "in several spans of 4 steps"),
-        (lambda: gradient(function=sharded.gradient_terms, losses=(3, 3)), ValueError, "expected first < last"),
-        (lambda: gradient(function=sharded.gradient_terms, losses=(3, 9)), ValueError, "stop: got 9"),
-        (lambda: gradient(function=sharded.gradient_terms, losses=3), TypeError, "losses: got int"),
+        (lambda: gradient(function=sharded.gradient_terms, losses=(3, 3)), ValueError, r"\(3, 3\), expected 0 ≤ first"),
+        (lambda: gradient(function=sharded.gradient_terms, losses=(3, 9)), ValueError, "last ≤ T = 8"),
+        (lambda: gradient(function=sharded.gradient_terms, losses=(True, 2)), TypeError, "losses: got .*static ints"),
+        (lambda: gradient(function=sharded.gradient_terms, losses=3), TypeError, "losses: got 3"),
         (lambda: sharded.map_points(jnp.sin, jnp.ones(3), mesh=MESH, axis="time"), ValueError, "points: got P = 3"),
         (lambda: sharded.map_points(jnp.sin, (jnp.ones(2), jnp.ones(4)), mesh=MESH, axis="time"), ValueError,
          "points: got leaves of shapes"),
         (lambda: sharded.row_shardings(jnp.ones(2), mesh=MESH), ValueError, "state: got 'state', expected an axis"),
+        (lambda: sharded.row_shardings([1.0], mesh=MESH, state="time"), TypeError, "params: got float, expected"),
+        (lambda: sharded.map_points(None, jnp.ones(2), mesh=MESH, axis="time"), TypeError, "function: got NoneType"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(call, error, words):
@@ -96,11 +99,27 @@ def test_the_first_bad_step_is_named():
         sharded.bptt(model, params, *DATA, mesh=MESH)
 
 
-def test_a_mesh_that_is_set_by_the_user_is_taken():
-    mesh = mesh_of(2)
+@pytest.mark.parametrize(
+    ("kinds", "names"),
+    [
+        ((AxisType.Explicit,), ("time",)),
+        ((AxisType.Auto,), ("time",)),
+        ((AxisType.Explicit, AxisType.Auto), ("other", "time")),
+    ],
+)
+def test_a_mesh_that_is_set_by_the_user_is_taken(kinds, names):
+    mesh = jax.make_mesh((1, 2)[-len(names) :], names, axis_types=kinds, devices=jax.devices()[:2])
     cell = cells.lru(2, 3)
     params = cell.init(jax.random.key(0))
     expected = trajectories.unroll(cell, params, DATA[0]).states
     with jax.set_mesh(mesh):
         actual = jax.jit(lambda params: sharded.unroll(cell, params, DATA[0], mesh=mesh).states)(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
+
+
+def test_another_mesh_than_the_one_that_is_set_is_one_line():
+    with (
+        jax.set_mesh(mesh_of(2)),
+        pytest.raises(ValueError, match=r"mesh: got \{'time': 4\}, expected .* \{'time': 2\}"),
+    ):
+        sharded.log_singular_values(CHAIN, mesh=mesh_of(4))

@@ -77,6 +77,37 @@ def test_exponents_far_apart_are_joined():
     np.testing.assert_allclose(actual.exponents, expected.exponents, atol=1e-12)
 
 
+LOST = {  # the chain loses two directions exactly, all of them, or by a step of small rank
+    "two rows of a step": lambda chain: chain.at[5, 1:].set(0.0),
+    "a step": lambda chain: chain.at[5].set(0.0),
+    "rows of all steps": lambda chain: chain.at[:, 1:].set(0.0),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_directions_that_are_lost_leave_the_others(name):
+    chain = LOST[name](chain_of(1.0))
+    expected = spectra.lyapunov_exponents(chain, interval=1).exponents
+    actual = sharded.lyapunov_exponents(chain, mesh=mesh_of(4), method="parallel").exponents
+    np.testing.assert_allclose(actual, expected, rtol=1e-10)
+    values = sharded.log_singular_values(chain, mesh=mesh_of(4))
+    np.testing.assert_allclose(values, spectra.log_singular_values(chain), rtol=1e-10)
+
+
+def test_where_a_join_is_uncertain_the_factors_are_relayed():
+    """Steps of rank one: rounding makes the rest, but not the first value."""
+    left, right = jax.random.normal(jax.random.key(7), (2, 12, 3))
+    chain = jnp.einsum("ti,tj->tij", left, right)
+    find = lambda method: sharded.log_singular_values(chain, mesh=mesh_of(3), method=method)
+    with pytest.warns(RuntimeWarning, match="2 of 3 values"):
+        found = find("auto")
+    with pytest.warns(RuntimeWarning, match="3 of 3 values"):
+        find("parallel")
+    with pytest.warns(RuntimeWarning, match="2 of 3 values"):
+        expected = spectra.log_singular_values(chain)
+    np.testing.assert_allclose(found[0, 0], expected[0, 0], rtol=1e-12)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stream_is_the_chain_of_its_own_states(method):
     cell = cells.gru(0, 3, recurrent=cells.gaussian(4.0))
@@ -98,7 +129,8 @@ def test_float32_keeps_its_digits():
 def test_the_program_sends_what_the_docstring_says():
     """Factors have seven leaves; log₂ 8 + 1 hops of each, one gathering of the values."""
     chain = chain_of(1.0)
-    parallel = collectives(compiled(lambda chain: sharded.log_singular_values(chain, mesh=mesh_of(8)), chain))
+    find = lambda chain: sharded.log_singular_values(chain, mesh=mesh_of(8), method="parallel")
+    parallel = collectives(compiled(find, chain))
     assert 4 <= parallel["collective-permute"] <= 7 * 4
     assert parallel["all-gather"] <= 1
     relayed = lambda chain: sharded.log_singular_values(chain, mesh=mesh_of(8), method="sequential")
