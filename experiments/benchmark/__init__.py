@@ -70,7 +70,7 @@ EXPERIMENT = harness.Experiment(
     keeps_compiled=False,
     keeps_arrays=False,
     summary_file="benchmark.json",
-    takes="1 h",
+    takes="60 min",
     alt={
         "figure.png": (
             "Left, a grid of cells by one sequence and a batch, with how many times faster jaxbptt is than each other "

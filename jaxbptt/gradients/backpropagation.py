@@ -148,7 +148,7 @@ def bptt(
     Reference: Werbos (1990), Proc. IEEE 78; Chen et al. (2016), arXiv:1604.06174 (blocks); S1.10 (λ_t), S2.28 (W_hh);
     clipping inside time: Mikolov (2012), PhD thesis, Brno; Graves (2013), arXiv:1308.0850 (of the gates' arguments).
     """
-    adjoint, clip = _take_adjoint(model, adjoint, clip_adjoint, clip_by, clip_of)
+    adjoint, clip = _take_adjoint(getattr(model, "batch", None), adjoint, clip_adjoint, clip_by, clip_of)
     if block is not None:
         _validation.require_size("block", block)
     if memory is not None:
@@ -229,7 +229,7 @@ def adjoints(
 
     Reference: Werbos (1990), Proc. IEEE 78; S1.10.
     """
-    adjoint, clip = _take_adjoint(model, adjoint, clip_adjoint, clip_by, clip_of)
+    adjoint, clip = _take_adjoint(getattr(model, "batch", None), adjoint, clip_adjoint, clip_by, clip_of)
     problem = take_problem(model, params, inputs, targets, initial)
     params, inputs, targets, initial, _ = problem
     trajectory, _, local, _, early = run_forward(model, params, inputs, targets, initial)
@@ -245,7 +245,7 @@ def adjoints(
 
 
 def _take_adjoint(
-    model: Model | BidirectionalModel,
+    batch: int | None,
     adjoint: AdjointMethod,
     bound: float | Scalar | None,
     by: ClipKind,
@@ -253,7 +253,7 @@ def _take_adjoint(
 ) -> tuple[AdjointMethod, Clip | None]:
     """How λ is carried back, sequentially where it is clipped; raise for options that do not fit each other."""
     _validation.require_choice("adjoint", adjoint, METHODS)
-    clip = take_clip(bound, by, of, getattr(model, "batch", None))
+    clip = take_clip(bound, by, of, batch)
     if clip is None:
         return adjoint, None
     if adjoint == "parallel":

@@ -60,7 +60,7 @@ def test_every_run_is_there_in_the_order_of_the_experiments(checked):
     assert checked.all("section", "id") == ["run-identities", "run-vanishing", "run-gates", "run-once----again--ü"]
     text = " ".join(" ".join(checked.text).split())
     for words in (
-        "4 runs of 4 of the 20 experiments",
+        "4 runs of 4 of the 21 experiments",
         "once & <again> ü",
         "a run of training",
         "A check failed.",
