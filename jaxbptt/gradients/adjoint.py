@@ -78,7 +78,7 @@ def parallel_adjoint(
     before, after = jax.lax.scan(over_blocks, later, affine, reverse=True)
     kept, passed = jax.vmap(within)(blocks, after)
     said = jax.tree.map(lambda first, rest: jnp.concatenate((first[None], rest[:-1])), before, after)
-    agrees = _agree(passed, said)
+    agrees = agree(passed, said)
     kept = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)
     rest, rest_local = jax.tree.map(lambda leaf: leaf[: length - whole], (residuals, local))
     first, before = sequential_adjoint(pull, rest, rest_local, before)
@@ -99,7 +99,7 @@ def block_adjoint(
     return kept, jax.tree.map(lambda leaf: leaf[0], passed)
 
 
-def _agree(passed, said):
+def agree(passed: Any, said: Any) -> jax.Array:
     """Whether two pytrees are the same to half the digits, by the largest entry of all."""
     pairs = list(zip(jax.tree.leaves(passed), jax.tree.leaves(said), strict=True))
     scale = jnp.max(jnp.stack([jnp.max(jnp.abs(b), initial=0) for _, b in pairs]))

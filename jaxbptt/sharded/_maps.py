@@ -9,7 +9,6 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbptt.cells.structure import BlockParts, DiagonalLowRank, dtype_of, gather_copies, scatter_copies
-from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
 from jaxbptt.sharded._spans import Axis, scan_devices, select
 from jaxbptt.types import Input, Params, Recurrence, State
@@ -78,11 +77,6 @@ def start_of_span(span: SpanMap, first: State, shape: Shape, axis: Axis, *, reve
     """What this device's span starts from, where the first one starts from `first`: ⌈log₂ D⌉ + 1 hops of one map."""
     _, before = scan_devices(join, span, axis, reverse=reverse)
     return select(axis.place(reverse) > 0, apply(before, first, shape), first)
-
-
-def single_model(model: Model) -> Any:
-    """What one sequence's step belongs to."""
-    return model if model.batch is None else model.single
 
 
 def _first_copies(unit, like, shape):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxbptt.cells.structure import BlockParts
+from jaxbptt.gradients.adjoint import agree
 from jaxbptt.gradients.backpropagation import PARALLEL_SIZE
 from jaxbptt.models._batched import batched, single_of
-from jaxbptt.models.model import Model
 from jaxbptt.partials import step_partials
-from jaxbptt.sharded._maps import Shape, apply, probe, shape_of, single_model, start_of_span
+from jaxbptt.sharded._maps import Shape, apply, probe, shape_of, start_of_span
 from jaxbptt.sharded._spans import Axis, cut, relay, require_shares, take_axis
 from jaxbptt.types import AdjointMethod, Inputs, Params, State
 
@@ -52,10 +52,11 @@ class Place(NamedTuple):
 
 
 def place(model: Any, mesh: Mesh, time: str, batch: str | None, length: int) -> Place:
+    """Where a model's T steps, and its sequences, lie; raises unless mesh and sizes fit."""
     axis = take_axis(mesh, time, "time")
     require_shares("inputs", "T", length, axis)
     if batch is None:
-        return Place(mesh, axis, None, model, single_model(model) if isinstance(model, Model) else model)
+        return Place(mesh, axis, None, model, getattr(model, "single", None) or model)
     if batch == time:
         raise ValueError(f"batch: got {batch!r}, expected another mesh axis than that of time")
     over = take_axis(mesh, batch, "batch")
@@ -65,7 +66,8 @@ def place(model: Any, mesh: Mesh, time: str, batch: str | None, length: int) -> 
     return Place(mesh, axis, batch, batched(single, require_shares("inputs", "B", model.batch, over)), single)
 
 
-def is_affine(single):
+def is_affine(single: Any) -> bool:
+    """Whether the derivation says that the step is affine in the state."""
     parts = step_partials(single).parts
     return isinstance(parts, BlockParts) and parts.affine
 
@@ -98,11 +100,7 @@ def find_later(
     said = apply(span, later, shape)
 
     def agrees(earlier):
-        pairs = list(zip(jax.tree.leaves(earlier), jax.tree.leaves(said), strict=True))
-        scale = jnp.max(jnp.stack([jnp.max(jnp.abs(b), initial=0) for _, b in pairs]))
-        off = jnp.max(jnp.stack([jnp.max(jnp.abs(a - b), initial=0) for a, b in pairs]))
-        bad = off > jnp.sqrt(jnp.finfo(scale.dtype).eps).astype(scale.dtype) * scale
-        return at.add_up(bad.astype(int)) == 0
+        return at.add_up((~agree(earlier, said)).astype(int)) == 0
 
     return later, agrees
 

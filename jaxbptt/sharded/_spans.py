@@ -132,13 +132,6 @@ def scan_devices(join: Callable[[T, T], T], value: T, axis: Axis, *, reverse: bo
     return value, axis.hop(value, 1, reverse)
 
 
-def from_device(value: T, axis: Axis, index: int) -> T:
-    """What device `index` holds, on all: one sum."""
-    own = axis.index() == index
-    alone = jax.tree.map(lambda leaf: jnp.where(own, leaf, jnp.zeros_like(leaf)), value)
-    return jax.lax.psum(alone, axis.name)
-
-
 def select(condition: jax.Array, new: T, old: T) -> T:
     """Leaf by leaf."""
     return jax.tree.map(lambda one, other: jnp.where(condition, one, other), new, old)
