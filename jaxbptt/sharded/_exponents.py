@@ -139,7 +139,9 @@ def stream_exponents(
 
     def on_one(params, first, inputs):
         skip = lambda state: jax.lax.scan(lambda state, x: (cell.step(params, state, x), None), state, inputs)[0]
-        state = find_start(at, params, first, inputs, at.shape(params, first, inputs), "auto", skip)
+        state, agrees = find_start(at, params, first, inputs, at.shape(params, first, inputs), "auto", skip)
+        known = agrees(skip(state))
+        state = jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.nan), state)
         advance = lambda state, x: partials.value_and_jacobian(params, state, x)
         own = Chain(advance, state, inputs, None, flat.dtype, length, flat.size)
         return _scan_span(own, options, at.time, method)

@@ -54,7 +54,7 @@ def bptt(
     backward, "sequential": μ is relayed in the same way.
     backward, "parallel": each span is reduced to μ → A μ + b, L steps of p + 1 cotangents; the maps are joined in
       ⌈log₂ D⌉ + 1 hops of (p + 1) S numbers, whatever T.
-    Then every span runs once forward and once backward by itself, and the gradients are added up: one sum of |θ|.
+    Then every span runs once forward and once backward by itself, passes S numbers on to be compared, and the gradients are added up: one sum of |θ|.
 
     Memory of a device: 1/D of the data and of what the steps keep (`block` and `memory` bound it further), θ, a
     gradient and, in parallel, three maps. Compile it; over several processes this is the only way.
@@ -69,8 +69,8 @@ def bptt(
       batch: the one over which sequences are cut; B is a multiple of its devices. None: all on each.
       initial: h_0, as in `gradients.autodiff`.
       block, memory: as in `gradients.bptt`, for the L steps of one device.
-      adjoint: "sequential", "parallel" (NaN where a span's map does not give back half the digits of what the span then
-        passes on: μ is lost in the growth of A), or "auto": parallel if p < D, elsewhere than on a CPU if p ≤ 256.
+      adjoint: "sequential", "parallel" (NaN where a span does not pass on what the joined maps said, to half the
+        digits: μ is lost in the growth of A; so is h of an affine cell), or "auto": parallel if p < D, elsewhere than on a CPU if p ≤ 256.
 
     Returns:
       (C scalar, dC/dθ shaped like params), the same on every device.
@@ -106,10 +106,11 @@ def bptt(
         run = make_runner(at.model, params, first, jax.tree.map(lambda leaf: leaf[0], inputs))
         blocks = choose_blocks(run, first, inputs, block, _share_of_memory(mesh) if memory is None else memory)
         shape = at.shape(params, first, inputs)
-        start = find_start(
+        start, starts_right = find_start(
             at, params, first, inputs, shape, "auto", lambda state: skip_in_blocks(run, blocks, state, inputs)
         )
-        saved, _ = run_in_blocks(run, blocks, start, inputs)
+        saved, last = run_in_blocks(run, blocks, start, inputs)
+        known = starts_right(last)
 
         def pull(later, saved, inputs, targets, *, linear=False):
             losses, local, direct, early = read_out(at.model, params, saved.steps(inputs), targets, length)
@@ -130,8 +131,9 @@ def bptt(
             grads = add_initial(at.model, params, grads, own)
         losses = losses if batch is None else jax.lax.psum(losses, batch)
         grads = at.add_up(grads)
-        ok = agrees(earlier)
-        return losses, jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), grads)
+        losses = jnp.where(known, losses, jnp.nan)
+        known = known & agrees(earlier)
+        return losses, jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.nan), grads)
 
     arguments = PartitionSpec(), at.states, at.data, at.data
     results = cut(0, time), PartitionSpec()

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from jaxbptt.gradients.adjoint import agree
 from jaxbptt.gradients.backpropagation import PARALLEL_SIZE
 from jaxbptt.models._batched import batched, single_of
 from jaxbptt.partials import step_partials
-from jaxbptt.sharded._maps import Shape, apply, probe, shape_of, start_of_span
+from jaxbptt.sharded._maps import Shape, probe, shape_of, start_of_span
 from jaxbptt.sharded._spans import Axis, cut, relay, require_shares, take_axis
 from jaxbptt.types import AdjointMethod, Inputs, Params, State
 
+Agrees: TypeAlias = Callable[[State], jax.Array]  # what a span has passed on -> whether to believe it, on all alike
 UNROLL_METHODS = "auto", "sequential", "parallel"
 
 
@@ -74,35 +75,45 @@ def is_affine(single: Any) -> bool:
 
 def find_start(
     at: Place, params: Params, first: State, inputs: Inputs, shape: Shape, method: str, skip: Callable[[State], State]
-) -> State:
-    """The state that this device's span starts from; `skip` runs over the span."""
+) -> tuple[State, Agrees]:
+    """(the state that this span starts from; whether the spans end as the maps said); `skip` runs over the span."""
     if at.time.size == 1:
-        return first
+        return first, _always
     if method == "sequential" or not is_affine(at.single):
-        return relay(skip, first, at.time)
+        return relay(skip, first, at.time), _always
     nothing = jax.tree.map(jnp.zeros_like, first)
     move = lambda tangent: jax.jvp(skip, (nothing,), (tangent,))[1]
-    return start_of_span(probe(move, skip(nothing), first, shape), first, shape, at.time)
+    span = probe(move, skip(nothing), first, shape)
+    start = start_of_span(span, first, shape, at.time)
+    return start, _compare_with(at, start, reverse=False)
 
 
 def find_later(
     at: Place, shape: Shape, like: State, adjoint: AdjointMethod, pull: Callable[..., State]
-) -> tuple[State, Callable[[State], jax.Array]]:
-    """(μ after this device's span; whether μ before it is what the maps said): `pull` takes μ over the span."""
+) -> tuple[State, Agrees]:
+    """(μ after this device's span; whether the spans end as the maps said): `pull` takes μ over the span."""
     nothing = jax.tree.map(jnp.zeros_like, like)
-    yes = lambda earlier: jnp.asarray(True)
     if at.time.size == 1:
-        return nothing, yes
+        return nothing, _always
     if not _takes_parallel(adjoint, shape, at.time):
-        return relay(pull, nothing, at.time, reverse=True), yes
+        return relay(pull, nothing, at.time, reverse=True), _always
     span = probe(functools.partial(pull, linear=True), pull(nothing), like, shape)
     later = start_of_span(span, nothing, shape, at.time, reverse=True)
-    said = apply(span, later, shape)
+    return later, _compare_with(at, later, reverse=True)
 
-    def agrees(earlier):
-        return at.add_up((~agree(earlier, said)).astype(int)) == 0
 
-    return later, agrees
+def _always(_: State) -> jax.Array:
+    return jnp.asarray(True)
+
+
+def _compare_with(at: Place, start: State, reverse: bool) -> Agrees:
+    """Whether each span passes on what the next one started from, to half the digits: one hop of a state."""
+
+    def agrees(passed):
+        wrong = (at.time.place(reverse) > 0) & ~agree(at.time.hop(passed, 1, reverse), start)
+        return at.add_up(wrong.astype(int)) == 0
+
+    return agrees
 
 
 def _takes_parallel(adjoint: AdjointMethod, shape: Shape, axis: Axis) -> bool:

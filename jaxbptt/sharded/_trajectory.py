@@ -1,6 +1,7 @@
 """States of one long sequence over several devices."""
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxbptt import _validation
@@ -26,7 +27,8 @@ def unroll(
 
     "sequential": the state is relayed from span to span, then all spans run once more at once: (D − 1) L + L dependent
     steps of L = T/D, D − 1 hops of one state. "parallel", of cells that are affine in h: 3 L dependent steps and
-    ⌈log₂ D⌉ + 1 hops of one map. Memory of a device: 1/D of the inputs and states.
+    ⌈log₂ D⌉ + 1 hops of one map; NaN where the maps have lost half the digits
+    (steps that undo their own growth). Memory of a device: 1/D of the inputs and states.
 
     Args:
       cell: Cell or Model; of a batch, all its sequences on each device.
@@ -70,4 +72,9 @@ def unroll(
 
 def run_span(at: Place, params: Params, first: State, inputs: Inputs, shape: Shape, method: str) -> Trajectory:
     skip = lambda state: jax.lax.scan(lambda state, x: (at.model.step(params, state, x), None), state, inputs)[0]
-    return run_steps(at.model, params, inputs, find_start(at, params, first, inputs, shape, method, skip))
+    start, agrees = find_start(at, params, first, inputs, shape, method, skip)
+    steps = run_steps(at.model, params, inputs, start)
+    known = agrees(jax.tree.map(lambda leaf: leaf[-1], steps.states))
+    return jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.nan), steps._replace(inputs=None))._replace(
+        inputs=inputs
+    )

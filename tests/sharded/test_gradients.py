@@ -129,8 +129,8 @@ def test_a_pullback_that_is_not_linear_gives_nan_in_parallel():
     ("name", "adjoint", "hops"),
     [
         ("elman", "sequential", 1 + 1),  # in loops over the devices: h forward, μ backward
-        ("elman", "parallel", 1 + 2 * (3 + 1)),  # A and b, log₂ 8 + 1 times
-        ("lru", "parallel", 2 * 2 * (3 + 1)),
+        ("elman", "parallel", 1 + 2 * (3 + 1) + 1),  # A and b, log₂ 8 + 1 times; what spans pass on
+        ("lru", "parallel", 2 * 2 * (3 + 1) + 2 * 2),  # a state of two leaves
     ],
 )
 def test_the_program_sends_what_the_docstring_says(name, adjoint, hops):
@@ -168,3 +168,12 @@ def test_a_broken_line_is_seen(adjoint, name, old, new):
     broken = mutate_package(sharded, old, new).bptt
     actual = jax.jit(call(broken, model, mesh=mesh_of(8), adjoint=adjoint))(*data)[1]
     assert not compare(expected, actual).relative < 1e-8
+
+
+def test_states_that_the_maps_got_wrong_are_nan():
+    model, data = make("lru")
+    broken = mutate_package(sharded, "later.matrix * earlier.matrix", "later.matrix")
+    states = jax.jit(lambda params, inputs: broken.unroll(model, params, inputs, mesh=mesh_of(8)).states)(*data[:2])
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(states))
+    loss, grads = jax.jit(call(broken.bptt, model, mesh=mesh_of(8), adjoint="sequential"))(*data)
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves((loss, grads)))
