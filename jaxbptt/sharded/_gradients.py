@@ -54,7 +54,8 @@ def bptt(
     backward, "sequential": μ is relayed in the same way.
     backward, "parallel": each span is reduced to μ → A μ + b, L steps of p + 1 cotangents; the maps are joined in
       ⌈log₂ D⌉ + 1 hops of (p + 1) S numbers, whatever T.
-    Then every span runs once forward and once backward by itself, passes S numbers on to be compared, and the gradients are added up: one sum of |θ|.
+    Then every span runs once forward and once backward by itself, passes S numbers on to be compared where maps were
+    joined, and the gradients are added up: one sum of |θ|.
 
     Memory of a device: 1/D of the data and of what the steps keep (`block` and `memory` bound it further), θ, a
     gradient and, in parallel, three maps. Compile it; over several processes this is the only way.
