@@ -71,7 +71,8 @@ def bptt(
       initial: h_0, as in `gradients.autodiff`.
       block, memory: as in `gradients.bptt`, for the L steps of one device.
       adjoint: "sequential", "parallel" (NaN where a span does not pass on what the joined maps said, to half the
-        digits: μ is lost in the growth of A; so is h of an affine cell), or "auto": parallel if p < D, elsewhere than on a CPU if p ≤ 256.
+        digits: μ is lost in the growth of A; so is h of an affine cell), or "auto": parallel if p < D, elsewhere than
+        on a CPU if p ≤ 256.
 
     Returns:
       (C scalar, dC/dθ shaped like params), the same on every device.
