@@ -5,12 +5,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbptt import _validation
 from jaxbptt._jaxprs.dependence import leaves_read
 from jaxbptt.models.model import read
 from jaxbptt.online import sparse
 from jaxbptt.online.method import Method
+from jaxbptt.online.patterns import Constant
 from jaxbptt.online.rule import Rule, make_rule
 
 Feedback: TypeAlias = Literal["symmetric", "random", "adaptive"]
@@ -20,13 +22,14 @@ class Fed(NamedTuple):
     """Eligibility traces and the matrix that brings errors back."""
 
     trace: jax.Array  # [G, K, C]
-    feedback: jax.Array  # [N, O] B
+    feedback: jax.Array  # [N, O] B, of one sequence
 
 
 class Plan(NamedTuple):
     own: sparse.Plan
-    listens: tuple[bool, ...]  # of each entry of the state: whether the readout reads it
-    num_outputs: int
+    listens: tuple[bool, ...]  # of each entry of one sequence's state: whether the readout reads it
+    state: Constant  # [sequences, N]: where the flattened state has them; one row without a batch
+    output: Constant  # [sequences, O]: where the flattened output has them
     rate: float
     weight_decay: float
 
@@ -48,7 +51,8 @@ def eprop(
 
     An adaptive B moves as the readout W [O, N] does under SGD with rate η and weight decay c, transposed: Bᵀ − W then
     shrinks by 1 − c a step, and the rule becomes the symmetric one. B is zero for parts of the state that the readout
-    does not read, such as the cell state of an LSTM. The readout's own gradient is exact for each of them.
+    does not read, such as the cell state of an LSTM. The readout's own gradient is exact for each of them. The
+    sequences of a batched model share B, whose step is then the sum of theirs.
 
     State: e as in `rflo`, G·K·C numbers; random and adaptive also B [N, O], and a key at init. Cost: 2GK²C flops per
     step and N² for K as `rflo`, and 2NO for B, 5NO if adaptive. Works where `rflo` does.
@@ -101,10 +105,18 @@ def _plan(traces, rate, weight_decay, model, params, x, constant_start):
     state = jax.eval_shape(model.initial_state, params)
     answer = lambda state, params, x: read(model, params, state, x)
     read_leaves = leaves_read(answer, state, params, x)
-    sizes = [leaf.size for leaf in jax.tree.leaves(state)]
+    count = model.batch or 1
+    sizes = [leaf.size // count for leaf in jax.tree.leaves(state)]
     listens = [flag for flag, size in zip(read_leaves, sizes, strict=True) for _ in range(size)]
-    outputs: Any = jax.tree.leaves(jax.eval_shape(answer, state, params, x))
-    return Plan(own, tuple(listens), sum(leaf.size for leaf in outputs), rate, weight_decay)
+    outputs: Any = jax.eval_shape(answer, state, params, x)
+    return Plan(own, tuple(listens), _places(state, count), _places(outputs, count), rate, weight_decay)
+
+
+def _places(tree, count):
+    """[count, …] the places, in a flattened pytree, of each of so many side by side."""
+    sizes = [leaf.size for leaf in jax.tree.leaves(tree)]
+    parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    return Constant(np.concatenate([part.reshape(count, -1) for part in parts], axis=1))
 
 
 def _mask(plan, dtype):
@@ -114,7 +126,7 @@ def _mask(plan, dtype):
 def _start(plan, initial_state, params, signs):
     trace = sparse.METHOD.start(plan.own, initial_state, params, None)
     scale = sum(plan.listens) ** -0.5 if any(plan.listens) else 1.0
-    matrix = signs.reshape(len(plan.listens), plan.num_outputs) * jnp.asarray(scale, signs.dtype)
+    matrix = signs.reshape(len(plan.listens), -1) * jnp.asarray(scale, signs.dtype)
     return Fed(trace, _mask(plan, signs.dtype) * matrix)
 
 
@@ -124,10 +136,11 @@ def _advance(plan, model, params, state, x, fed, signs):
 
 
 def _feed(plan, fed, state, error):
-    signal = fed.feedback @ error
+    errors = error[plan.output.array]
+    signal = jnp.zeros_like(state).at[plan.state.array].set(errors @ fed.feedback.T)
     if not (plan.rate or plan.weight_decay):
         return signal, fed
-    learned = _mask(plan, state.dtype) * jnp.outer(state, error)
+    learned = _mask(plan, state.dtype) * (state[plan.state.array].T @ errors)
     return signal, fed._replace(feedback=(1 - plan.weight_decay) * fed.feedback - plan.rate * learned)
 
 
@@ -136,7 +149,7 @@ def _contract(plan, params, fed, local):
 
 
 def _flops(plan):
-    entries = len(plan.listens) * plan.num_outputs
+    entries = len(plan.listens) * plan.output.array.size
     return sparse.METHOD.flops(plan.own) + (5 if plan.rate or plan.weight_decay else 2) * entries
 
 
@@ -145,6 +158,6 @@ METHOD = Method(
     _advance,
     _contract,
     _flops,
-    num_start=lambda plan: len(plan.listens) * plan.num_outputs,
+    num_start=lambda plan: len(plan.listens) * plan.output.array.shape[1],
     feed=_feed,
 )

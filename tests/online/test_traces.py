@@ -234,10 +234,10 @@ def test_feedback_against_its_definition(adaptive):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("signal = fed.feedback @ error", "signal = fed.feedback @ (error + 0.1)"),
+        ("set(errors @ fed", "set((errors + 0.1) @ fed"),
         ("(1 - plan.weight_decay) * fed.feedback", "fed.feedback"),
         ("plan.rate * learned", "-plan.rate * learned"),
-        ("_mask(plan, state.dtype) * jnp.outer(state, error)", "jnp.outer(state, error)"),
+        ("_mask(plan, state.dtype) * (state", "(state"),
         ("_mask(plan, signs.dtype) * matrix", "matrix"),
     ],
 )
@@ -246,6 +246,25 @@ def test_broken_feedback_is_seen(old, new):
     mutant = mutate_package(online, old, new)
     actual = online_of(mutant.eprop(kind, **options), model_of("lstm"), instance_of("lstm"), key=KEY, module=mutant)[1]
     assert compare(expected, actual).relative > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["random", "adaptive"])
+def test_sequences_of_a_batch_share_one_feedback_and_none_hears_anothers_errors(kind):
+    model, (params, inputs, targets, _) = model_of("lstm"), instance_of("lstm")
+    rule_, decay = (
+        (online.eprop(kind), 0.0) if kind == "random" else (online.eprop(kind, rate=0.2, weight_decay=0.1), 0.1)
+    )
+    xs, ys = jnp.stack((inputs[0], -inputs[1])), jnp.stack((targets[0], 3 * targets[1]))
+    start = rule_.init(model, params, key=KEY)
+    each = [rule_.update(params, start, *at) for at in zip(xs, ys, strict=True)]
+    both = rule_.init(models.batched(model, 2), params, key=KEY, x=xs)
+    np.testing.assert_array_equal(both.sensitivity.feedback, start.sensitivity.feedback)
+    both, loss, grads = rule_.update(params, both, xs, ys)
+    np.testing.assert_allclose(loss, each[0][1] + each[1][1], rtol=1e-14)
+    assert compare(jax.tree.map(jnp.add, each[0][2], each[1][2]), grads).relative < 1e-12
+    kept = (1 - decay) * start.sensitivity.feedback
+    learned = sum(state.sensitivity.feedback - kept for state, _, _ in each)
+    np.testing.assert_allclose(both.sensitivity.feedback, kept + learned, atol=1e-14)
 
 
 def test_adaptive_feedback_finds_the_readout():
