@@ -26,7 +26,7 @@ class Cycles(NamedTuple):
       distance: [K], ‖h_0 − candidate‖.
       error: [K], distance of the whole orbit to an exact one; inf: there may be none, or many.
       multiplier_error: [K, N], of `multipliers`, by `error` and rounding; inf: nothing known.
-      input_period: [], steps after which the input repeats: orbits shifted by so many are one.
+      input_period: [], least number of steps after which the input repeats: orbits shifted by so many are one.
 
     Example:
       >>> import jax.numpy as jnp
@@ -161,12 +161,12 @@ def find_cycles(
         states=jax.vmap(jax.vmap(unravel))(orbits),
         speed=speed,
         is_cycle=is_cycle,
-        period=jnp.where(is_cycle, _least_period(orbits, error, length), 0),
+        period=jnp.where(is_cycle, _least_period(orbits, error, xs), 0),
         multipliers=multipliers,
         distance=jnp.linalg.norm(orbits[:, 0] - candidates, axis=1),
         error=error,
         multiplier_error=multiplier_error,
-        input_period=jnp.asarray(length),
+        input_period=_repeats_after(inputs),
     )
 
 
@@ -181,13 +181,32 @@ def _around(factors, moved):
     return product, jnp.sum(norms[0] * own * norms[2])
 
 
-def _least_period(orbits, error, input_period):
-    """[K] least d, input_period | d | p, by which the orbits [K, p, N] may be shifted."""
+def _least_period(orbits, error, xs):
+    """[K] least d by which the orbits [K, p, N] and their inputs [p, ...] may be shifted, a divisor of p."""
     count, period, size = orbits.shape
     scale = jnp.sqrt(jnp.maximum(1, jnp.mean(orbits * orbits, axis=(1, 2))) * (period * size))
     allowed = jnp.where(jnp.isfinite(error), 2 * error, float(jnp.finfo(orbits.dtype).eps) ** 0.5 * scale)
     least = jnp.full(count, period)
-    for d in reversed([d for d in range(input_period, period, input_period) if period % d == 0]):
+    for d in reversed(_divisors(period)):
         apart = jnp.linalg.norm((jnp.roll(orbits, -d, axis=1) - orbits).reshape(count, -1), axis=1)
-        least = jnp.where(apart <= allowed, d, least)
+        least = jnp.where((apart <= allowed) & _is_same_after(xs, d), d, least)
     return least
+
+
+def _repeats_after(inputs):
+    """[] least divisor of m after which x_1 … x_m repeat, bit for bit."""
+    length = jax.tree.leaves(inputs)[0].shape[0]
+    least = jnp.asarray(length)
+    for d in reversed(_divisors(length)):
+        least = jnp.where(_is_same_after(inputs, d), d, least)
+    return least
+
+
+def _is_same_after(xs, shift):
+    same = [jnp.all(leaf == jnp.roll(leaf, -shift, axis=0)) for leaf in jax.tree.leaves(xs)]
+    return jnp.all(jnp.stack(same))
+
+
+def _divisors(number):
+    """All but the number itself, increasing."""
+    return [d for d in range(1, number) if number % d == 0]
