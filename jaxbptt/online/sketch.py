@@ -88,15 +88,16 @@ def bias_bound(state: OnlineState, local: State | None = None) -> Float[Array, "
 
     Args:
       state: of `sketched_rtrl`, after any number of updates at fixed params.
-      local: v = ∂L_t/∂h_t, like the model's state: the bound is then on the bias of g_t. None: on the Frobenius norm of
-        the error, which times ‖v‖ bounds the bias for every v.
+      local: v = ∂L_t/∂h_t, like the model's state: the bound is then on the bias of g_t (of its part by h_t, where the
+        readout reads h_{t−1}, too). None: on the Frobenius norm of the error, which times ‖v‖ bounds the bias for every
+        v.
 
     Returns:
       Scalar.
 
     Raises:
       TypeError: no OnlineState; a state of another rule.
-      ValueError: a local of another structure or shape than the model's state.
+      ValueError: a local of another structure or shape than the model's state; the states of a mapped batch.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -116,6 +117,8 @@ def bias_bound(state: OnlineState, local: State | None = None) -> Float[Array, "
     if not isinstance(state.sensitivity, Sketch):
         raise TypeError("state: got that of another rule, expected one of sketched_rtrl (no other carries a bound)")
     error = state.sensitivity.error
+    if error.ndim != 2:
+        raise ValueError(f"state: got B of shape {list(error.shape)}, expected that of one sequence (vmap a batch)")
     if local is None:
         return jnp.sqrt(jnp.trace(error))
     local = _validation.as_arrays("local", local)

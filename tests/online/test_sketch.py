@@ -174,6 +174,9 @@ def test_a_broken_sketch_is_seen(old, new):
 
 def test_bounds_are_of_this_rule_alone():
     params = DATA[0]
+    one = online.sketched_rtrl(1).init(WIDE, params)
+    with pytest.raises(ValueError, match=r"state: got B of shape \[2, 5, 5\], expected that of one sequence"):
+        online.bias_bound(jax.tree.map(lambda leaf: jnp.stack((leaf, leaf)), one))
     with pytest.raises(TypeError, match="state: got that of another rule, expected one of sketched_rtrl"):
         online.bias_bound(online.rtrl().init(WIDE, params))
     with pytest.raises(ValueError, match=r"local: got shape \[9\], expected \[5\]"):
