@@ -119,6 +119,7 @@ def windowed_scan(
     num_steps = _count_steps(xs, length)
     count, rest = divmod(num_steps, window)
     if num_steps <= window:
+        _require_rows(probe, 0)
         return jax.lax.scan(f, init, xs, length, reverse=reverse, unroll=unroll)
     flip = lambda tree: jax.tree.map(lambda leaf: jnp.flip(leaf, axis=0), tree) if reverse else tree
     xs = flip(jax.tree.map(jnp.asarray, xs))
@@ -159,7 +160,8 @@ def windowed_solve(
       A pytree [T + 1, ...], that at t_0 first.
 
     Raises:
-      TypeError, ValueError: a window that is no int ≥ 1; ts that are no vector of floats; a probe of another shape.
+      TypeError, ValueError: a window that is no int ≥ 1; ts that are no vector of floats; values that are not
+        [len(ts), ...] like `initial`; a probe of another shape.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -177,14 +179,15 @@ def windowed_solve(
     _validation.require_array("ts", ts, ("T + 1",))
     num_steps = len(ts) - 1
     if num_steps <= window:
-        return solve(initial, ts)
+        _require_rows(probe, 0)
+        return _solve(solve, initial, ts)
     count, rest = divmod(num_steps, window)
     initial = jax.tree.map(jnp.asarray, initial)
     probe, borders = _border_rows(initial, num_steps, window, probe)
 
     def run(value, window_of):
         ts, probe, is_border = window_of
-        values = solve(value, ts)
+        values = _solve(solve, value, ts)
         last, rest = jax.tree.map(lambda leaf: leaf[-1], values), jax.tree.map(lambda leaf: leaf[1:], values)
         return cut(last, is_border, probe=probe), rest
 
@@ -192,7 +195,7 @@ def windowed_solve(
     value, values = jax.lax.scan(run, initial, (ts[starts], probe, borders))
     parts = [jax.tree.map(lambda leaf: leaf.reshape(count * window, *leaf.shape[2:]), values)]
     if rest:
-        parts.append(jax.tree.map(lambda leaf: leaf[1:], solve(value, ts[count * window :])))
+        parts.append(jax.tree.map(lambda leaf: leaf[1:], _solve(solve, value, ts[count * window :])))
     return jax.tree.map(lambda first, *rest: jnp.concatenate((first[None], *rest)), initial, *parts)
 
 
@@ -265,13 +268,25 @@ def _count_steps(xs, length):
     return length
 
 
+def _solve(solve, value, ts):
+    """The solver's values; raise unless they are those at all of ts, like the first."""
+    values = solve(value, ts)
+    rows = lambda leaf: jax.ShapeDtypeStruct((len(ts), *jnp.shape(leaf)), jnp.result_type(leaf))
+    _validation.require_same("solve's values", values, jax.tree.map(rows, value), dtypes=False)
+    return values
+
+
+def _require_rows(probe, borders):
+    for leaf in jax.tree.leaves(probe):
+        if jnp.shape(leaf)[:1] != (borders,):
+            raise ValueError(f"probe: got shape {list(jnp.shape(leaf))}, expected {borders} rows, one a border")
+
+
 def _border_rows(carry, num_steps, window, probe):
     """(probe, whether to cut) after each of the ⌊T/K⌋ whole windows: not after the last step of all."""
     count, borders = num_steps // window, -(-num_steps // window) - 1
     probe = make_probe(carry, num_steps, window) if probe is None else probe
-    for leaf in jax.tree.leaves(probe):
-        if leaf.shape[:1] != (borders,):
-            raise ValueError(f"probe: got shape {list(leaf.shape)}, expected {borders} rows, one a border")
+    _require_rows(probe, borders)
     if count > borders:
         probe = jax.tree.map(lambda leaf: jnp.concatenate((leaf, jnp.zeros_like(leaf[:1]))), probe)
     return probe, jnp.arange(count) < borders

@@ -262,6 +262,26 @@ STEP, XS = lambda h, x: (h + x, h), jnp.ones(5)
             r"probe: got shape \[4\], expected \[\]",
         ),
         (lambda: truncation.windowed_solve(lambda y, ts: y, 0.0, jnp.arange(3), window=1), TypeError, "ts: got int64"),
+        (
+            lambda: truncation.windowed_solve(lambda y, ts: y, 0.0, jnp.arange(3.0), window=1),
+            ValueError,
+            r"solve's values: got shape \[\], expected \[2\]",
+        ),
+        (
+            lambda: truncation.windowed_solve(lambda y, ts: y + ts[1:], 0.0, jnp.arange(3.0), window=2),
+            ValueError,
+            r"solve's values: got shape \[2\], expected \[3\]",
+        ),
+        (
+            lambda: truncation.windowed_scan(STEP, 0.0, XS, window=5, probe=jnp.zeros(1)),
+            ValueError,
+            r"probe: got shape \[1\], expected 0 rows",
+        ),
+        (
+            lambda: truncation.windowed_scan(STEP, 0.0, XS, window=2, probe=[0.0]),
+            ValueError,
+            r"probe: got shape \[\], expected 2 rows",
+        ),
         (lambda: truncation.cut((1.0, 2.0), probe=(0.0,)), ValueError, "probe: got 1 arrays, expected 2"),
         (lambda: truncation.make_probe(0.0, 0, 1), ValueError, "num_steps: got 0, expected at least 1"),
         (lambda: truncation.lost_norms(()), ValueError, "cotangents: got no arrays"),
