@@ -31,9 +31,18 @@ def require_type(name: str, value: Any, kind: type, expected: str) -> None:
 
 
 def require_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise unless `value` is one of `choices`."""
+    """Raise unless `value` is one of `choices`, of which none is an array."""
+    if isinstance(value, jax.Array | np.ndarray):
+        kind = f"an array of shape {list(value.shape)}" if is_concrete(value) else "a traced array"
+        raise TypeError(f"{name}: got {kind}, expected one of {', '.join(map(repr, choices))}")
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def require_optimizer(optimizer: Any) -> None:
+    """Raise unless `optimizer` has the two functions of an optax GradientTransformation."""
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected an optax GradientTransformation")
 
 
 def require_size(name: str, size: Any, *, least: int = 1, most: int | None = None) -> None:
@@ -58,6 +67,24 @@ def require_probability(name: str, value: Any, length: int | None = None) -> jax
         raise ValueError(f"{name}: got {value}, expected {'a number' if jnp.ndim(value) == 0 else 'numbers'} in (0, 1]")
     value = jnp.asarray(value, jnp.result_type(value if hasattr(value, "dtype") else float))
     return jnp.where((value > 0) & (value <= 1), value, jnp.nan)
+
+
+def require_number(name: str, value: Any, expected: str = "a number") -> None:
+    """Raise unless `value` is an int or float (not a bool) that is finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
+    if not -float("inf") < value < float("inf"):
+        raise ValueError(f"{name}: got {value}, expected a finite number")
+
+
+def require_nonnegative(name: str, value: Any, expected: str) -> None:
+    """Raise unless `value` is a real scalar ≥ 0, an array of none or a number; one that is traced passes."""
+    if isinstance(value, bool) or not (hasattr(value, "dtype") or isinstance(value, int | float)):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
+    if np.ndim(value) or not jnp.issubdtype(jnp.result_type(value), jnp.number) or jnp.iscomplexobj(value):
+        raise ValueError(f"{name}: got {value}, expected {expected}")
+    if is_concrete(value) and not value >= 0:
+        raise ValueError(f"{name}: got {value}, expected {expected}")
 
 
 def require_above(name: str, value: Any, least: float) -> None:

@@ -120,14 +120,10 @@ def find_fixed_points(
     _validation.require_step(cell.step, params, own, x)
     _validation.require_size("num_steps", num_steps, least=0)
     _validation.require_size("polish_steps", polish_steps, least=0)
-    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected an optax GradientTransformation")
-    if (
-        tolerance is not None
-        and _validation.is_concrete(tolerance)
-        and not (np.ndim(tolerance) == 0 and tolerance >= 0)
-    ):
-        raise ValueError(f"tolerance: got {tolerance}, expected a scalar ≥ 0")
+    if optimizer is not None:
+        _validation.require_optimizer(optimizer)
+    if tolerance is not None:
+        _validation.require_nonnegative("tolerance", tolerance, "a scalar ≥ 0")
 
     unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), own))[1]
     start = jax.vmap(lambda state: ravel_pytree(state)[0])(states)

@@ -57,8 +57,8 @@ def bootstrapped(
 
     Raises:
       TypeError, ValueError: as `gradients.autodiff`.
-      TypeError: a window that is no int; weights that are no array of floats.
-      ValueError: a window below 1; weights that are not [N, F].
+      TypeError: a window that is no int; weights or features of another dtype than the state's.
+      ValueError: a window below 1; weights that are not [N, F]; features that are no vector.
 
     Example:
       >>> import jax.numpy as jnp
@@ -81,9 +81,10 @@ def bootstrapped(
     ends = jnp.arange(window, length, window) - 1
     states = jax.tree.map(lambda leaf: leaf[ends], forward.trajectory.states)
     flat, unravel = flatten_steps(states), ravel_pytree(forward.trajectory.initial)[1]
-    phi = features or _entries_and_one
-    count = jax.eval_shape(phi, jax.ShapeDtypeStruct(flat.shape[1:], flat.dtype)).shape[0]
-    _validation.require_array("weights", weights, (flat.shape[1], count))
+    phi = _take_features(features)
+    _validation.require_array("weights", weights, (flat.shape[1], _count_features(phi, flat.shape[1], flat.dtype)))
+    if weights.dtype != flat.dtype:
+        raise TypeError(f"weights: got {weights.dtype}, expected {flat.dtype} like the state")
     matrix = jnp.asarray(weights)
     predicted = jax.vmap(lambda h: unravel(matrix @ phi(h)))(flat)
     local = jax.tree.map(lambda leaf, later: leaf.at[ends].add(later), forward.local, predicted)
@@ -180,7 +181,8 @@ def synthetic_gradients(optimizer: Optimizer, *, features: Features | None = Non
       "sum".
 
     Raises:
-      ValueError: by `init`, reduction "mean" or a penalty.
+      TypeError: an optimizer without init and update; features that are no function.
+      ValueError: by `init`, reduction "mean" or a penalty; features that are no vector of the state's dtype.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -195,7 +197,8 @@ def synthetic_gradients(optimizer: Optimizer, *, features: Features | None = Non
 
     Reference: Jaderberg et al. (2017), arXiv:1608.05343; Czarnecki et al. (2017), arXiv:1703.00522.
     """
-    phi = features or _entries_and_one
+    _validation.require_optimizer(optimizer)
+    phi = _take_features(features)
 
     def init(model: Model, params: Params, *, initial: State | None = None) -> SyntheticState:
         """The state at h_0.
@@ -224,8 +227,10 @@ def synthetic_gradients(optimizer: Optimizer, *, features: Features | None = Non
             _validation.require_state("initial", initial, own)
         state = jax.tree.map(jnp.asarray, model.initial_state(params) if initial is None else initial)
         flat = ravel_pytree(state)[0]
-        weights = jnp.zeros((flat.size, *jax.eval_shape(phi, flat).shape), flat.dtype)
-        return SyntheticState(state, weights, optimizer.init(weights), jnp.asarray(initial is None), model)
+        weights = jnp.zeros((flat.size, _count_features(phi, flat.size, flat.dtype)), flat.dtype)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
+            memory = optimizer.init(weights)
+        return SyntheticState(state, weights, memory, jnp.asarray(initial is None), model)
 
     def update(
         params: Params, state: SyntheticState, inputs: Inputs, targets: Targets, *, last: bool = False
@@ -267,8 +272,10 @@ def synthetic_gradients(optimizer: Optimizer, *, features: Features | None = Non
         grads = add_initial(model, params, grads, at_start)
         require_finite_gradient(model, problem, grads)
         error = state.weights @ phi(first) - ravel_pytree(earlier)[0]
-        updates, memory = optimizer.update(jnp.outer(error, phi(first)), state.memory, state.weights)
-        new = SyntheticState(end, state.weights + updates, memory, jnp.zeros_like(state.at_start), model)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, memory = optimizer.update(jnp.outer(error, phi(first)), state.memory, state.weights)
+        weights = state.weights + updates.astype(state.weights.dtype)
+        new = SyntheticState(end, weights, memory, jnp.zeros_like(state.at_start), model)
         return new, loss, grads
 
     return SyntheticRule(init, update)
@@ -281,6 +288,23 @@ def _within_windows(model, params, forward, window):
     steps, _, local, direct, early = forward
     adjoint, carried = replay_adjoint(model, params, steps, local, early, blocks, min(window, length))
     return assemble(model, params, steps, direct, adjoint, None), carried
+
+
+def _take_features(features: Features | None) -> Features:
+    if features is not None and not callable(features):
+        raise TypeError(f"features: got {type(features).__name__}, expected a function or None")
+    return features or _entries_and_one
+
+
+def _count_features(phi: Features, size: int, dtype: Any) -> int:
+    """F; raise unless φ takes one flattened state to a vector of its dtype."""
+    found: Any = _validation.trace("features", phi, jax.ShapeDtypeStruct((size,), dtype))
+    if not isinstance(found, jax.ShapeDtypeStruct) or len(found.shape) != 1:
+        got = f"shape {list(found.shape)}" if hasattr(found, "shape") else type(found).__name__
+        raise ValueError(f"features: got {got}, expected a vector [F]")
+    if found.dtype != dtype:
+        raise TypeError(f"features: got {found.dtype}, expected {dtype} like the state")
+    return found.shape[0]
 
 
 def _entries_and_one(h: jax.Array) -> jax.Array:

@@ -167,7 +167,7 @@ def test_training_in_a_scan_and_over_a_batch(dtype):
     """init and update as written, beside optax, traced once; a map over sequences; in the dtype that came."""
     model = models.sequence_model(cases.CELLS["lstm"], cases.O)
     params, inputs, targets, _ = jax.tree.map(lambda leaf: leaf.astype(dtype), cases.instance(model, KEY, length=8))
-    rule, optimizer = truncation.synthetic_gradients(optax.sgd(0.05)), optax.sgd(0.05)
+    rule, optimizer = truncation.synthetic_gradients(optax.adam(0.05)), optax.sgd(0.05)
     blocks = jax.tree.map(lambda leaf: leaf.reshape(4, 2, *leaf.shape[1:]), (inputs, targets))
 
     @jax.jit
@@ -234,6 +234,22 @@ D = jnp.zeros((cases.N, cases.N + 1))
         (lambda: truncation.bootstrapped(MODEL, *DATA, window=2, weights=D.T), ValueError, "weights: got shape"),
         (lambda: truncation.bootstrapped(MODEL, *DATA, window=2, weights=[1.0]), TypeError, "weights: got list"),
         (lambda: truncation.bootstrapped(MODEL, *DATA, window=2, weights=D * jnp.nan), ValueError, "weights: got NaN"),
+        (lambda: truncation.bootstrapped(MODEL, *DATA, window=2, weights=D.astype(jnp.float32)), TypeError,
+         "weights: got float32, expected float64 like the state"),
+        (lambda: truncation.bootstrapped(MODEL, *DATA, window=2, weights=D, features=lambda h: h[0]), ValueError,
+         r"features: got shape \[\], expected a vector"),
+        (lambda: truncation.bootstrapped(MODEL, *DATA, window=2, weights=D, features=lambda h: (h, h)), ValueError,
+         "features: got tuple, expected a vector"),
+        (lambda: truncation.bootstrapped(MODEL, *DATA, window=2, weights=D, features=lambda h: h > 0), TypeError,
+         "features: got bool, expected float64 like the state"),
+        (lambda: truncation.bootstrapped(MODEL, *DATA, window=2, weights=D, features=lambda h: h @ D.T), TypeError,
+         "features: raised TypeError where it was traced"),
+        (lambda: truncation.synthetic_gradients("adam"), TypeError, "optimizer: got str, expected an optax"),
+        (lambda: truncation.synthetic_gradients(optax.sgd(0.1), features="tanh"), TypeError, "features: got str"),
+        (lambda: truncation.synthetic_gradients(optax.sgd(0.1), features=jnp.sum).init(SUMMED, DATA[0]), ValueError,
+         r"features: got shape \[\], expected a vector"),
+        (lambda: RULE.update(DATA[0], RULE.init(SUMMED, DATA[0]), *DATA[1:], last=jnp.array(True)), TypeError,
+         r"last: got an array of shape \[\], expected one of True, False"),
         (lambda: RULE.init(MODEL, DATA[0]), ValueError, "model.reduction: got 'mean', expected 'sum'"),
         (lambda: RULE.init(models.penalised(SUMMED, lambda p: 0.0 * jnp.sum(p.readout.b_y)), DATA[0]), ValueError,
          "model.penalty: got a penalty"),
