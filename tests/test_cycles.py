@@ -199,6 +199,11 @@ GOOD = {"params": PARAMS, "states": jnp.ones((2, cases.N)), "inputs": jnp.ones((
         ({"inputs": jnp.ones((2, cases.M)).at[1, 0].set(jnp.inf)}, ValueError, "inputs: got NaN or inf"),
         ({"polish_steps": -1}, ValueError, "polish_steps: got -1"),
         ({"tolerance": -1.0}, ValueError, "tolerance: got -1.0, expected a scalar ≥ 0"),
+        ({"tolerance": "a"}, TypeError, "tolerance: got str, expected a scalar ≥ 0"),
+        ({"tolerance": 1j}, TypeError, "tolerance: got complex, expected a scalar ≥ 0"),
+        ({"tolerance": True}, TypeError, "tolerance: got bool, expected a scalar ≥ 0"),
+        ({"tolerance": np.nan}, ValueError, "tolerance: got nan, expected a scalar ≥ 0"),
+        ({"tolerance": jnp.ones(2)}, ValueError, "tolerance: got .* expected a scalar ≥ 0"),
     ],
 )
 def test_bad_input_gets_one_line(change, error, message):
@@ -213,5 +218,10 @@ def test_merging_refuses_what_it_cannot_merge():
         jax.jit(lambda found: fixed_points.merge_cycles(found).multiplicity)(found)
     with pytest.raises(ValueError, match="distance: got -1, expected a number ≥ 0"):
         fixed_points.merge_cycles(found, distance=-1)
+    for merge in (fixed_points.merge_cycles, fixed_points.merge_points):
+        with pytest.raises(TypeError, match=r"found: got \w+, expected (Cycles|FixedPoints)"):
+            merge(found if merge is fixed_points.merge_points else "a")
+    with pytest.raises(TypeError, match="distance: got str, expected a number ≥ 0"):
+        fixed_points.merge_cycles(found, distance="a")
     with pytest.raises(ValueError, match=r"found.states: got NaN or inf"):
         fixed_points.merge_cycles(found._replace(states=found.states * jnp.nan))

@@ -116,12 +116,8 @@ def find_cycles(
     _validation.require_size("polish_steps", polish_steps, least=0)
     if period % length:
         raise ValueError(f"inputs: got {length} steps, expected a number that divides the period {period}")
-    if (
-        tolerance is not None
-        and _validation.is_concrete(tolerance)
-        and not (np.ndim(tolerance) == 0 and tolerance >= 0)
-    ):
-        raise ValueError(f"tolerance: got {tolerance}, expected a scalar ≥ 0")
+    if tolerance is not None:
+        _validation.require_nonnegative("tolerance", tolerance, "a scalar ≥ 0")
 
     flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), own))
     size, partials = flat.size, step_partials(cell)

@@ -79,7 +79,7 @@ def merge_points(found: FixedPoints, *, distance: float = 1e-3) -> UniquePoints:
       UniquePoints.
 
     Raises:
-      TypeError: traced points.
+      TypeError: found that are no FixedPoints, or traced; a distance that is no number.
       ValueError: points that are not finite; a distance that is not a number ≥ 0.
 
     Example:
@@ -91,6 +91,7 @@ def merge_points(found: FixedPoints, *, distance: float = 1e-3) -> UniquePoints:
       >>> [len(fixed_points.merge_points(found, distance=distance).multiplicity) for distance in (1e-3, 1.0, 10.0)]
       [3, 2, 1]
     """
+    _validation.require_type("found", found, FixedPoints, "FixedPoints")
     _require_mergeable("points", found, found.points, distance)
     flat = np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(found.points)], axis=1)
     apart = lambda i: np.linalg.norm(flat - flat[i], axis=1)
@@ -109,7 +110,7 @@ def merge_cycles(found: Cycles, *, distance: float = 1e-3) -> UniqueCycles:
       UniqueCycles. A p-cycle at a held input is one row, whichever of its p states a candidate led to.
 
     Raises:
-      TypeError: traced orbits.
+      TypeError: found that are no Cycles, or traced; a distance that is no number.
       ValueError: orbits that are not finite; a distance that is not a number ≥ 0.
 
     Example:
@@ -121,6 +122,7 @@ def merge_cycles(found: Cycles, *, distance: float = 1e-3) -> UniqueCycles:
       >>> fixed_points.merge_cycles(found).multiplicity.tolist()
       [2]
     """
+    _validation.require_type("found", found, Cycles, "Cycles")
     _require_mergeable("states", found, found.states, distance)
     orbits = np.concatenate([np.reshape(leaf, (*leaf.shape[:2], -1)) for leaf in jax.tree.leaves(found.states)], axis=2)
     shifts = range(0, orbits.shape[1], int(found.input_period))
@@ -138,8 +140,7 @@ def _require_mergeable(field, found, orbits, distance):
     if not all(_validation.is_concrete(leaf) for leaf in jax.tree.leaves(found)):
         raise TypeError("found: got traced arrays, expected concrete ones (merge outside jit)")
     _validation.require_finite_candidates(f"found.{field}", orbits)
-    if not (np.ndim(distance) == 0 and distance >= 0):
-        raise ValueError(f"distance: got {distance}, expected a number ≥ 0")
+    _validation.require_nonnegative("distance", distance, "a number ≥ 0")
 
 
 def _group(speed, error, is_exact, apart, distance):

@@ -83,11 +83,11 @@ def eprop(
     _validation.require_choice("feedback", feedback, get_args(Feedback))
     if (rate is None) == (feedback == "adaptive"):
         raise ValueError(f"rate: got {rate}, expected a number for 'adaptive' feedback and none for the others")
+    _validation.require_number("weight_decay", weight_decay)
+    if rate is not None:
+        _validation.require_number("rate", rate)
     if weight_decay and feedback != "adaptive":
         raise ValueError(f"weight_decay: got {weight_decay}, expected none but for 'adaptive' feedback")
-    for name, value in (("rate", rate), ("weight_decay", weight_decay)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
     if rate is not None and not rate >= 0:
         raise ValueError(f"rate: got {rate}, expected at least 0")
     if not 0 <= weight_decay <= 1:

@@ -1,13 +1,13 @@
 """KeRNL: sensitivity weights and time constants that are learned from perturbations of the state."""
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxbptt import _validation
 from jaxbptt.online import sparse
 from jaxbptt.online.method import Method
 from jaxbptt.online.rule import Rule, make_rule
@@ -73,11 +73,10 @@ def kernl(*, rate: float, timescale: float) -> Rule:
     Reference: Roth, Kanitscheider & Fiete (2019), ICLR, openreview.net/forum?id=ryGfnoC5KQ.
     """
     for name, value in (("rate", rate), ("timescale", timescale)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
+        _validation.require_number(name, value)
     if not 0 <= rate <= 1:
         raise ValueError(f"rate: got {rate}, expected a number between 0 and 1")
-    if not (timescale > 0 and math.isfinite(timescale)):
+    if not timescale > 0:
         raise ValueError(f"timescale: got {timescale}, expected a positive number of steps")
     return make_rule(METHOD, functools.partial(_plan, rate=float(rate), timescale=float(timescale)))
 

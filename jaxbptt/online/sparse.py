@@ -101,7 +101,7 @@ def rflo(*, leak: float | None = None) -> Rule:
       Rule. `init` raises ValueError for a cell known only by its step when no leak is given.
 
     Raises:
-      TypeError: a leak that is not a number.
+      TypeError, ValueError: a leak that is no finite number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -118,8 +118,8 @@ def rflo(*, leak: float | None = None) -> Rule:
 
 def plan_of_traces(leak: float | None, rule: str) -> MakePlan:
     """What makes the plan of eligibility traces, those of `rflo`, for the rule of that name."""
-    if leak is not None and (isinstance(leak, bool) or not isinstance(leak, int | float)):
-        raise TypeError(f"leak: got {type(leak).__name__}, expected a number or None")
+    if leak is not None:
+        _validation.require_number("leak", leak, "a number or None")
     transition: Any = _carry if leak is None else _Leak(leak)
 
     def plan(model, params, x, constant_start):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbptt import _validation
 from jaxbptt.models.model import Model
 from jaxbptt.online import sparse
 from jaxbptt.online.method import Method
@@ -50,11 +51,15 @@ def immediate(*, decay: float | ArrayLike = 0.0) -> Rule:
 
     Reference: Merin (2026), arXiv:2603.28750 (κ = 0); Murray (2019), eLife 8:e43299 (κ = 1 − 1/τ).
     """
+    if not _validation.is_concrete(decay):
+        raise TypeError("decay: got a traced array, expected concrete numbers (make the rule outside jit)")
     values = np.asarray(decay)
     if isinstance(decay, bool) or not (np.issubdtype(values.dtype, np.floating) or isinstance(decay, int)):
         raise TypeError(f"decay: got {type(decay).__name__}, expected a number or an array of floats [N]")
-    if values.ndim > 1 or not np.isfinite(values).all():
+    if values.ndim > 1:
         raise ValueError(f"decay: got shape {list(values.shape)}, expected finite numbers, one or [N]")
+    if not np.isfinite(values).all():
+        raise ValueError("decay: got NaN or inf, expected finite numbers")
     return make_rule(METHOD, functools.partial(_plan, Constant(values.astype(np.float64))))
 
 
