@@ -5,6 +5,7 @@ The tests compile much and run little, so XLA compiles quickly and optimises lit
 JAX_DISABLE_MOST_OPTIMIZATIONS=0 in the environment runs them as users' programs run.
 """
 
+import collections
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes side by side: LA
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # read as JAX is imported; subprocesses inherit it
 
 import jax
+import pytest
 
 SLOW_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false"
 
@@ -42,6 +44,23 @@ if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     jax.config.update("jax_num_cpu_devices", 8)  # for what is cut over devices
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+SHARE = 5  # one of so many cases of a `sweep` runs with the fast tests
+GOLDEN = (5**0.5 - 1) / 2  # whose multiples lie evenly in (0, 1), so that cases are taken from all over a grid
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items):
+    """Of a test marked `sweep` the first case and every few others are fast, the rest are slow."""
+    cases = collections.Counter()
+    for item in items:
+        if (mark := item.get_closest_marker("sweep")) is None:
+            continue
+        number = cases[test := item.nodeid.partition("[")[0]]
+        cases[test] += 1
+        if number * GOLDEN % 1 >= 1 / (mark.args[0] if mark.args else SHARE):
+            item.add_marker(pytest.mark.slow)
 
 
 MOST_MAPS = 25_000  # memory maps of a process; the kernel allows 65,530, and every compiled program holds some

@@ -60,6 +60,7 @@ def compiled(function):
     return jax.jit(conformance.CHAIN[function])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("function", conformance.CHAIN)
 def test_every_function_of_jacobians_takes_every_cells(function, name):
@@ -73,6 +74,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize(("function", "name"), PAIRS)
 def test_every_function_takes_every_cell(function, name):
     model = model_of(name)
@@ -103,6 +105,7 @@ def test_every_function_takes_cells_that_know_their_blocks(function, name):
         assert_numbers(found)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "custom"])
 @pytest.mark.parametrize("function", MAPPED.split())
 def test_jit_vmap_one_trace_and_dtype(function, name):

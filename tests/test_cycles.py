@@ -51,6 +51,7 @@ def test_the_window_of_period_three():
     np.testing.assert_allclose(3.83 * orbits * (1 - orbits), np.roll(orbits, -1, axis=1), rtol=0, atol=1e-14)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("cell", "parameter"), [(LOGISTIC, 4.0), (TENT, 1.99)], ids=["logistic", "tent"])
 @pytest.mark.parametrize(("period", "count"), [(2, 1), (3, 2), (4, 3), (5, 6)])
 def test_all_of_a_period_are_found(cell, parameter, period, count):
@@ -90,6 +91,7 @@ def test_a_net_with_a_known_cycle():
     assert np.isposinf(found.error).all()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom"])
 @pytest.mark.parametrize("length", [1, 2])
 def test_the_step_takes_each_state_to_the_next(name, length):
@@ -163,6 +165,7 @@ def test_float32_and_nan():
     assert (bad.period == 0).all()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -77,6 +77,7 @@ def test_a_scalar_tanh_has_three():
     np.testing.assert_allclose(merged.found.eigenvalues[order, 0], slopes, atol=1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [name for name in CELLS if name != "linear"])
 def test_one_step_leaves_a_fixed_point_where_it_is(name):
     cell, params, states, x = problem(name, gain=0.3)
@@ -249,6 +250,7 @@ def test_merging_keeps_the_slowest_of_each_group():
     assert fixed_points.merge_points(found, distance=0).multiplicity.tolist() == [1] * 6
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

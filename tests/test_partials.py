@@ -77,6 +77,7 @@ def test_the_kinds_have_the_rules_they_should():
         jax.vjp(forward_tanh, a)[1](one)
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("kind", ["reverse alone", "forward alone"])
 @pytest.mark.parametrize(
     "function", sorted({*conformance.TRACED, *conformance.EAGER} - conformance.NEEDS_FACTORED - conformance.LONG)
@@ -186,6 +187,7 @@ def test_the_reference_is_other_code():
         partials.step_partials(cell).jacobian(params, jnp.ones(cases.N), jnp.ones(cases.M))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", cases.CELLS)
 def test_every_step_is_read_and_staged(name):
     """The plain way is for programs that cannot be read: these can."""

@@ -158,6 +158,7 @@ def as_in_a_session(request):
             yield
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.usefixtures("as_in_a_session")
 @pytest.mark.parametrize("thing", list(public_names()))
 def test_public_names_have_an_example_that_runs(thing):
@@ -240,6 +241,7 @@ def test_the_command_line(arguments, code, said, capsys):
     assert said in captured.out + captured.err
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "package", ["adapters", "derivations", "models", "online", "perturbation", "report", "spectra", "truncation"]
 )

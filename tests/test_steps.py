@@ -61,6 +61,7 @@ def row(functions, kind):
     return {function: outcome(function, kind, expected) for function in functions}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("number", "kind"), list(enumerate(steps.STEPS)))
 def test_some_functions_on_every_kind_of_step(number, kind):
     """Over all kinds, every function once."""

@@ -51,6 +51,7 @@ def in_place(table, numbers):
     return square
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom", "shared", "in blocks"])
 def test_table_against_its_definition(name, monkeypatch):
     if name == "in blocks":
@@ -118,6 +119,7 @@ def dense_saliency(model, params, inputs, targets, initial):
     return np.linalg.norm(jax.jit(jax.jacrev(losses))(inputs), axis=2)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("radius", cases.GAINS)
 @pytest.mark.parametrize("name", ["elman", "lstm", "custom"])
 def test_saliency_against_its_definition(name, radius):
@@ -175,6 +177,7 @@ def test_bad_thresholds(threshold):
         terms.InputSaliency(jnp.zeros((2, 2))).recall_density(threshold)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_norms_of_any_size(scale):
     """No square leaves the float range: all norms scale as the loss does."""

@@ -174,6 +174,7 @@ def log_space(params, state, x):
     return jnp.logaddexp(state + params[0], x)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("route", ROUTES)
 def test_minus_infinity_in_h_0_is_allowed_everywhere(route):
     model = model_of(step=log_space, initial_state=lambda p: jnp.full(N, -jnp.inf))

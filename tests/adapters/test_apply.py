@@ -126,6 +126,7 @@ def loop(apply, carry, p):
     return total / T
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CASES)
 def test_an_output_reads_what_it_must(name):
     apply, carry, reads = CASES[name]

@@ -209,6 +209,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("make", "name"), CASES, ids=[f"{make.__name__[1:]}-{name}" for make, name in CASES])
 def test_a_module_equals_its_own_loop(make, name):
     adapted, theirs, carry, step, shape = make(name)

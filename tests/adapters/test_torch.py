@@ -64,6 +64,7 @@ def loop(kind, layers, both, weights, targets):
     return sum(jnp.sum((out - y) ** 2) / 2 for out, y in zip(inputs, targets, strict=True)) / T
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("kind", "layers", "both", "bias"),
     [

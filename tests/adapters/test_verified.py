@@ -12,6 +12,7 @@ from tests.adapters.test_torch import state_dict
 KEY = jax.random.key(3)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("make", "name"),
     [(_linen, "Net"), (_linen, "OptimizedLSTMCell"), (_nnx, "GRUCell"), (_equinox, "Net"), (_haiku, "DeepRNN")],

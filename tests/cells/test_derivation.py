@@ -27,6 +27,7 @@ def step_errors(cell, derivation, gain=1.0):
     return np.array([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("gain", cases.GAINS)
 @pytest.mark.parametrize("name", cases.BUILT_IN)
 def test_hand_derivation_equals_automatic(name, gain):

@@ -48,6 +48,7 @@ def test_hand_derivation_equals_automatic(name):
     assert largest_step_error(cell, cell.derivation, points) < 1e-13
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_all_exact_routes_agree(name):
     assert partials.step_partials(cases.MODERN[name]).source == "factored"
@@ -221,6 +222,7 @@ def test_the_check_of_derivations_finds_nothing(name):
     assert derivations.check(cases.MODERN[name], cases.MODERN[name].derivation, key=jax.random.key(1)).ok
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "module", "old", "new"),
     [

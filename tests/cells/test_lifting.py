@@ -34,6 +34,7 @@ def test_lifted_derivation_is_the_cells_with_a_zero_readout(change):
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("change", [plain, lambda cell: cell], ids=["plain", "factored"])
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_side_by_side_is_the_derivative_of_the_step_side_by_side(name, change):

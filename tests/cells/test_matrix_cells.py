@@ -55,6 +55,7 @@ def test_parts_multiply_as_the_jacobian(name):
     np.testing.assert_allclose(right, matrix.T @ jacobian, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_routes_agree(name):
     """From a given h_0, and from the cell's own, at which nothing is stored."""

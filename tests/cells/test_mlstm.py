@@ -58,6 +58,7 @@ def read(least, added):
     return CELL._replace(output=output)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("cell", "least", "most"),
     [

@@ -13,6 +13,7 @@ KEY = jax.random.key(7)
 THREE = cells.stack(cells.lstm(2, 3), cells.gru(3, 2), cells.elman(2, 3))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("gain", cases.GAINS)
 def test_a_stack_of_built_in_cells_keeps_its_factored_form(gain):
     model = models.sequence_model(THREE, cases.O)

@@ -30,6 +30,7 @@ def rate(slip, count, *, seed=0, dtypes=(np.float64,)):
     return detected, named, misses
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("slip", LOCAL)
 def test_a_planted_slip_of_a_piece_is_named(slip):
     count = 2 * len(LOCAL[slip])

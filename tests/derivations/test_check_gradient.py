@@ -55,6 +55,7 @@ def rate(slip, count, names, *, seed=0, dtypes=(np.float64,)):
     return detected, named, misses
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("slip", GRADIENT)
 def test_a_planted_slip_of_a_gradient_is_named(slip):
     count = 2  # compiling for another cell takes longer than all else: one cell a kind
@@ -142,6 +143,7 @@ def hooked_problem(name):
     return model, {"params": params, "inputs": inputs, "targets": targets}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("case", HOOKS)
 def test_a_hook_that_clips_is_named_with_its_bound(case):
     name, gradient, note = HOOKS[case]

@@ -27,6 +27,7 @@ def blamed(step, count, dtypes):
     return found
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("step", [branches, layer_norm, masked])
 def test_correct_steps_are_not_blamed(step):
     assert not blamed(step, 2, (jnp.float64,))

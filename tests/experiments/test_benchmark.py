@@ -47,6 +47,7 @@ def alone(monkeypatch):
     monkeypatch.setattr(suites, "SCALING_AT", {"T": 4, "N": 4, "B": 1})
 
 
+@pytest.mark.slow
 def test_a_tiny_run_without_peers_is_whole(alone, tmp_path):
     run = run_tiny("benchmark", "--cells tanh --lengths 8 --sizes 4 --batches 1,2 --seconds 0", tmp_path)
     assert run.code == 0
@@ -96,6 +97,7 @@ def test_a_tiny_run_without_peers_is_whole(alone, tmp_path):
     assert max(map(len, run.said.splitlines())) <= 120
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_plain_scan_of_every_cell_gives_our_gradient(cell, batch):
@@ -113,6 +115,7 @@ SEVERAL_DTYPES = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("suite", SEVERAL_DTYPES)
 def test_the_dtypes_of_a_run_are_those_of_its_rows(alone, suite):
     config = benchmark.Config(**TINY, dtypes=("float64", "float32"))
@@ -123,6 +126,7 @@ def test_the_dtypes_of_a_run_are_those_of_its_rows(alone, suite):
     assert all(row["difference"] < {"float64": 1e-13, "float32": 1e-5}[row["dtype"]] for row in compared)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", modern.KINDS)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_modern_cell_written_by_anybody_gives_our_gradient(name, batch):
@@ -138,6 +142,7 @@ def test_a_modern_cell_written_by_anybody_gives_our_gradient(name, batch):
     assert kind.entries(4) <= sum(sizes) <= kind.entries(4) + 5  # mLSTM: a normaliser and a stabiliser beside C
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", frameworks.KINDS)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_an_adapted_model_gives_the_gradient_of_its_own_loop(name, batch):

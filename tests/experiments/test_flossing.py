@@ -16,6 +16,7 @@ ARMS = ("plain", "orthogonal", "critical", "before", "during")
 KEYS, RECORDS, BUDGET = 12, 10, 4
 
 
+@pytest.mark.slow
 def test_a_small_run_is_whole_and_the_same_again(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "HELD_OUT", 2)
     monkeypatch.setattr(training, "FLOSS_RATE", 0.03)

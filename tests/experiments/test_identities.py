@@ -36,6 +36,7 @@ def test_every_row_of_the_audit_is_there():
     assert [expected.count(verdict) for verdict in ("holds", "conditional", "fails")] == [59, 43, 26]
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("id", ROWS)
 def test_the_computed_verdict_is_the_expected_one(id):
     judgement = judged(id)

@@ -34,6 +34,7 @@ def small(tmp_path_factory):
         return run, again
 
 
+@pytest.mark.slow
 def test_a_small_run_is_whole_and_the_same_again(small):
     run, again = small
     assert run.code == 0, run.progress

@@ -35,6 +35,7 @@ def lines(text):
     return [ROUNDING.sub("rounding", line).rstrip() for line in text.rstrip().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_outputs_are_what_the_code_gives(path):
     if "equinox" in path.read_text():

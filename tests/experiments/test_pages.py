@@ -98,6 +98,7 @@ def shown(page, selector, read):
     return page.run(f"return {seen}.map((each) => {read})")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_page_does_not_scroll_sideways(page, width):
     page.widen(width)

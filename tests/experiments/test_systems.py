@@ -176,6 +176,7 @@ def z_scores(exponents, means, variances):
     return (exponents.mean(axis=0) - means) / np.sqrt(variances / (STEPS * KEYS))
 
 
+@pytest.mark.slow
 def test_gaussian_chains_have_the_exact_mean(gaussian):
     exponents, _, _, means, variances = gaussian
     np.testing.assert_allclose(means[[0, -1]], [-0.031900032, -2.021475784], atol=5e-10)
@@ -218,6 +219,7 @@ def test_mean_field_exponent_of_a_quiet_and_of_a_driven_net():
     assert systems.mean_field_exponent(2.0, 1.0) < systems.mean_field_exponent(2.0, 0.1) < 0.154724
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("size", "mean", "error"), [(64, 0.266, 0.010), (128, 0.290, 0.005), (256, 0.300, 0.002)])
 def test_finite_tanh_nets(size, mean, error):
     """g = 3: λ_1 of nets of their own, by their spread; the stated mean has its standard error, too."""

@@ -75,6 +75,7 @@ def test_next_symbol_keeps_its_last_tenth_back():
     assert tasks.length_of(task) == LENGTH
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["adding", "delayed_xor", "temporal_xor", "copy_memory"])
 def test_the_answer_without_memory_costs_what_is_said(name):
     """A net whose readout is a constant: the best of those, over 2,000 draws."""

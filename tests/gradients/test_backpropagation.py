@@ -56,6 +56,7 @@ def test_a_broken_line_is_seen(old, new, problem):
     assert compare(expected, broken).relative > 1e-3
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("own_initial", [False, True])
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom", "plain"])
 def test_a_batch_is_the_sum_of_its_sequences(name, own_initial):

@@ -53,6 +53,7 @@ def loop(model, params, inputs, targets):
     return sum(losses) / (T if model.reduction == "mean" else 1)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("depth", "reduction"), [(1, "mean"), (2, "mean"), (2, "sum")])
 def test_routes_equal_the_loop(depth, reduction):
     model, *data = build(depth, reduction)

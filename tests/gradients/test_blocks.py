@@ -36,6 +36,7 @@ def problem_of():
     return make
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("options", [{"block": 1}, {"block": 3}, {"block": 4}, {"block": 99}, {"adjoint": "parallel"}],
                          ids=str)  # fmt: skip
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom", "plain", "batch"])

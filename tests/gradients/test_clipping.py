@@ -97,6 +97,7 @@ def reference(name, by, of, bound=BOUND):
     return loop(model)(*data, (bound, float(by == "value"), float(of == "whole")))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "kinds", "options"),
     [

@@ -260,6 +260,7 @@ def bptt(module, model, data, **options):
     return jax.jit(functools.partial(module.bptt, model, **options))(*data)
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("batch", [None, BATCH], ids=["one", "batch"])
 @pytest.mark.parametrize(("step", "zero", "products", "depths"), STEPS, ids=[each[0].__name__ for each in STEPS])
 def test_a_step_in_stages_has_the_gradient_of_the_whole(monkeypatch, step, zero, products, depths, batch):
@@ -362,6 +363,7 @@ STAGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("step", "old", "new"), DEFERRED)
 def test_a_broken_line_of_the_passes_is_seen(step, old, new):
     model, data, (_, expected) = expected_of(step, None)

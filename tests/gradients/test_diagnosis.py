@@ -53,6 +53,7 @@ def looped(step, start, xs):
     return total(P), jax.jacfwd(total)(P)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("route", ROUTES)
 def test_the_branch_that_where_did_not_take_is_named(route):
     xs = jnp.array([-1.0, 0.3, 0.2])

@@ -25,6 +25,7 @@ def errors_of(model, data, **options):
         yield route, compare(expected, actual).relative, different
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", ["linear", "elman", "lstm", "gru"])
@@ -39,6 +40,7 @@ def test_four_routes_agree(name, loss, reduction):
     assert differing == set(HAND), "routes that agree to the last bit everywhere would be the same code"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("own_initial", [False, True])
 @pytest.mark.parametrize("kind", ["shared", "custom", "plain"])
 def test_four_routes_agree_for_other_models(kind, own_initial):
@@ -48,6 +50,7 @@ def test_four_routes_agree_for_other_models(kind, own_initial):
         assert error < 1e-12, route
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("kind", ["shared", "custom"])
 def test_autodiff_against_a_python_loop(kind, given):

@@ -25,6 +25,7 @@ def off(actual, right):
     return np.linalg.norm(actual - right, axis=1) / np.linalg.norm(right, axis=1)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("name", ["linear", "elman", "gru", "lstm", "custom"])
 def test_it_is_bptt_on_short_sequences(name, start):
@@ -46,6 +47,7 @@ def test_it_is_bptt_on_short_sequences(name, start):
     assert np.exp(found.log_error[0]) < (1e-13 if start == "backward" else 1e-5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("own_initial", [False, True])
 def test_outputs_that_read_the_state_before_a_penalty_and_a_moving_start(own_initial, start):
@@ -143,6 +145,7 @@ def test_a_loss_at_the_end_alone_never_loses_it(start):
     np.testing.assert_allclose(np.asarray(found.adjoints)[..., 0], right.astype(np.float64), rtol=1e-4)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("size", [2, 6])
 def test_no_adjoint_is_given_that_is_off_by_as_much_as_itself(size, start):
@@ -193,6 +196,7 @@ def test_beyond_the_horizon_the_whole_gradient_is_nan():
     assert np.isnan(np.asarray(jax.jit(lambda *at: gradients.forward_adjoint(SCALAR, *at)[1])(*data))).all()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("least", [0.0, 1e-18])
 def test_a_singular_step_is_named(least, start):

@@ -33,6 +33,7 @@ def errors(chain, package=jacobians):
     return [float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_chain_multiplies_as_its_matrices(name):
     chain = CHAINS[name]
@@ -40,6 +41,7 @@ def test_a_chain_multiplies_as_its_matrices(name):
     assert max(errors(chain)) < 1e-13
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_the_chain_of_a_cell_is_that_of_its_step(name):
     model = models.sequence_model(cases.MODERN[name], cases.O)

@@ -12,6 +12,7 @@ from tests.jacobians.chains import chain_of
 from tests.mutation import mutate_package
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", cases.CELLS)
 def test_products_against_a_dense_loop_and_the_whole_unroll(name):
     cell, params, trajectory, chain = chain_of(name, 1.5)

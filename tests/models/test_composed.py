@@ -101,6 +101,7 @@ def build(made, reduction):
     return model, adapted.params, adapted.restore, inputs, targets
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("made", PAIRS, ids="-".join)
 def test_pairs_in_order_equal_the_loop(made, reduction):
@@ -123,6 +124,7 @@ def test_every_route_takes_all_of_them(route):
 PART = ("feedback", "resetting", "weighted")
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("function", sorted({*conformance.TRACED, *conformance.EAGER} - conformance.NEEDS_FACTORED))
 def test_every_function_takes_a_composed_model(function):
     model, params, _, *data = build(PART, "mean")

@@ -47,6 +47,7 @@ def losses(reads, params, inputs, targets):
     return jnp.stack(found)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("gain", [0.5, 1.0, 1.5])
 @pytest.mark.parametrize("reads", READOUTS)
 def test_every_route_equals_the_loop(reads, gain):

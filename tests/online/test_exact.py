@@ -17,6 +17,7 @@ from tests.mutation import mutate_package
 from tests.online.problems import KEY, exact_of, instance_of, model_of, online_of, truth_of
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "own"),
     [*((name, True) for name in cases.CELLS), ("shared", True), ("moving start", True), ("moving start", False),

@@ -25,6 +25,7 @@ from tests.online.problems import (
 )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "stack"])
 def test_unbiased_over_all_signs(name):
     assert compare(*mean_over_all_signs(kronecker, name)).relative < 1e-12
@@ -78,6 +79,7 @@ def test_ok_is_unbiased_over_all_signs(name, rank):
     assert compare(*mean_over_all_signs(bind_rank(kronecker_sum, rank), name)).relative < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
 def test_ok_is_exact_while_the_sum_has_its_rank(name):
     """T = 5 terms: r = 5 holds them all, r = 4 does not; more products than entries of v change nothing."""

@@ -14,6 +14,7 @@ from tests import cases
 from tests.online.problems import KEY, RULES, instance_of, model_of
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("make", "dtype"), [("rtrl", jnp.float64), *((make, jnp.float32) for make in RULES)])
 def test_online_training_in_a_scan(make, dtype):
     """init and update as written, beside optax.sgd, in one scan, traced once: it learns, in the dtype that came."""
@@ -58,6 +59,7 @@ def test_a_scan_is_its_updates_one_by_one():
     assert compare(total, whole(jax.random.key(0))).relative > 1e-2
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("make", RULES)
 def test_vmap_nan_and_cost(make):
     model, rule_ = model_of("gru"), RULES[make]()

@@ -38,6 +38,7 @@ def partials(model):
     return jacobian, direct, start
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "order"), [("elman", 1), ("elman", 2), ("lstm", 1), ("gru", 1), ("custom", 1), ("custom", 2)]
 )
@@ -237,6 +238,7 @@ def looped(model, params, inputs, targets):
     return jax.lax.scan(body, (model.initial_state(params), 0.0), (inputs, targets))[0][1]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", STEPS)
 def test_snap_is_exact_whatever_route_a_step_takes(name):
     """The first input, which `init` is given, takes another route than later ones."""

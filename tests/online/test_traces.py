@@ -18,6 +18,7 @@ from tests.online.problems import KEY, exact_of, flatten, instance_of, model_of,
 SIZE = cases.N
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
 def test_immediate_derivatives_are_a_window_of_one_step(name):
     model, data = model_of(name), instance_of(name)

@@ -27,6 +27,7 @@ from tests.perturbation.problems import (
 INSTANCES = [*((name, False) for name in cases.CELLS), ("custom", True)]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "own"), INSTANCES)
 def test_exact_on_an_orthogonal_basis(name, own):
     """Two bases: √P times the unit vectors as given, and one as drawn."""

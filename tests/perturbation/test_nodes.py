@@ -57,6 +57,7 @@ def over_all_signs(module, name):
     return jax.jit(lambda *data: module.node_perturbation(model, *data, noise=noise)[1])(*data)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "elman start", "lstm", "gru", "stack", "reading"])
 def test_unbiased_over_all_signs(name):
     assert compare(problem_of(name)[2], over_all_signs(nodes, name)).relative < 1e-12
@@ -163,6 +164,7 @@ def test_a_slip_at_a_finite_scale_is_biased(old, new):
 INSTANCES = [*((name, False) for name in cases.CELLS), ("custom", True)]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "own"), INSTANCES)
 def test_every_cell_on_an_orthogonal_basis_and_at_a_small_scale(name, own):
     """All noise is (T + 1) N numbers: √((T + 1) N) times the unit vectors have E[ξ ξᵀ] = I."""

@@ -130,6 +130,7 @@ def joint_basis(params, num_windows):
     return shaped_like(params, (count**0.5 * jnp.eye(count)).reshape(count, num_windows, -1))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "own"), INSTANCES)
 def test_every_cell_on_an_orthogonal_basis_at_a_small_scale(name, own):
     """Central differences of C as a function of the params of each window: exact up to σ² and the rounding of C."""

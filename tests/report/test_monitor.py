@@ -46,6 +46,7 @@ def problem_of(name):
     return model, data, chain, jax.jit(lambda *data: report.monitor(model, *data, samples=length))(*data)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CHAINS)
 def test_loss_and_norms_are_exact(name):
     model, data, _, numbers = problem_of(name)
@@ -63,6 +64,7 @@ def _named(tree):
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CHAINS)
 def test_reach_is_that_of_the_table_if_every_loss_is_followed(name):
     model, data, _, numbers = problem_of(name)
@@ -84,6 +86,7 @@ def test_a_few_losses_give_the_reach_of_their_rows():
     ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_largest_singular_value_lies_within_its_error(name):
     _, _, chain, numbers = problem_of(name)
@@ -97,6 +100,7 @@ def test_where_one_direction_leads_the_error_is_small(name):
     assert problem_of(name)[-1]["log_sigma_max_error"] < 0.2
 
 
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", ["elman", "chaotic elman", "orthogonal", "growing", "lstm"])
 def test_the_growth_rate_is_the_first_exponent(name):

@@ -128,6 +128,7 @@ FAULTS = {
 counted.calls = 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_row_finds_the_fault(fault, capfd):
     row, model, said = FAULTS[fault]
@@ -139,6 +140,7 @@ def test_the_row_finds_the_fault(fault, capfd):
     assert not check.detail.startswith("raised")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("row", sorted({row for row, _, _ in FAULTS.values()}))
 def test_the_row_passes_without_the_fault(row):
     check = examine(row, model_of())

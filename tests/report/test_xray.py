@@ -110,6 +110,7 @@ def test_numbers_that_json_lacks_come_back(found, tmp_path):
     assert np.isnan(back.summary["lambda_1_error"])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("moment", range(4))
 def test_a_save_that_is_cut_off_never_leaves_parts_of_two_reports(moment, found, tmp_path, monkeypatch):
     """Cut off before the moment-th file comes to its place; a cut before all leaves the old report whole."""
@@ -200,6 +201,7 @@ def test_a_route_that_costs_too_much_is_replaced(monkeypatch):
     assert 1e-10 < proof.routes["directional"] < 1e-8
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("start", ["given", "zero", "from params"])
 @pytest.mark.parametrize("left_out", ["MOST_TERMS", "MOST_FLOPS"])
 def test_what_replaces_a_costly_route_is_the_gradient(left_out, start, monkeypatch):
@@ -462,6 +464,7 @@ def test_a_rule_that_all_routes_share_is_not_proved(step):
     assert report.xray(right, *data).summary["confirmed_by_differences"] < 1e-6
 
 
+@pytest.mark.slow
 def test_a_chaotic_net_is_proved():
     """Differences of C see no slope there, at any size: they say nothing, and blame nothing."""
     model = models.sequence_model(cells.elman(3, 24, recurrent=cells.gaussian(3.0)), 2, reduction="mean")

@@ -38,6 +38,7 @@ def assert_same(expected, actual):
     assert compare(expected[1], actual[1]).relative < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("adjoint", METHODS)
 @pytest.mark.parametrize(
     ("name", "gain", "devices", "options"),
@@ -59,6 +60,7 @@ def test_the_gradient_is_that_of_one_device(name, gain, devices, options, adjoin
     assert_same(expected, actual)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("adjoint", METHODS)
 @pytest.mark.parametrize("name", ["lstm", "custom", "lru"])
 def test_adjoints_and_states_are_those_of_one_device(name, adjoint):
@@ -74,6 +76,7 @@ def test_adjoints_and_states_are_those_of_one_device(name, adjoint):
     assert compare(wanted, jax.jit(states)(*data[:2])).relative < 1e-13
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("adjoint", METHODS)
 @pytest.mark.parametrize(
     ("name", "sizes", "batch"), [("gru", (4,), None), ("gru", (2, 3), "batch"), ("lru", (2, 3), "batch")]
@@ -151,6 +154,7 @@ def test_memory_of_a_device_falls_with_their_number():
         assert compiled(function, *data).memory_analysis().temp_size_in_bytes < 1.5 * one / devices + 2**14
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("adjoint", "name", "old", "new"),
     [

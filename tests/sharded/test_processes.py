@@ -16,6 +16,7 @@ def expected(tmp_path_factory):
     return dict(np.load(out))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_find_what_one_finds(count, expected, tmp_path):
     out = tmp_path / "found.npz"

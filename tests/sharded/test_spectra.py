@@ -23,6 +23,7 @@ def graded_chain():
     return turn @ jnp.diag(jnp.exp(jnp.array([12.0, 3.0, -4.0, -15.0])))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("gain", "devices", "every"), [(0.5, 8, None), (1.0, 4, 6), (1.5, 4, 7), (1.5, 2, 48), (1.0, 8, 20)]
@@ -55,6 +56,7 @@ def test_a_value_that_rounding_may_have_made_is_nan_with_a_warning():
     assert np.isnan(found).all()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("gain", "devices", "k", "warm_up"), [(0.5, 8, None, 0), (1.0, 4, 2, 13), (1.5, 4, None, 30)])
 def test_exponents_are_those_of_one_device(gain, devices, k, warm_up, method):
@@ -70,6 +72,7 @@ def test_exponents_are_those_of_one_device(gain, devices, k, warm_up, method):
     assert (actual.rounding_error < 1e-12).all()
 
 
+@pytest.mark.slow
 def test_exponents_far_apart_are_joined():
     chain = graded_chain()
     expected = spectra.lyapunov_exponents(chain, interval=1)
@@ -84,6 +87,7 @@ LOST = {  # the chain loses two directions exactly, all of them, or by a step of
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", LOST)
 def test_directions_that_are_lost_leave_the_others(name):
     chain = LOST[name](chain_of(1.0))
@@ -137,6 +141,7 @@ def test_the_program_sends_what_the_docstring_says():
     assert collectives(compiled(relayed, chain))["collective-permute"] <= 7  # in one loop over the devices
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -153,6 +158,7 @@ def test_a_broken_join_is_seen(old, new):
     assert not np.abs(actual - expected).max() < 1e-6
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -17,6 +17,7 @@ def make(name):
     return model, cases.instance(model, KEY, gain=1.5, length=LENGTH)[:3]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["lstm", "custom", "lru"])
 @pytest.mark.parametrize(("devices", "losses"), [(4, None), (4, (4, 6)), (2, (0, 6)), (4, (11, 12))])
 def test_the_table_is_that_of_one_device(name, devices, losses):

@@ -67,6 +67,7 @@ def residual(found, chain):
     return np.max(np.linalg.norm(left, axis=1) / np.linalg.norm(chain[start:stop], axis=(1, 2))[:, None])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("gain", TANH)
 def test_each_step_takes_them_to_the_next_ones(gain):
     found = vectors_of(jnp.asarray(TANH[gain]))
@@ -140,6 +141,7 @@ def test_a_step_that_removes_a_direction():
     np.testing.assert_array_equal(np.isnan(vectors_of(jnp.asarray(gone)).exponents), [False] * 5 + [True])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "custom"])
 def test_streaming_gives_the_same(name):
     cell = CELLS[name]

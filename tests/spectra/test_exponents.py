@@ -73,6 +73,7 @@ def test_what_is_lost_exactly_is_minus_infinity(chain, expected):
     assert not np.isnan(result.standard_error).any()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["lstm", "custom"])  # with a derivation and without
 def test_streaming_and_structured_jacobians_give_the_same(name):
     cell = CELLS[name]

@@ -47,6 +47,7 @@ def assert_orthonormal(found, tolerance=1e-13):
         np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), rtol=0, atol=tolerance)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "span", "options"),
     [
@@ -241,6 +242,7 @@ def palindromes(count=100):
 SHARE = "share_errors(log_sigma, jnp.where(jnp.isfinite(relative), relative, jnp.inf))"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("make", "k", "old", "new"),
     [
@@ -281,6 +283,7 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("old", "new"), MUTANTS)
 def test_a_broken_line_is_seen(old, new):
     mutant = mutate(matrix_free, old, new)

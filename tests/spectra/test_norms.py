@@ -34,6 +34,7 @@ def assert_spectral(actual, expected, tolerance):
     np.testing.assert_allclose(actual[finite], expected[finite], rtol=0, atol=tolerance / 2 * 1.01)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("size", "length", "gain"), [(1, 9, 3.0), (5, 1, 1.0), (5, 37, 1.0), (6, 9, 1e15)])
 def test_every_pair_against_dense_products(size, length, gain):
     chain = gaussian_chain(size, length, gain)
@@ -213,6 +214,7 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("old", "new"), MUTANTS)
 def test_a_broken_line_is_seen(old, new):
     tiny, flip = np.array([[1, 0.5, 0], [0, 1, 0], [0, 0, 1e-250]]), np.eye(3)[[2, 0, 1]]

@@ -28,6 +28,7 @@ def right():
     return found_by(spectra)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -46,6 +46,7 @@ def test_the_values_multiply_to_the_determinant(kind):
     np.testing.assert_allclose(last(chain).sum(), np.linalg.slogdet(chain)[1].sum(), rtol=0, atol=1e-9)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 @pytest.mark.parametrize("length", [1, 7])
 def test_short_chains_against_a_dense_svd(size, length):
@@ -105,6 +106,7 @@ UNDOING = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", UNDOING)
 def test_a_chain_that_undoes_its_own_expansion_is_reported(kind, method):

@@ -142,6 +142,7 @@ def pairs(seed):
     return frame @ matrix @ frame.T
 
 
+@pytest.mark.slow
 def test_a_warm_up_that_is_too_short_is_seen():
     matrices = jnp.asarray([pairs(seed) for seed in range(6)])
     call = jax.jit(

@@ -19,6 +19,7 @@ def values_of(chain, package=spectra, **options):
     return package.log_singular_values(chain, every=7, start=1, **options)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -50,6 +51,7 @@ def test_directions_are_those_of_the_matrices(name):
     np.testing.assert_allclose(product, dense, atol=1e-11 * np.abs(dense).max())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CHAINS)
 def test_pair_norms_are_those_of_the_matrices(name):
     chain = chains(9)[name]
@@ -66,6 +68,7 @@ def test_pair_norms_are_those_of_the_matrices(name):
     np.testing.assert_array_equal(without.log_frobenius, found.log_frobenius)
 
 
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore:divide by zero")
 @pytest.mark.parametrize("name", CHAINS)
 def test_exponents_are_those_of_the_blocks(name):
@@ -92,6 +95,7 @@ def _blocks(chain):
     return jnp.broadcast_to(matrices, (len(chain), *matrices.shape[1:])).swapaxes(0, 1)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["A x I", "I x A", "blocks"])
 def test_exponents_are_near_those_of_the_whole(name):
     chain = chains(200, seed=1)[name]
@@ -112,6 +116,7 @@ def test_equal_steps_have_no_standard_error():
     np.testing.assert_allclose(found.exponents, np.sort(np.repeat(np.log(np.abs(entries)), 2))[::-1], atol=1e-15)
 
 
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore:jacobians")
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "leaky", "slstm"])
 def test_diagonals_and_blocks_are_formed_step_by_step(name):

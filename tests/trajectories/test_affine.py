@@ -49,6 +49,7 @@ def assert_close(expected, actual, tolerance):
         assert np.linalg.norm(a - b) <= tolerance * max(1, np.linalg.norm(a))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", affine_cells.CELLS)
 @pytest.mark.parametrize("length", [1, 37])
 def test_parallel_is_the_scan(name, length):
@@ -69,6 +70,7 @@ def test_newton_of_an_affine_cell_takes_its_blocks_and_one_iteration(name):
     assert_close(trajectories.unroll(cell, params, inputs, initial=initial).states, found.states, 1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [name for name, cell in cases.MODERN.items() if is_affine(cell)])
 def test_the_affine_cells_are_unrolled_and_pulled_back_in_parallel(name):
     model = models.sequence_model(cases.MODERN[name], 2)

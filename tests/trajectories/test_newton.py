@@ -35,6 +35,7 @@ def gradient_of(cell, data, method):
     return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*data)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", cases.CELLS)
 def test_states_and_gradients_are_those_of_the_scan(name):
     cell = cases.CELLS[name]

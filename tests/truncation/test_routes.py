@@ -33,6 +33,7 @@ INSTANCES = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "reduction", "own_initial"), INSTANCES)
 def test_every_route_is_its_table(name, reduction, own_initial):
     model = model_of(name, reduction)

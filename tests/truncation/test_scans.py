@@ -209,6 +209,7 @@ def solve_by_hand(w, initial, ts, substeps=2):
     return jnp.concatenate((initial[None], jax.lax.scan(advance, initial, jnp.diff(ts))[1]))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_a_diffrax_solve_is_cut_in_windows(adaptive):
     diffrax = pytest.importorskip("diffrax")

@@ -48,6 +48,7 @@ def true_adjoints(model, params, inputs, targets, initial):
     return flatten_steps(forward.trajectory.states)[ends], later[ends]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "own"), INSTANCES)
 def test_exact_where_the_readout_is_the_true_adjoint(name, own):
     """D through two points: a pseudo-inverse finds it. D = 0 is `windowed`; one window is exact with any D."""
@@ -134,6 +135,7 @@ def test_a_slip_learns_something_else(old, new):
     assert np.abs(learn(mutate(synthetic, old, new), 2000) - linear_problem()[2]).max() > 1e-2
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "own"), INSTANCES)
 def test_its_windows_add_up_to_bootstrapped(name, own):
     """At a learning rate of zero, from a D that is not: the last window is not bootstrapped, h_0 counts once."""

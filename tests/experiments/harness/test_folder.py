@@ -311,6 +311,7 @@ def run_in_a_child(out, options, *, die_at=None, two_renames=False):
     return os.WIFSIGNALED(status), kept
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("kind", ["new", "overwriting", "resuming", "overwriting by two renames"])
 def test_a_kill_at_any_moment_loses_and_mixes_nothing(kind, tmp_path, capfd, monkeypatch, record_property):

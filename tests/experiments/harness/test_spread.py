@@ -149,6 +149,7 @@ def test_eight_devices_leave_what_one_leaves(tmp_path, expected):
     assert (again.code, again.error.count("holds the finished run")) == (0, 1)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("count", "words"), [(2, ("--devices", "2")), (4, ())])
 def test_processes_leave_what_one_leaves(count, words, tmp_path, expected):
     first, *others = processes.wait(start_toys(tmp_path / "toy", count, *words))
@@ -166,6 +167,7 @@ def test_processes_leave_what_one_leaves(count, words, tmp_path, expected):
     assert (record["devices"], record["processes"]) == (4, count)
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not hasattr(signal, "sigwait"), reason="no POSIX signals")
 @pytest.mark.parametrize(
     ("which", "number", "count"), [(1, signal.SIGKILL, 3), (0, signal.SIGKILL, 3), (1, signal.SIGINT, 2)]
@@ -204,6 +206,7 @@ def test_one_that_ends_ends_all_in_one_line_and_the_rest_is_computed_later(which
     assert os.listdir(tmp_path) == ["toy"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("count", "words", "each", "ends"),
     [
@@ -247,6 +250,7 @@ def test_processes_that_do_not_fit_together_get_one_line_each(count, words, each
     assert not (tmp_path / "toy").exists()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [

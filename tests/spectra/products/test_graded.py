@@ -42,6 +42,7 @@ def right():
     return values_of(graded)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [
