@@ -4,16 +4,30 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 FREE = {"reshape", "broadcast_in_dim", "squeeze", "convert_element_type", "copy", "stop_gradient", "split"}
+# Entries that only change their place: bytes, no flops.
+MOVES = {
+    "concatenate",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "gather",
+    "pad",
+    "rev",
+    "scatter",
+    "slice",
+    "transpose",
+}
 
 
 class Operations(NamedTuple):
     """The operations of one call.
 
     Attributes:
-      flops: a product of [a, b] and [b, c] counts 2abc, an elementwise operation 1 per entry.
+      flops: a product of [a, b] and [b, c] counts 2abc, an elementwise operation on floats 1 per entry; entries
+        that are moved, and integers (indices, bits of random numbers), count 0.
       bytes: read and written if every operation reads its arguments and writes its result: an upper bound.
       exact: False if a loop of unknown length was counted once.
 
@@ -70,11 +84,14 @@ def _inner_programs(equation):
 
 
 def _flops(equation):
+    name, variables = equation.primitive.name, (*equation.invars, *equation.outvars)
+    if name in FREE | MOVES or not any(jnp.issubdtype(variable.aval.dtype, jnp.inexact) for variable in variables):
+        return 0
     size = sum(math.prod(variable.aval.shape) for variable in equation.outvars)
-    if equation.primitive.name == "dot_general":
+    if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         return 2 * size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-    return 0 if equation.primitive.name in FREE else size
+    return size
 
 
 def _size_in_bytes(variable):

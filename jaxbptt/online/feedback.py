@@ -54,8 +54,8 @@ def eprop(
     does not read, such as the cell state of an LSTM. The readout's own gradient is exact for each of them. The
     sequences of a batched model share B, whose step is then the sum of theirs.
 
-    State: e as in `rflo`, G·K·C numbers; random and adaptive also B [N, O], and a key at init. Cost: 2GK²C flops per
-    step and N² for K as `rflo`, and 2NO for B, 5NO if adaptive. Works where `rflo` does.
+    State: e as in `rflo`, G·K·C numbers; random and adaptive also B [N, O], and a key at init. Cost: (2K + 3) GKC
+    flops per step and N² for K as `rflo`, and 2NO for B, 6NO if adaptive. Works where `rflo` does.
 
     Args:
       feedback: "symmetric", "random" or "adaptive".
@@ -140,8 +140,8 @@ def _feed(plan, fed, state, error):
     signal = jnp.zeros_like(state).at[plan.state.array].set(errors @ fed.feedback.T)
     if not (plan.rate or plan.weight_decay):
         return signal, fed
-    learned = _mask(plan, state.dtype) * (state[plan.state.array].T @ errors)
-    return signal, fed._replace(feedback=(1 - plan.weight_decay) * fed.feedback - plan.rate * learned)
+    listened = _mask(plan, state.dtype) * (plan.rate * state[plan.state.array].T)
+    return signal, fed._replace(feedback=(1 - plan.weight_decay) * fed.feedback - listened @ errors)
 
 
 def _contract(plan, params, fed, local):
@@ -149,8 +149,9 @@ def _contract(plan, params, fed, local):
 
 
 def _flops(plan):
-    entries = len(plan.listens) * plan.output.array.size
-    return sparse.METHOD.flops(plan.own) + (5 if plan.rate or plan.weight_decay else 2) * entries
+    count, outputs = plan.output.array.shape
+    entries, learns = len(plan.listens) * outputs, bool(plan.rate or plan.weight_decay)
+    return sparse.METHOD.flops(plan.own) + 2 * count * entries + learns * (2 * count + 2) * entries
 
 
 METHOD = Method(

@@ -47,7 +47,7 @@ def kernl(*, rate: float, timescale: float) -> Rule:
     of small noise, by one jvp. And it takes plain gradient steps, where these are divided by ‖Ω‖² and ‖β diag(Γ)‖², so
     that a rate η < 1 cannot diverge whatever N and γ are. At h_0: β = 1, γ = 1/τ, e_0 = ∂h_0/∂θ, δ = Ω = Γ = 0.
 
-    State: e, G·K·C numbers as `snap(1)`, β [N, N], four vectors [N] and a key. Cost: 4GKC + 8N² flops per step and a
+    State: e, G·K·C numbers as `snap(1)`, β [N, N], four vectors [N] and a key. Cost: 4GKC + 10N² flops per step and a
     jvp. Works for any cell. The pattern is found and looked at as in `snap`.
 
     Args:
@@ -102,14 +102,13 @@ def _advance(plan, model, params, state, x, kernel, signs):
     shift = ravel_pytree(pushed)[0] + signs
     filtered, slope = decay * kernel.filtered + signs, decay * (kernel.slope - kernel.filtered)
     error = kernel.weights @ filtered - shift
-    of_rates = kernel.weights * slope[None, :]  # of what β Ω predicts
-    weights = kernel.weights - plan.rate * _normalised(jnp.outer(error, filtered), filtered)
-    rates = jnp.maximum(kernel.rates - plan.rate * _normalised(error @ of_rates, of_rates), 0)
+    by_rates = jnp.sum(kernel.weights**2, axis=0) @ slope**2  # ‖β diag(Γ)‖²
+    weights = kernel.weights - jnp.outer(_divided(plan.rate * error, filtered @ filtered), filtered)
+    rates = jnp.maximum(kernel.rates - _divided(plan.rate * (error @ kernel.weights) * slope, by_rates), 0)
     return new, Kernel(trace, weights, rates, shift, filtered, slope)
 
 
-def _normalised(gradient, by):
-    square = jnp.vdot(by, by)
+def _divided(gradient, square):
     return gradient / jnp.where(square == 0, jnp.ones_like(square), square)
 
 
@@ -119,7 +118,7 @@ def _contract(plan, params, kernel, local):
 
 def _flops(plan):
     groups, height = plan.own.rows.array.shape
-    return 4 * groups * height * plan.own.columns.array.shape[1] + 8 * plan.num_state**2
+    return 4 * groups * height * plan.own.columns.array.shape[1] + 10 * plan.num_state**2
 
 
 METHOD = Method(_start, _advance, _contract, _flops, num_signs=lambda plan: plan.num_state, num_start=lambda plan: 0)

@@ -55,8 +55,8 @@ def snap(order: int) -> Rule:
     not zero any more, it raises ValueError, or under jit its gradient is NaN from then on: call `init` again.
 
     State: the kept entries, in G groups of columns with the same K rows, G·K·C numbers (|θ| for SnAp-1 of a dense
-    Elman net, up to N|θ|). Cost: 2GK²C flops per step, and N² for J. Works for any cell. The key is not used; a model
-    without num_inputs needs an example `x` at `init`.
+    Elman net, up to N|θ|). Cost: (2K + 3) GKC flops per step, and N² for J. Works for any cell. The key is not used; a
+    model without num_inputs needs an example `x` at `init`.
 
     Args:
       order: n ≥ 1.
@@ -90,9 +90,9 @@ def rflo(*, leak: float | None = None) -> Rule:
     `snap(1)` also keeps each unit's own weight. The rule is e-prop with the exact learning signal ∂L_t/∂h_t, and RFLO
     with the transposed readout in place of random feedback.
 
-    State: the entries of ∂⁺h/∂⁺θ that are not zero, G·K·C numbers (Elman |θ|, LSTM 2 per weight). Cost: 2GK²C flops per
-    step, and N² for K. Works for cells with a factored derivation, and with `leak` for any cell: K = leak · I (1 − 1/τ
-    in RFLO). The pattern is found and looked at as in `snap`. The key is not used.
+    State: the entries of ∂⁺h/∂⁺θ that are not zero, G·K·C numbers (Elman |θ|, LSTM 2 per weight). Cost: (2K + 3) GKC
+    flops per step, and N² for K. Works for cells with a factored derivation, and with `leak` for any cell:
+    K = leak · I (1 − 1/τ in RFLO). The pattern is found and looked at as in `snap`. The key is not used.
 
     Args:
       leak: the factor of a leaky cell h_t = leak · h_{t−1} + …; None: K is read from the cell's derivation.
@@ -232,7 +232,7 @@ def spread(plan: Plan, params: Params, by_group: jax.Array) -> Params:
 
 def _flops(plan):
     groups, height = plan.rows.array.shape
-    return 2 * groups * height * plan.columns.array.shape[1] * (height + 1)
+    return groups * height * plan.columns.array.shape[1] * (2 * height + 3)
 
 
 def _jacobian(model: Model, params: Params, state: State, x: Input) -> jax.Array:

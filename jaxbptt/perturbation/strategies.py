@@ -37,7 +37,7 @@ def evolution_strategies(
     strategies. What earlier windows did to the state is forgotten, so σ → 0 gives `truncation.windowed`, not dC/dθ.
 
     The variance of PES grows with the number of windows ⌈T/K⌉ and with P, the entries of θ. Cost: 2m forward passes
-    (and one more where not persistent), and 9P flops per window and pair to perturb and to weigh. Memory m (2N + 5P):
+    (and one more where not persistent), and 7P flops per window and pair to perturb and to weigh. Memory m (2N + 5P):
     no states are kept. A penalty's gradient is added as it is.
 
     Args:

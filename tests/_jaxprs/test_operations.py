@@ -40,7 +40,9 @@ def test_a_loop_of_unknown_length_is_said_to_be_one():
         (lambda x: jnp.broadcast_to(x.reshape(3, 3)[None], (2, 3, 3)), 0),
         (lambda x: jax.jit(jnp.tanh)(x) + x, 2 * SIZE),
         (lambda x: jnp.einsum("bij,bjk->bik", *[x.reshape(1, 3, 3)] * 2), 2 * 27),
+        (lambda x: x[jnp.arange(SIZE)[::-1]] + jnp.concatenate((x[1:], x[:1])), SIZE),  # the sum alone
+        (lambda x: jnp.where(x > 0, x, 0.0), 2 * SIZE),
     ],
 )
-def test_shapes_are_free_and_calls_are_opened(function, flops):
+def test_shapes_and_places_are_free_and_calls_are_opened(function, flops):
     assert count_operations(function, jax.ShapeDtypeStruct((SIZE,), jnp.float32)).flops == flops

@@ -144,7 +144,10 @@ def test_kernl_against_its_definition(name):
     [
         ("decay * (kernel.slope - kernel.filtered)", "decay * (kernel.slope + kernel.filtered)"),
         ("local @ kernel.weights", "kernel.weights @ local"),
-        ("jnp.outer(error, filtered), filtered", "jnp.outer(filtered, error), filtered"),
+        (
+            "jnp.outer(_divided(plan.rate * error, filtered @ filtered), filtered)",
+            "jnp.outer(filtered, _divided(plan.rate * error, filtered @ filtered))",
+        ),
         ("ravel_pytree(pushed)[0] + signs", "ravel_pytree(pushed)[0] - signs"),
     ],
 )
@@ -237,8 +240,8 @@ def test_feedback_against_its_definition(adaptive):
     [
         ("set(errors @ fed", "set((errors + 0.1) @ fed"),
         ("(1 - plan.weight_decay) * fed.feedback", "fed.feedback"),
-        ("plan.rate * learned", "-plan.rate * learned"),
-        ("_mask(plan, state.dtype) * (state", "(state"),
+        ("(plan.rate * state[", "(-plan.rate * state["),
+        ("_mask(plan, state.dtype) * (plan.rate", "(plan.rate"),
         ("_mask(plan, signs.dtype) * matrix", "matrix"),
     ],
 )
