@@ -55,9 +55,9 @@ def sketched_rtrl(rank: int) -> Rule:
     is seen through its Gram matrix, and √tr B_t is never more than e_t.
 
     State: S, the G·K·C numbers of `snap(1)`; U, V and B, N r + r G C + N² more (for a dense Elman net G = N, K = 1 and
-    G C = |θ|). Cost: (4r² + 4rK + 4K²) G C + 2N² (G K + 3r) + 17N³ flops per step to leading order, an
-    eigendecomposition counted as 9N³ (at rank N 4N³ in all, with none), where RTRL takes 2N² |θ|. Works for any cell. The key is not used; the pattern is found and looked
-    at as in `snap`.
+    G C = |θ|). Cost: (4r² + 4rK + 4K²) G C + 2N² (G K + 3r) + 17N³ flops per step to leading order, of which an
+    eigendecomposition is counted as 9N³ (at rank N there is none: 4N³), where RTRL takes 2N² |θ|. Works for any cell.
+    The key is not used; the pattern is found and looked at as in `snap`.
 
     Args:
       rank: r, 0 … N.
