@@ -14,7 +14,7 @@ from .runs import WITH_SUMMARY, run_tiny
 
 TINY = "--task copy --hidden 4 --length 6 --updates 4 --records 2 --keys 2 --sequences 3"
 LENGTH = 9
-RUN = ("RTRL", "SnAp-1", "UORO")
+RUN = ("RTRL", rules_of.SKETCH, "immediate", "UORO")
 
 
 def test_a_tiny_run_measures_every_rule(tmp_path, monkeypatch):
@@ -33,11 +33,13 @@ def test_a_tiny_run_measures_every_rule(tmp_path, monkeypatch):
     for field in ("cosine", "mean_cosine", "cosine_all"):
         np.testing.assert_allclose(get[field][0], 1, atol=1e-12)  # RTRL is exact
         assert (np.abs(get[field]) <= 1 + 1e-12).all()
-        assert (get[field][1:, 0].max(axis=0) < 1 - 1e-4).all()
+        assert (get[field][2:, 0].max(axis=0) < 1 - 1e-4).all()
+    trained = [rule not in rules_of.UNTRAINED for rule in RUN]
+    np.testing.assert_array_equal(np.isfinite(get["final"]).all(axis=(1, 2)), trained)
     assert (get["final"] != get["start"]).all()
-    assert len(np.unique(get["final"][:, 0, 0])) == rules  # every rule went its own way
+    assert len(np.unique(get["final"][trained, 0, 0])) == sum(trained)  # every rule went its own way
     flops = dict(zip(get["rules"], get["flops"], strict=True))
-    assert flops["RTRL"] > flops["UORO"] > flops["SnAp-1"]
+    assert flops["RTRL"] > flops["UORO"] > flops["immediate"]
     assert run.summary["copy"]["rules"]["RTRL"]["cosine"] == pytest.approx(1)
     assert run.said.startswith("cosine to the exact gradient, range over tasks")
     assert "published: sketched-rtrl's shipped results" in run.said
@@ -73,6 +75,7 @@ def fake_outcome():
     final = np.broadcast_to(np.linspace(0.5, 1, rules)[:, None, None], (rules, 2, 2)).copy()
     final[:, 0] += 0.25  # the second rate is the best
     final[-1, 1, 0] = np.nan  # but for the last rule, which failed there once
+    final[1] = np.nan  # and the sketch, which is not trained
     return experiment.Outcome(
         rules=np.array(list(rules_of.RULES)),
         updates=np.array([0, 2, 4]),
@@ -101,8 +104,11 @@ def test_summary_words_and_plot_of_arrays(tmp_path):
     first, *said, why = found.lines
     assert first == "text: 2 symbols"
     assert why.startswith("published: ")
-    assert any(line.strip().startswith("SnAp-1         0.80 to 0.80 | 0.40 to 0.40 | 0.41 to 0.69") for line in said)
+    assert any(
+        line.strip().startswith("SnAp-1                 0.80 to 0.80 | 0.40 to 0.40 | 0.41 to 0.69") for line in said
+    )
     assert said[-1].startswith("text: loss per step from 1.500 to RTRL 0.500, SnAp-1 0.600")
+    assert rules[rules_of.SKETCH]["final"] is None
     figure.plot(results, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
