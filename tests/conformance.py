@@ -164,6 +164,12 @@ def _stale(model, params, inputs, targets, initial):
         )
 
 
+def _of_windows(model, params, inputs, targets, initial):
+    rule = perturbation.persistent_strategies(scale=0.1)
+    state = rule.init(_summed(model), params, key=KEY, initial=initial)
+    return rule.update(params, state, inputs, targets)[1:]
+
+
 def _assessed(model, params, inputs, targets, initial):
     estimator = functools.partial(truncation.lag, num_lags=2)
     whole = assessment.assess(model, estimator, params, inputs, targets, initial=initial).whole
@@ -279,6 +285,7 @@ TRACED = {
     "online.staleness": _stale,
     "perturbation.forward_gradient": _of_route(perturbation.forward_gradient, key=KEY),
     "perturbation.evolution_strategies": _of_route(perturbation.evolution_strategies, key=KEY, window=2, scale=0.1),
+    "perturbation.persistent_strategies": _of_windows,
     "perturbation.node_perturbation": _of_route(perturbation.node_perturbation, key=KEY),
     "perturbation.node_perturbation noise": _of_route(perturbation.node_perturbation, key=KEY, scale=0.1),
     "spectra.stream_exponents": _stream,

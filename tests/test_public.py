@@ -47,7 +47,8 @@ NAMES = {
     " SyntheticState cut make_probe lost_norms windowed_scan windowed_solve value_and_windowed_grad Windows Loop Solve",
     "online": "Rule OnlineState rtrl snap uoro kf_rtrl rflo run staleness"
     " sketched_rtrl bias_bound reverse_kf_rtrl ok_rtrl kernl eprop immediate",
-    "perturbation": "forward_gradient evolution_strategies node_perturbation",
+    "perturbation": "forward_gradient evolution_strategies node_perturbation persistent_strategies StrategiesRule"
+    " Particles",
     "assessment": "assess cost_per_step alignment",
     "derivations": "Derivation check check_gradient check_vjp assert_correct",
     "comparison": "compare",

@@ -4,11 +4,13 @@
 |---|---|---|
 | `forward_gradient` | θ; the slope of C along the direction, in forward mode | dC/dθ |
 | `evolution_strategies` | θ, anew in each window; losses of pairs (PES) | the gradient of the smoothed C |
+| `persistent_strategies` | the same, window by window, while θ changes: `init` and `update` | the same at fixed θ |
 | `evolution_strategies(persistent=False)` | the same, from states without noise | that of windows of K steps |
 | `node_perturbation` | the states; the slope of the losses after each | dC/dθ |
 | `node_perturbation(scale=σ)` | the states; the losses after each (REINFORCE) | the gradient of the smoothed C |
 
-All take (model, params, inputs, targets, *, key) and return (loss, grads), as the exact routes do.
+All but `persistent_strategies` take (model, params, inputs, targets, *, key) and return (loss, grads), as the exact
+routes do.
 
 >>> import functools, jax, jax.numpy as jnp
 >>> from jaxbptt import assessment, cells, models, perturbation
@@ -23,6 +25,14 @@ True
 
 from jaxbptt.perturbation.directions import forward_gradient
 from jaxbptt.perturbation.nodes import node_perturbation
+from jaxbptt.perturbation.particles import Particles, StrategiesRule, persistent_strategies
 from jaxbptt.perturbation.strategies import evolution_strategies
 
-__all__ = ["evolution_strategies", "forward_gradient", "node_perturbation"]
+__all__ = [
+    "Particles",
+    "StrategiesRule",
+    "evolution_strategies",
+    "forward_gradient",
+    "node_perturbation",
+    "persistent_strategies",
+]

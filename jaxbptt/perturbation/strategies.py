@@ -1,4 +1,4 @@
-"""Evolution strategies: the losses of perturbed params, window by window, with the perturbations remembered or not."""
+"""Evolution strategies over a whole sequence at fixed params, with the perturbations remembered or not."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jaxbptt import _validation
 from jaxbptt.gradients.diagnosis import require_finite_result
 from jaxbptt.gradients.forward import add_penalty, take_problem
-from jaxbptt.models.model import Model, read, reduction_weight
-from jaxbptt.perturbation.draws import draw_like, require_one_of, take_draws
+from jaxbptt.models.model import Model, reduction_weight
+from jaxbptt.perturbation.draws import require_one_of, take_draws
+from jaxbptt.perturbation.particles import begin, over_window
 from jaxbptt.types import Inputs, Key, LossAndGrads, Params, State, Targets
 
 
@@ -88,71 +89,26 @@ def evolution_strategies(
     if key is None:
         perturbations = take_draws("perturbations", perturbations, params, (None, num_windows))
         num_pairs = jax.tree.leaves(perturbations)[0].shape[0]
-        draws = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), perturbations)
+        perturbations = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), perturbations)
     else:
         _validation.require_size("num_pairs", num_pairs)
-        draws = jax.random.split(key, num_windows)
 
-    def start(params):
-        return jax.tree.map(jnp.asarray, model.initial_state(params) if initial is None else initial)
+    def body(carry, at):
+        state, total = carry
+        state, losses, grads = over_window(params, state, *at, scale=scale, persistent=persistent)
+        return (state, jax.tree.map(jnp.add, total, grads)), losses
 
-    def unroll(params, state, steps):
-        """(the last state, the losses)."""
-
-        def body(state, step):
-            x, target = step
-            new = model.step(params, state, x)
-            return new, model.loss(read(model, params, new, x, state), target)
-
-        return jax.lax.scan(body, state, steps)
-
-    def of_pair(noise, states, steps, is_first):
-        """One antithetic pair over one window: its states, its losses [2, K]."""
-
-        def one(sign, state):
-            moved = jax.tree.map(lambda leaf, noise: leaf + sign.astype(leaf.dtype) * scale * noise, params, noise)
-            own = start(moved)
-            state = jax.tree.map(lambda own, state: jnp.where(is_first, own, state), own, state)
-            return unroll(moved, state, steps)
-
-        return jax.vmap(one)(jnp.array([1, -1]), states)
-
-    def over_window(carry, at):
-        states, clean, remembered = carry
-        draw, is_first, steps = at
-        noise = draw if key is None else draw_like(draw, params, (num_pairs,), "normal")
-        weights = jax.tree.map(jnp.add, remembered, noise)
-        states, losses = jax.vmap(of_pair, in_axes=(0, 0, None, None))(noise, states, steps, is_first)
-        change = jnp.sum(losses[:, 0] - losses[:, 1], axis=1)
-        grads = jax.tree.map(lambda leaf: jnp.tensordot(change.astype(leaf.dtype), leaf, axes=1), weights)
-        if persistent:
-            return (states, clean, weights), (grads, jnp.sum(losses, axis=(0, 1)))
-        clean, _ = unroll(params, clean, steps)
-        return (_repeat(clean, num_pairs), clean, remembered), (grads, jnp.sum(losses, axis=(0, 1)))
-
-    clean = start(params)
-    remembered = jax.tree.map(lambda leaf: jnp.zeros((num_pairs, *leaf.shape), leaf.dtype), params)
-    carry = (_repeat(clean, num_pairs), clean, remembered)
     whole = length // window
-    is_first = jnp.arange(num_windows) == 0
-    blocks = jax.tree.map(
-        lambda leaf: leaf[: whole * window].reshape(whole, window, *leaf.shape[1:]), (inputs, targets)
-    )
-    full = jax.tree.map(lambda leaf: leaf[:whole], (draws, is_first))
-    carry, (parts, losses) = jax.lax.scan(over_window, carry, (*full, blocks))
-    grads, losses = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), parts), losses.reshape(-1)
+    steps = jax.tree.map(lambda leaf: leaf[: whole * window].reshape(whole, window, *leaf.shape[1:]), (inputs, targets))
+    carry = begin(model, params, num_pairs, key, initial), jax.tree.map(jnp.zeros_like, params)
+    carry, losses = jax.lax.scan(body, carry, (*steps, jax.tree.map(lambda leaf: leaf[:whole], perturbations)))
+    losses = losses.reshape(-1)
     if whole < num_windows:
         rest = jax.tree.map(lambda leaf: leaf[whole * window :], (inputs, targets))
-        last = jax.tree.map(lambda leaf: leaf[whole], (draws, is_first))
-        _, (more, tail) = over_window(carry, (*last, rest))
-        grads, losses = jax.tree.map(jnp.add, grads, more), jnp.concatenate((losses, tail))
-    weight = reduction_weight(model, length, losses.dtype) / (2 * num_pairs)
-    grads = jax.tree.map(lambda leaf: (weight / scale).astype(leaf.dtype) * leaf, grads)
+        carry, tail = body(carry, (*rest, jax.tree.map(lambda leaf: leaf[whole], perturbations)))
+        losses = jnp.concatenate((losses, tail))
+    weight = reduction_weight(model, length, losses.dtype)
+    grads = jax.tree.map(lambda leaf: weight.astype(leaf.dtype) * leaf, carry[1])
     losses = weight * losses
     require_finite_result(model, problem, losses, grads)
     return add_penalty(model, params, jnp.sum(losses), grads)
-
-
-def _repeat(state, num_pairs):
-    """The state of each of m pairs, [m, 2, …]."""
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_pairs, 2, *leaf.shape)), state)

@@ -11,9 +11,9 @@ from jax.flatten_util import ravel_pytree
 
 from jaxbptt import assessment, cells, gradients, models, perturbation, truncation
 from jaxbptt.comparison import compare
-from jaxbptt.perturbation import strategies
+from jaxbptt.perturbation.draws import draw_like
 from tests import cases
-from tests.mutation import mutate
+from tests.mutation import mutate_package
 from tests.perturbation.problems import (
     KEY,
     all_signs,
@@ -82,26 +82,94 @@ def mean_over_all(module, **options):
 
 
 def test_unbiased_for_the_smoothed_loss_over_all_normal_perturbations():
-    assert compare(smoothed_gradient(), mean_over_all(strategies)).relative < 1e-12
+    assert compare(smoothed_gradient(), mean_over_all(perturbation)).relative < 1e-12
 
 
 def test_the_truncated_ones_are_biased():
-    assert compare(smoothed_gradient(), mean_over_all(strategies, persistent=False)).relative > 0.05
+    assert compare(smoothed_gradient(), mean_over_all(perturbation, persistent=False)).relative > 0.05
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("jax.tree.map(jnp.add, remembered, noise)", "noise"),
-        ("return (states, clean, weights)", "return (_repeat(clean, num_pairs), clean, weights)"),
-        ("jnp.where(is_first, own, state)", "state"),
+        ("jax.tree.map(jnp.add, state.sums, perturbations)", "perturbations"),
+        ("Particles(states, sums", "Particles(_repeat(one_of(state.model_states), num_pairs), sums"),
+        ("jnp.where(state.at_start, own, at)", "at"),
         ("losses[:, 0] - losses[:, 1]", "losses[:, 0] + losses[:, 1]"),
-        ("weight / scale", "1.01 * weight / scale"),
-        ("jax.tree.map(jnp.add, grads, more)", "grads"),
+        ("(2 * num_pairs * scale)", "(1.98 * num_pairs * scale)"),
+        ("jax.tree.map(jnp.add, total, grads)", "grads"),
     ],
 )
 def test_a_slip_is_biased(old, new):
-    assert compare(smoothed_gradient(), mean_over_all(mutate(strategies, old, new))).relative > 1e-3
+    assert compare(smoothed_gradient(), mean_over_all(mutate_package(perturbation, old, new))).relative > 1e-3
+
+
+def by_windows(rule, model, params, inputs, targets, *, window, noise=None, key=None, initial=None):
+    """(Σ losses, Σ estimates, the last state) of a user's loop over windows; noise [m, W, …]."""
+    state, loss, grads = rule.init(model, params, key=key, initial=initial), 0.0, None
+    for w, start in enumerate(range(0, len(inputs), window)):
+        given = None if noise is None else jax.tree.map(lambda leaf, w=w: leaf[:, w], noise)
+        steps = inputs[start : start + window], targets[start : start + window]
+        state, of_window, found = rule.update(params, state, *steps, perturbations=given)
+        loss, grads = loss + of_window, found if grads is None else jax.tree.map(jnp.add, grads, found)
+    return loss, grads, state
+
+
+def mean_of_windows(module):
+    """As `mean_over_all`, of the rule, all perturbations as pairs of one run."""
+    model, data, rows, weights = polynomial()
+    rule = module.persistent_strategies(scale=SCALE)
+
+    def one(noise):
+        noise = jax.tree.map(lambda leaf: leaf[None], noise)
+        return by_windows(rule, model._replace(reduction="sum"), *data, window=2, noise=noise)[1]
+
+    each = jax.jit(jax.vmap(one))(shaped_like(data[0], rows))
+    return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, axes=1) / len(data[1]), each)
+
+
+def test_window_by_window_it_is_unbiased_over_all_normal_perturbations_and_a_slip_is_not():
+    assert compare(smoothed_gradient(), mean_of_windows(perturbation)).relative < 1e-12
+    forgetful = mutate_package(perturbation, "Particles(states, sums", "Particles(states, state.sums")
+    assert compare(smoothed_gradient(), mean_of_windows(forgetful)).relative > 1e-3
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("keyed", [True, False])
+def test_at_fixed_params_windows_add_up_to_the_whole_bit_for_bit(keyed, own):
+    model = model_of("gru")._replace(reduction="sum", initial_state=lambda params: jnp.sin(params.cell.b_h[: cases.N]))
+    params, inputs, targets, initial = instance_of("gru")
+    noise = {"key": KEY} if keyed else {"noise": draw_like(KEY, params, (3, 3), "normal")}
+    options = {"window": 2, "initial": None if own else initial}
+    rule = perturbation.persistent_strategies(scale=SCALE, num_pairs=3)
+    _, found, state = jax.jit(lambda *data: by_windows(rule, model, *data, **noise, **options))(params, inputs, targets)
+    noise = noise if keyed else {"perturbations": noise["noise"]}
+    whole = lambda *data: perturbation.evolution_strategies(model, *data, **noise, **options, scale=SCALE, num_pairs=3)[
+        1
+    ]
+    chex.assert_trees_all_equal(found, jax.jit(whole)(params, inputs, targets))
+    assert not keyed or jax.random.key_data(state.key).tolist() != jax.random.key_data(KEY).tolist()
+
+
+def test_it_learns_while_it_runs():
+    """h_t = h_{t−1} + W x_t along targets of a net of its own: SGD on windows of one sequence, in one scan."""
+    model = models.make_model(
+        lambda w, h, x: 0.5 * h + w @ x, lambda w: jnp.zeros(2), lambda w, h: h, models.squared_error
+    )
+    w, inputs = jnp.array([[1.0, 0.5], [-0.5, 2.0]]), jax.random.normal(KEY, (400, 2, 2))
+    targets = jax.lax.scan(lambda h, x: (0.5 * h + w @ x,) * 2, jnp.zeros(2), inputs.reshape(800, 2))[1]
+    rule = perturbation.persistent_strategies(scale=0.01, num_pairs=8)
+
+    def body(carry, window):
+        at, state = carry
+        state, loss, grads = rule.update(at, state, *window)
+        return (at - 0.002 * grads, state), loss
+
+    start = 0 * w, rule.init(model, 0 * w, key=KEY)
+    train = jax.jit(lambda *windows: jax.lax.scan(body, start, windows))
+    (found, _), losses = train(inputs, targets.reshape(400, 2, 2))
+    assert losses[-50:].mean() < 0.1 * losses[:50].mean()
+    assert jnp.linalg.norm(found - w) < 0.3 * jnp.linalg.norm(w)
 
 
 @pytest.mark.parametrize("persistent", [True, False])
@@ -219,7 +287,38 @@ def test_the_cost_is_as_stated(persistent):
     assert abs(rest - (0 if persistent else forward)) < 0.12 * forward
 
 
+def update(params=None, state=None, **options):
+    rule = perturbation.persistent_strategies(scale=0.1, num_pairs=2)
+    state = rule.init(SUMMED, PARAMS, **options.pop("init", {})) if state is None else state
+    return rule.update(PARAMS if params is None else params, state, INPUTS, TARGETS, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: perturbation.persistent_strategies(scale=0), ValueError, "scale: got 0, expected a finite number abo"),
+        (lambda: perturbation.persistent_strategies(scale=1.0, num_pairs=0), ValueError, "num_pairs: got 0, expected"),
+        (lambda: perturbation.persistent_strategies(scale=1.0).init(MODEL, PARAMS), ValueError,
+         "model.reduction: got 'mean', expected 'sum'"),
+        (lambda: update(init={"key": 3}), TypeError, "key: got int, expected a typed key"),
+        (lambda: update(init={"initial": jnp.ones(9)}), ValueError, r"initial: got shape \[9\]"),
+        (update, TypeError, "state.key, perturbations: got neither, expected exactly one of them"),
+        (lambda: update(init={"key": KEY}, perturbations=PARAMS), TypeError, "state.key, perturbations: got both"),
+        (lambda: update(perturbations=PARAMS), ValueError, r"perturbations: got leading axes \[3\], expected \[2\]"),
+        (lambda: update(state=PARAMS), TypeError, "state: got SequenceParams, expected the Particles of persistent_st"),
+        (lambda: update(PARAMS.cell, init={"key": KEY}), ValueError, "params: got structure"),
+        (lambda: update(jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS), init={"key": KEY}), ValueError,
+         "params.* got NaN or inf"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_of_the_rule_get_one_line(call, error, message):
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
 MODEL, (PARAMS, INPUTS, TARGETS, _) = model_of("elman"), instance_of("elman")
+SUMMED = MODEL._replace(reduction="sum")
 GIVEN = jax.tree.map(lambda leaf: jnp.ones((2, 2, *leaf.shape)), PARAMS)
 
 
