@@ -69,7 +69,8 @@ def _caption(outcome):
         f" over consecutive steps of one sequence. Third row: loss of {HELD_OUT} held-out sequences after training by"
         f" each rule with Adam at its best of {rates} rates (RTRL by BPTT, whose gradient is the same); bar: mean,"
         f" dots: keys; dashed: untrained. RFLO and e-prop: with a leak factor of {LEAK:g} that the cell does not have;"
-        " e-prop with one draw of random feedback. Cost: counted, not timed."
+        " e-prop with one draw of random feedback; KeRNL learns its kernel anew in each sequence. Cost: counted, not"
+        " timed."
     )
 
 
@@ -92,7 +93,7 @@ def _plot_cosines(ax, name, outcome):
         for end, face in zip(ends, ("white", colour), strict=True):
             ax.plot(end, i, marker, color=colour, markerfacecolor=face, markersize=11, markeredgewidth=2)
     ax.axvline(0, color="0.6", linewidth=1, zorder=0)
-    ax.set(title=name, xlabel="cosine of a sequence's gradient", xlim=(-0.15, 1.06))
+    ax.set(title=name, xlabel="cosine of a sequence's gradient", xlim=(_least(outcome.cosine[..., -1]), 1.06))
 
 
 def _plot_losses(ax, name, outcome):
@@ -109,14 +110,19 @@ def _plot_losses(ax, name, outcome):
     ax.set(title="final held-out loss", xlabel=f"loss per step, {TASKS[name]}", xlim=(0, None))
 
 
+def _least(cosines):
+    """Where the axis of cosines begins."""
+    return min(-0.1, np.nanmin(cosines) - 0.06)
+
+
 def _plot_windows(ax, outcome):
+    windowed = outcome.cosine.mean(axis=(1, 2))
     for i, rule in enumerate(map(str, outcome.rules)):
         colour, marker = STYLES[rule]
-        alone = outcome.cosine[i].mean(axis=(0, 1))
         width = 7 - 0.5 * i  # what lies over another line lets it be seen
-        ax.plot(outcome.windows, alone, color=colour, marker=marker, markersize=8, linewidth=width, label=rule)
+        ax.plot(outcome.windows, windowed[i], color=colour, marker=marker, markersize=8, linewidth=width, label=rule)
     ax.axhline(0, color="0.6", linewidth=1, zorder=0)
-    ax.set(title="over the window of losses", xlabel="steps summed", xscale="log", ylim=(-0.1, 1.08))
+    ax.set(title="over the window of losses", xlabel="steps summed", xscale="log", ylim=(_least(windowed), 1.08))
     ax.set_xticks(outcome.windows, outcome.windows)
     ax.minorticks_off()
 
