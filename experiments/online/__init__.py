@@ -130,7 +130,7 @@ EXPERIMENT = harness.Experiment(
     summarise=summarise,
     plot=plot,
     float64=False,
-    takes="4 min",
+    takes="5 min",
     alt={
         "figure.png": (
             "From the top, for each task: the cosine of every online rule's gradient to the exact one before and after "

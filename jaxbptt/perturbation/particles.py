@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -218,7 +218,7 @@ def over_window(
     """
     model, num_pairs, key = state.model, jax.tree.leaves(state.sums)[0].shape[0], state.key
     if perturbations is None:
-        key, draw = jax.random.split(key)
+        key, draw = jax.random.split(cast(Key, key))
         perturbations = draw_like(draw, params, (num_pairs,), "normal")
 
     def unroll(params, at):
