@@ -45,12 +45,63 @@ def test_values_that_no_float_holds_are_joined():
     assert (np.abs(actual - expected.log_sigma) <= 3 * expected.error).all()
 
 
-def test_a_value_that_rounding_may_have_made_is_nan_with_a_warning():
+def undone_chain():
+    """Expands in one direction and then undoes it: rounding makes the values."""
     grows = jnp.diag(jnp.array([8.0, 0.125]))
     turn = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (2, 2)))[0]
-    chain = jnp.concatenate(
-        (jnp.tile(turn @ grows @ turn.T, (24, 1, 1)), jnp.tile(turn @ jnp.linalg.inv(grows) @ turn.T, (24, 1, 1)))
-    )
+    there, back = turn @ grows @ turn.T, turn @ jnp.linalg.inv(grows) @ turn.T
+    return jnp.concatenate((jnp.tile(there, (24, 1, 1)), jnp.tile(back, (24, 1, 1))))
+
+
+HARD = {
+    "shrinks": lambda: chain_of(0.5),
+    "grows": lambda: chain_of(1.5),
+    "grows, float32": lambda: chain_of(1.5, dtype=jnp.float32),  # corrected to first order
+    "undone": undone_chain,
+    "far apart": graded_chain,  # in which directions change places
+    "period of three": lambda: jnp.tile(chain_of(1.0)[:3], (16, 1, 1)),  # rounded alike
+    "columns far apart": lambda: chain_of(1.0) @ jnp.diag(jnp.array([1.0, 1e-5, 1e3, 0.1])),  # two QR steps each
+    "a step of rank three": lambda: chain_of(1.0).at[20, :, 1].set(0.0),
+}
+
+
+def values_and_errors(package, chain, every):
+    find = lambda chain: package.log_singular_values(chain, mesh=mesh_of(4), every=every, errors=True)
+    return jax.jit(find)(chain)
+
+
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("every", [None, 7, 24])
+@pytest.mark.parametrize("name", HARD)
+def test_errors_are_those_of_one_device(name, every):
+    chain = HARD[name]()
+    expected = jax.jit(lambda chain: spectra.log_singular_values(chain, every=every, errors=True))(chain)
+    actual = values_and_errors(sharded, chain, every)
+    eps = jnp.finfo(chain.dtype).eps
+    for field in ("log_sigma", "rest"):
+        np.testing.assert_allclose(getattr(actual, field), getattr(expected, field), rtol=4 * eps, atol=4 * eps)
+    np.testing.assert_allclose(actual.error, expected.error, rtol=1e-4)
+    np.testing.assert_array_equal(actual.resolved, expected.resolved)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("grows", "jax.lax.cond(axis.index() == 0, pass_back, lambda same: same, state)", "state"),
+        ("grows", "stop_here = jnp.clip(stop - offset, 0, steps)", "stop_here = jnp.asarray(steps)"),
+        ("period of three", "jax.lax.all_gather(_marks(chain), axis.name, tiled=True)", "jnp.arange(9)[:, None]"),
+        ("grows", "relay(pass_back, begun.directions, axis, reverse=True)", "begun.directions"),
+    ],
+)
+def test_a_broken_pass_back_is_seen(name, old, new):
+    chain = HARD[name]()
+    expected = spectra.log_singular_values(chain, every=24, errors=True)
+    actual = values_and_errors(mutate_package(sharded, old, new), chain, 24)
+    assert np.abs(actual.error / expected.error - 1).max() > 0.01
+
+
+def test_a_value_that_rounding_may_have_made_is_nan_with_a_warning():
+    chain = undone_chain()
     with pytest.warns(RuntimeWarning, match="2 of 2 values at t = 48 are NaN"):
         found = sharded.log_singular_values(chain, mesh=mesh_of(4))
     assert np.isnan(found).all()
@@ -147,7 +198,7 @@ def test_the_program_sends_what_the_docstring_says():
     [
         ("join(a, b, first.q), last, axis)\n    join_one", "join(b, a, first.q), last, axis)\n    join_one"),
         ("join(before, one, first.q)", "join(one, before, first.q)"),
-        ("return both[devices, :, slot], finite", "return both[devices * 0, :, slot], finite"),
+        ("return fields[devices, :, slot], finite", "return fields[devices * 0, :, slot], finite"),
     ],
 )
 def test_a_broken_join_is_seen(old, new):

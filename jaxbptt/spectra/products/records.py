@@ -106,15 +106,15 @@ def trust(factors: Factors) -> Decomposition:
 def _certify(chain, every, directions):
     """Values with their errors and, on demand, directions."""
     length, size, _ = chain.shape
-    factors, tape = rounding.record_steps(chain, every)
-    stops = jnp.minimum(every * jnp.arange(1, len(factors.t) + 1), length)
-    q_0 = graded.identity(size, chain.dtype).q
+    stops = jnp.minimum(every * jnp.arange(1, -(-length // every) + 1), length)
+    first = graded.identity(size, chain.dtype)
+    factors, tape = rounding.record_steps(chain, stops - 1, first)
 
     def visit(at):
         stop, factors = at
         left, large, rest, right = graded_svd_in_parts(factors.log_scale, factors.log_carry, factors.t)
         correction, error = rounding.assess(chain, tape, stop, factors.log_error, right, large + rest)
-        left, right = factors.q @ left, q_0 @ right
+        left, right = factors.q @ left, first.q @ right
         if not directions:
             left, right = left[:, :0], right[:, :0]
         log_sigma, rest = graded.add_compensated(large, jnp.zeros_like(rest), rest + correction)

@@ -61,17 +61,16 @@ class _Directions(NamedTuple):
     change: jax.Array  # [values] Σ xᵀ E y / xᵀ A y
 
 
-def record_steps(chain: jax.Array, every: int) -> tuple[Factors, Tape]:
-    """The factors of J_t … J_1 at t = every, 2 every, … and T, each leaf [R, ...], and the tape of all steps."""
-    length, size, _ = chain.shape
+def record_steps(chain: jax.Array, ends: jax.Array, first: Factors) -> tuple[Factors, Tape]:
+    """The factors after the steps `ends`, from 0, of a chain that starts from `first`, each leaf [R, ...], and the tape
+    of all steps."""
 
     def body(factors, jacobian):
         new, last = graded.multiply_and_tell(jacobian, factors)
         small = new._replace(q=new.q[:, :0], log_lead=new.log_lead[:, :0], t=new.t[:, :0])
         return new, (small, _entry(new, graded.find_split(jacobian)[0], last))
 
-    _, (factors, tape) = jax.lax.scan(body, graded.identity(size, chain.dtype), chain)
-    ends = jnp.minimum(every * jnp.arange(1, -(-length // every) + 1), length) - 1
+    _, (factors, tape) = jax.lax.scan(body, first, chain)
     return jax.tree.map(lambda leaf: leaf[ends], factors._replace(q=tape.q, t=tape.t)), tape
 
 
@@ -96,40 +95,73 @@ def assess(
       (correction, 0 in float64; error, inf where nothing is known and 0 where a value is −inf).
     """
     first = graded.identity(chain.shape[1], chain.dtype)
+    begun = begin(jax.tree.map(lambda leaf: leaf[stop - 1], tape), log_error, right, log_sigma)
+    state = pass_back(chain, tape, first, stop, right, begun.directions)
+    return conclude(begun, state, first, right, log_sigma, stop, is_periodic(chain[:, 0]))
+
+
+class Begun(NamedTuple):
+    """What the last step alone tells."""
+
+    directions: _Directions
+    mixed: jax.Array  # [values] relative error by reversals of the direction that a value mostly is
+
+
+def begin(last: Tape, log_error: jax.Array, right: jax.Array, log_sigma: jax.Array) -> Begun:
+    """After the last step, of which `last` is the tape's entry."""
+    directions = _start(last, right, log_sigma)
+    mixed = jnp.exp(log_error).astype(right.dtype)[jnp.argmax(jnp.abs(directions.a), axis=1)]
+    return Begun(directions, mixed)
+
+
+def pass_back(
+    chain: jax.Array, tape: Tape, first: Factors, stop: jax.Array, right: jax.Array, state: _Directions
+) -> _Directions:
+    """Through steps `stop` … 1 of a chain or a span of one that starts from the factors `first`."""
 
     def visit(count, state):
         step = stop - 1 - count
 
         def before(name):
             earlier = getattr(tape, name)[jnp.maximum(step - 1, 0)]
-            return jnp.where(step > 0, earlier, getattr(first, name))
+            return jnp.where(step > 0, earlier, start[name])
 
         return _step_back(chain[step], before, jax.tree.map(lambda leaf: leaf[step], tape), right, state)
 
-    start = _start(jax.tree.map(lambda leaf: leaf[stop - 1], tape), right, log_sigma)
-    state = jax.lax.fori_loop(0, stop, visit, start)
+    start = {"q": first.q, "log_scale": first.log_scale + first.log_carry, "t": first.t}
+    return jax.lax.fori_loop(0, stop, visit, state)
+
+
+def conclude(
+    begun: Begun,
+    state: _Directions,
+    first: Factors,
+    right: jax.Array,
+    log_sigma: jax.Array,
+    stop: jax.Array,
+    periodic: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """(correction, error) as of `assess`, where `state` has passed all steps back to the factors `first` of I."""
     change = state.change
-    if graded.is_corrected(chain):
+    if graded.is_corrected(right):
         change = change - _defect(first.q, right.T)
-    epsilon = jnp.finfo(chain.dtype).eps
+    epsilon = jnp.finfo(right.dtype).eps
     grown, assembled = (FACTOR * epsilon * jnp.sqrt(part) for part in (state.condition, state.assembly))
-    if graded.is_corrected(chain):
+    if graded.is_corrected(right):
         grown = grown * jnp.minimum(1, LEFT + SECOND_ORDER * grown)
     else:
-        grown = grown + jnp.where(_is_periodic(chain), REPEATED, DRIFT) * epsilon * state.drift
-    error = grown + assembled + epsilon * jnp.sqrt(stop.astype(chain.dtype))
+        grown = grown + jnp.where(periodic, REPEATED, DRIFT) * epsilon * state.drift
+    error = grown + assembled + epsilon * jnp.sqrt(stop.astype(right.dtype))
     known = jnp.isfinite(log_sigma)
     error = error + epsilon * jnp.abs(jnp.where(known, log_sigma, 0))
-    mixed = jnp.exp(log_error).astype(error.dtype)[jnp.argmax(jnp.abs(start.a), axis=1)]
-    error = jnp.where(mixed > CONTAMINATED, jnp.maximum(mixed, error), error)
+    error = jnp.where(begun.mixed > CONTAMINATED, jnp.maximum(begun.mixed, error), error)
     error = jnp.where(jnp.isfinite(error), error, jnp.inf)
     error = jnp.where(log_sigma == -jnp.inf, 0, share_errors(log_sigma, error))
     return jnp.where(known & (error < 1), change, 0), error
 
 
-def _is_periodic(chain):
-    """Whether most steps have the first row of one a few steps before."""
-    row = chain[:, 0]
+def is_periodic(row: jax.Array) -> jax.Array:
+    """Whether most of [T, N], the first row or another mark of every step, are those of one a few steps before."""
     again = [jnp.mean(jnp.all(row[p:] == row[:-p], axis=1)) for p in range(1, min(LONGEST, len(row) - 1) + 1)]
     return jnp.any(jnp.stack(again) > 0.5) if again else jnp.asarray(False)
 
