@@ -171,7 +171,7 @@ def _join_before(last: Factors, kept: Factors, first: Factors, axis: Axis) -> Fa
 def _certify(chain: jax.Array, start: Factors, stops: np.ndarray, slots: int, axis: Axis) -> jax.Array:
     """[R, 3, N] on every device: values, rests and errors at t = `stops` of a chain of whose span the steps are `chain`
     and whose factors before it are `start`."""
-    first, steps, offset = graded.identity(len(start.t), chain.dtype), len(chain), axis.index() * len(chain)
+    steps, offset = len(chain), axis.index() * len(chain)
     every = int(stops[0])
     # The records in this span, as many as any has; what is beyond it is never asked for.
     numbers = offset // every + jnp.arange(slots)
@@ -195,7 +195,7 @@ def _certify(chain: jax.Array, start: Factors, stops: np.ndarray, slots: int, ax
         pass_back = lambda state: rounding.pass_back(chain, tape, start, stop_here, right, state)
         state = relay(pass_back, begun.directions, axis, reverse=True)
         state = from_one(jax.lax.cond(axis.index() == 0, pass_back, lambda same: same, state), axis.index() == 0)
-        correction, error = rounding.conclude(begun, state, first, right, large + rest, stop, periodic)
+        correction, error = rounding.conclude(begun, state, stop, periodic)
         log_sigma, rest = graded.add_compensated(large, jnp.zeros_like(rest), rest + correction)
         return jnp.stack((log_sigma, rest, error))
 

@@ -97,7 +97,7 @@ def assess(
     first = graded.identity(chain.shape[1], chain.dtype)
     begun = begin(jax.tree.map(lambda leaf: leaf[stop - 1], tape), log_error, right, log_sigma)
     state = pass_back(chain, tape, first, stop, right, begun.directions)
-    return conclude(begun, state, first, right, log_sigma, stop, is_periodic(chain[:, 0]))
+    return conclude(begun, state, stop, is_periodic(chain[:, 0]))
 
 
 class Begun(NamedTuple):
@@ -105,13 +105,15 @@ class Begun(NamedTuple):
 
     directions: _Directions
     mixed: jax.Array  # [values] relative error by reversals of the direction that a value mostly is
+    right: jax.Array  # V [N, N]
+    log_sigma: jax.Array  # [values]
 
 
 def begin(last: Tape, log_error: jax.Array, right: jax.Array, log_sigma: jax.Array) -> Begun:
     """After the last step, of which `last` is the tape's entry."""
     directions = _start(last, right, log_sigma)
     mixed = jnp.exp(log_error).astype(right.dtype)[jnp.argmax(jnp.abs(directions.a), axis=1)]
-    return Begun(directions, mixed)
+    return Begun(directions, mixed, right, log_sigma)
 
 
 def pass_back(
@@ -132,19 +134,12 @@ def pass_back(
     return jax.lax.fori_loop(0, stop, visit, state)
 
 
-def conclude(
-    begun: Begun,
-    state: _Directions,
-    first: Factors,
-    right: jax.Array,
-    log_sigma: jax.Array,
-    stop: jax.Array,
-    periodic: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """(correction, error) as of `assess`, where `state` has passed all steps back to the factors `first` of I."""
+def conclude(begun: Begun, state: _Directions, stop: jax.Array, periodic: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(correction, error) as of `assess`, where `state` has passed all `stop` steps back."""
+    _, mixed, right, log_sigma = begun
     change = state.change
     if graded.is_corrected(right):
-        change = change - _defect(first.q, right.T)
+        change = change - _defect(graded.identity(len(right), right.dtype).q, right.T)
     epsilon = jnp.finfo(right.dtype).eps
     grown, assembled = (FACTOR * epsilon * jnp.sqrt(part) for part in (state.condition, state.assembly))
     if graded.is_corrected(right):
@@ -154,7 +149,7 @@ def conclude(
     error = grown + assembled + epsilon * jnp.sqrt(stop.astype(right.dtype))
     known = jnp.isfinite(log_sigma)
     error = error + epsilon * jnp.abs(jnp.where(known, log_sigma, 0))
-    error = jnp.where(begun.mixed > CONTAMINATED, jnp.maximum(begun.mixed, error), error)
+    error = jnp.where(mixed > CONTAMINATED, jnp.maximum(mixed, error), error)
     error = jnp.where(jnp.isfinite(error), error, jnp.inf)
     error = jnp.where(log_sigma == -jnp.inf, 0, share_errors(log_sigma, error))
     return jnp.where(known & (error < 1), change, 0), error
