@@ -58,7 +58,7 @@ def require_size(name: str, size: Any, *, least: int = 1, most: int | None = Non
 def require_probability(name: str, value: Any, length: int | None = None) -> jax.Array:
     """Raise unless `value` is in (0, 1], a scalar or (with `length`) [T]; return floats, NaN if traced and outside."""
     real = jnp.issubdtype(value.dtype, jnp.floating) if hasattr(value, "dtype") else isinstance(value, int | float)
-    if not real or (length is None and jnp.shape(value)):
+    if not real or isinstance(value, bool) or (length is None and jnp.shape(value)):
         others = "" if length is None else f" or an array [{length}]"
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number in (0, 1]{others}")
     if length is not None and jnp.shape(value) not in ((), (length,)):
@@ -77,13 +77,13 @@ def require_number(name: str, value: Any, expected: str = "a number") -> None:
         raise ValueError(f"{name}: got {value}, expected a finite number")
 
 
-def require_nonnegative(name: str, value: Any, expected: str) -> None:
-    """Raise unless `value` is a real scalar ≥ 0, an array of none or a number; one that is traced passes."""
+def require_scalar(name: str, value: Any, expected: str, least: float = -np.inf) -> None:
+    """Raise unless `value` is a real scalar ≥ `least`, an array of none or a number; one that is traced passes."""
     if isinstance(value, bool) or not (hasattr(value, "dtype") or isinstance(value, int | float)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
     if np.ndim(value) or not jnp.issubdtype(jnp.result_type(value), jnp.number) or jnp.iscomplexobj(value):
         raise ValueError(f"{name}: got {value}, expected {expected}")
-    if is_concrete(value) and not value >= 0:
+    if is_concrete(value) and not value >= least:
         raise ValueError(f"{name}: got {value}, expected {expected}")
 
 

@@ -11,7 +11,7 @@ from jaxbptt import _validation
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
-from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian
+from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian, require_scheme
 from jaxbptt.cells.structure import JacobianParts
 
 
@@ -48,7 +48,7 @@ def linear(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0
       Cell on a state [N] with `ElmanParams`; J_t = W_hh at every step.
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is too small.
+      TypeError, ValueError: a size that is not an int or is too small; a recurrent that is no scheme.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -85,7 +85,8 @@ def elman(
       Cell on a state [N] with `ElmanParams(w_hx [N, M], w_hh [N, N], b_h [N])`.
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is too small; an activation that mixes entries.
+      TypeError, ValueError: a size that is not an int or is too small; a recurrent that is no scheme; an
+        activation that mixes entries.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -99,6 +100,7 @@ def elman(
     """
     _validation.require_size("num_inputs", num_inputs, least=0)
     _validation.require_size("num_hidden", num_hidden)
+    require_scheme(recurrent)
     require_elementwise(activation, num_hidden)
 
     def init(key):
@@ -145,6 +147,8 @@ def elman(
 
 def require_elementwise(activation, num_hidden):
     """Raise if a change of the last entry of a reaches another entry of φ(a), or φ changes shape or dtype."""
+    if not callable(activation):
+        raise TypeError(f"activation: got {type(activation).__name__}, expected an elementwise function")
     with jax.ensure_compile_time_eval():
         a = jnp.linspace(-0.7, 0.9, num_hidden)
         before, after = activation(a), activation(a.at[-1].add(jnp.asarray(0.5, a.dtype)))

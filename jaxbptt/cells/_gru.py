@@ -9,7 +9,7 @@ from jaxbptt import _validation
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
-from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian
+from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian, require_scheme
 from jaxbptt.cells.structure import JacobianParts
 
 
@@ -85,7 +85,7 @@ def gru(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)) 
       Cell on a state [H] with `GRUParams(w_hx [3H, M], w_hh [3H, H], b_x [3H], b_h [3H])`, gate order r, z, n.
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is too small.
+      TypeError, ValueError: a size that is not an int or is too small; a recurrent that is no scheme.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -100,6 +100,7 @@ def gru(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)) 
     """
     _validation.require_size("num_inputs", num_inputs, least=0)
     _validation.require_size("num_hidden", num_hidden)
+    require_scheme(recurrent)
 
     def init(key):
         _validation.require_key(key)

@@ -11,7 +11,7 @@ from jaxbptt.cells._elman import require_elementwise
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
-from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian
+from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian, require_scheme
 from jaxbptt.cells.structure import JacobianParts
 from jaxbptt.types import ArrayLike
 
@@ -80,8 +80,8 @@ def leaky(
       Cell on a state [N] with `LeakyParams(w_hx [N, M], w_hh [N, N], b_h [N], leak)`, leak [] or [N] as given.
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is too small; a leak outside (0, 1] or of another shape; an
-        activation that mixes entries.
+      TypeError, ValueError: a size that is not an int or is too small; a recurrent that is no scheme; a leak outside
+        (0, 1] or of another shape; an activation that mixes entries.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -96,6 +96,7 @@ def leaky(
     """
     _validation.require_size("num_inputs", num_inputs, least=0)
     _validation.require_size("num_hidden", num_hidden)
+    require_scheme(recurrent)
     _validation.require_probability("leak", leak, num_hidden)
     require_elementwise(activation, num_hidden)
 

@@ -9,7 +9,15 @@ from jaxbptt import _validation
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
-from jaxbptt.cells.initializers import GateBias, Scheme, draw_gate_bias, draw_weights, gaussian, require_gate_bias
+from jaxbptt.cells.initializers import (
+    GateBias,
+    Scheme,
+    draw_gate_bias,
+    draw_weights,
+    gaussian,
+    require_gate_bias,
+    require_scheme,
+)
 from jaxbptt.cells.structure import JacobianParts
 
 
@@ -100,7 +108,8 @@ def lstm(
       Cell on `LSTMState(cell, hidden)` with `LSTMParams(w_hx [4H, M], w_hh [4H, H], b_h [4H])`, gate order i, f, g, o.
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is too small; a forget_bias that is neither.
+      TypeError, ValueError: a size that is not an int or is too small; a recurrent that is no scheme; a
+        forget_bias that is neither.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -116,6 +125,7 @@ def lstm(
     """
     _validation.require_size("num_inputs", num_inputs, least=0)
     _validation.require_size("num_hidden", num_hidden)
+    require_scheme(recurrent)
     require_gate_bias(forget_bias)
 
     def init(key):

@@ -10,7 +10,7 @@ from jaxbptt.cells._stabiliser import gates_of, is_stored, stabilise
 from jaxbptt.cells.cell import Cell
 from jaxbptt.cells.derivation import Derivation
 from jaxbptt.cells.factored import FactoredPullback, outer
-from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian
+from jaxbptt.cells.initializers import Scheme, draw_weights, gaussian, require_scheme
 from jaxbptt.cells.structure import JacobianParts
 
 FORGET_BIAS = 3.0, 6.0  # of the first and of the last unit, as in the published code's "small_init"
@@ -111,7 +111,7 @@ def slstm(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)
       w_hh [4H, H], b_h [4H])`, gate order z, i, f, o; b_h is zero but for its f part, from 3 to 6.
 
     Raises:
-      TypeError, ValueError: a size that is not an int or is too small.
+      TypeError, ValueError: a size that is not an int or is too small; a recurrent that is no scheme.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -127,6 +127,7 @@ def slstm(num_inputs: int, num_hidden: int, *, recurrent: Scheme = gaussian(1.0)
     """
     _validation.require_size("num_inputs", num_inputs, least=0)
     _validation.require_size("num_hidden", num_hidden)
+    require_scheme(recurrent)
 
     def init(key):
         _validation.require_key(key)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbptt import _validation
-from jaxbptt.types import Key
+from jaxbptt.types import Key, Scalar
 
 
 class Scheme(Protocol):
@@ -21,14 +21,17 @@ class GateBias(Protocol):
         ...
 
 
-def gaussian(gain: float = 1.0) -> Scheme:
+def gaussian(gain: float | Scalar = 1.0) -> Scheme:
     """W_ij ~ N(0, gain²/H): spectral radius about `gain`, largest singular value about 2·`gain`.
 
     Args:
-      gain: g, a scalar.
+      gain: g, a finite scalar; it may be traced.
 
     Returns:
       A scheme (key, shape, dtype) -> [H, H].
+
+    Raises:
+      TypeError, ValueError: a gain that is no real finite scalar.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -39,6 +42,7 @@ def gaussian(gain: float = 1.0) -> Scheme:
 
     Reference: Ginibre (1965), circular law.
     """
+    _require_finite("gain", gain)
 
     def draw(key, shape, dtype):
         return jax.random.normal(key, shape, dtype) * jnp.asarray(gain / shape[1] ** 0.5, dtype)
@@ -46,14 +50,17 @@ def gaussian(gain: float = 1.0) -> Scheme:
     return draw
 
 
-def orthogonal(gain: float = 1.0) -> Scheme:
+def orthogonal(gain: float | Scalar = 1.0) -> Scheme:
     """W = gain·Q, Q uniform over the orthogonal group: every singular value is `gain`.
 
     Args:
-      gain: g, a scalar.
+      gain: g, a finite scalar; it may be traced.
 
     Returns:
       A scheme (key, shape, dtype) -> [H, H].
+
+    Raises:
+      TypeError, ValueError: a gain that is no real finite scalar.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -64,6 +71,7 @@ def orthogonal(gain: float = 1.0) -> Scheme:
 
     Reference: Saxe, McClelland & Ganguli (2014), arXiv:1312.6120.
     """
+    _require_finite("gain", gain)
 
     def draw(key, shape, dtype):
         return jax.nn.initializers.orthogonal(gain)(key, shape, dtype)
@@ -71,14 +79,17 @@ def orthogonal(gain: float = 1.0) -> Scheme:
     return draw
 
 
-def identity(gain: float = 1.0) -> Scheme:
+def identity(gain: float | Scalar = 1.0) -> Scheme:
     """W = gain·I; the key is not used.
 
     Args:
-      gain: g, a scalar.
+      gain: g, a finite scalar; it may be traced.
 
     Returns:
       A scheme (key, shape, dtype) -> [H, H].
+
+    Raises:
+      TypeError, ValueError: a gain that is no real finite scalar.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -88,11 +99,18 @@ def identity(gain: float = 1.0) -> Scheme:
 
     Reference: Le, Jaitly & Hinton (2015), arXiv:1504.00941.
     """
+    _require_finite("gain", gain)
 
     def draw(key, shape, dtype):
         return jnp.asarray(gain, dtype) * jnp.eye(shape[0], shape[1], dtype=dtype)
 
     return draw
+
+
+def _require_finite(name, value, expected="a finite number"):
+    _validation.require_scalar(name, value, expected)
+    if _validation.is_concrete(value) and not abs(value) < float("inf"):
+        raise ValueError(f"{name}: got {value}, expected {expected}")
 
 
 def chrono(max_lag: float) -> GateBias:
@@ -134,7 +152,13 @@ def draw_weights(
     """(w_hx [G·H, M] ~ N(0, 1/M), w_hh [G·H, H]: one draw of `recurrent` per gate), in JAX's default float."""
     dtype = jnp.result_type(float)
     input_key, *gate_keys = jax.random.split(key, 1 + num_gates)
-    gates = [recurrent(k, (num_hidden, num_hidden), dtype) for k in gate_keys]
+    shape, expected = (num_hidden, num_hidden), "a scheme (key, shape, dtype) -> [H, H], such as gaussian(1.0)"
+    try:
+        gates = [recurrent(gate_key, shape, dtype) for gate_key in gate_keys]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"recurrent: got one that fails ({error}), expected {expected}") from error
+    if (got := jnp.shape(gates[0])) != shape:
+        raise ValueError(f"recurrent: got one that gives shape {list(got)}, expected {list(shape)}")
     return draw_input_weights(input_key, num_gates * num_hidden, num_inputs), jnp.concatenate(gates)
 
 
@@ -145,12 +169,16 @@ def draw_input_weights(key: Key, num_rows: int, num_inputs: int) -> jax.Array:
     return weights * jnp.asarray(max(num_inputs, 1) ** -0.5, dtype)
 
 
+def require_scheme(recurrent: Any) -> None:
+    """Raise unless it is a function."""
+    if not callable(recurrent):
+        raise TypeError(f"recurrent: got {type(recurrent).__name__}, expected a scheme such as gaussian(1.0)")
+
+
 def require_gate_bias(forget_bias: Any) -> None:
-    """Raise unless it is a scheme or a number."""
-    if not callable(forget_bias) and (isinstance(forget_bias, str) or jnp.ndim(forget_bias)):
-        raise TypeError(f"forget_bias: got {type(forget_bias).__name__}, expected a number or a scheme such as chrono")
-    if not callable(forget_bias) and _validation.is_concrete(forget_bias) and not jnp.isfinite(forget_bias):
-        raise ValueError(f"forget_bias: got {forget_bias}, expected a finite number")
+    """Raise unless it is a scheme or a finite number."""
+    if not callable(forget_bias):
+        _require_finite("forget_bias", forget_bias, "a finite number or a scheme such as chrono")
 
 
 def draw_gate_bias(key: Key, forget_bias: float | GateBias, num_hidden: int, dtype: Any) -> tuple[jax.Array, jax.Array]:

@@ -117,7 +117,7 @@ def find_cycles(
     if period % length:
         raise ValueError(f"inputs: got {length} steps, expected a number that divides the period {period}")
     if tolerance is not None:
-        _validation.require_nonnegative("tolerance", tolerance, "a scalar ≥ 0")
+        _validation.require_scalar("tolerance", tolerance, "a scalar ≥ 0", 0)
 
     flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), own))
     size, partials = flat.size, step_partials(cell)

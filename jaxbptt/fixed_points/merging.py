@@ -140,7 +140,7 @@ def _require_mergeable(field, found, orbits, distance):
     if not all(_validation.is_concrete(leaf) for leaf in jax.tree.leaves(found)):
         raise TypeError("found: got traced arrays, expected concrete ones (merge outside jit)")
     _validation.require_finite_candidates(f"found.{field}", orbits)
-    _validation.require_nonnegative("distance", distance, "a number ≥ 0")
+    _validation.require_scalar("distance", distance, "a number ≥ 0", 0)
 
 
 def _group(speed, error, is_exact, apart, distance):

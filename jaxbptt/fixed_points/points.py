@@ -122,7 +122,7 @@ def find_fixed_points(
     if optimizer is not None:
         _validation.require_optimizer(optimizer)
     if tolerance is not None:
-        _validation.require_nonnegative("tolerance", tolerance, "a scalar ≥ 0")
+        _validation.require_scalar("tolerance", tolerance, "a scalar ≥ 0", 0)
 
     unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), own))[1]
     start = jax.vmap(lambda state: ravel_pytree(state)[0])(states)

@@ -142,10 +142,10 @@ class PooledExponents(NamedTuple):
 
 
 def kaplan_yorke_dimension(exponents: Float[ArrayLike, " k"]) -> Scalar:
-    """D = j + (λ_1 + … + λ_j) / |λ_{j+1}|, j the last index up to which the sum is not negative.
+    """D = j + (λ_1 + … + λ_j) / |λ_{j+1}|, λ descending, j the last index up to which the sum is not negative.
 
     Args:
-      exponents: [N], descending, in any unit; −inf allowed.
+      exponents: [N], in any order and unit; −inf allowed.
 
     Returns:
       Scalar in 0 … N, of the dtype of exponents; NaN where an exponent is.
@@ -162,7 +162,7 @@ def kaplan_yorke_dimension(exponents: Float[ArrayLike, " k"]) -> Scalar:
 
     Reference: Kaplan & Yorke (1979), Lecture Notes in Mathematics 730.
     """
-    exponents = _take_spectrum(exponents)
+    exponents = jnp.sort(_take_spectrum(exponents), descending=True)
     sums = jnp.cumsum(exponents)
     j = jnp.sum(jnp.cumprod(sums >= 0))
     whole = jnp.where(j > 0, sums[jnp.maximum(j - 1, 0)], 0)

@@ -260,7 +260,11 @@ def test_a_broken_derivation_is_seen(name, module, old, new):
         (lambda: cells.lru(2, 3, max_phase=0.0), ValueError, "max_phase: got 0.0, expected a finite number above 0"),
         (lambda: cells.min_gru(-1, 3), ValueError, "num_inputs: got -1, expected at least 0"),
         (lambda: cells.min_lstm(2, 3).init(0), TypeError, "key: got int, expected a typed key"),
-        (lambda: cells.lstm(2, 3, forget_bias="x"), TypeError, "forget_bias: got str, expected a number or a scheme"),
+        (lambda: cells.lstm(2, 3, forget_bias="x"), TypeError, "forget_bias: got str, expected a finite number or"),
+        (lambda: cells.min_lstm(2, 3, forget_bias=None), TypeError, "forget_bias: got NoneType, expected a finite"),
+        (lambda: cells.leaky(2, 3, leak=True), TypeError, "leak: got bool, expected a number"),
+        (lambda: cells.leaky(2, 3, activation="relu"), TypeError, "activation: got str, expected an elementwise"),
+        (lambda: cells.elman(2, 3, activation=None), TypeError, "activation: got NoneType, expected an elementwise"),
         (
             lambda: cells.rg_lru(1, resets=True).step(
                 cells.rg_lru(1).init(jax.random.key(0)), jnp.ones(1), jnp.ones(1)

@@ -62,6 +62,7 @@ def test_intervals_of_time_cover_correlated_growth():
         ([0.0, -1.0], 1, 0),  # a limit cycle
         ([0.0, 0.0, -2.0], 2, 0),  # a torus
         ([0.5, -0.5, -1.0], 2, 0.5),
+        ([-1.0, 0.0, 0.5], 2.5, 0.5),  # in any order
     ],
 )
 def test_dimension_and_entropy(spectrum, dimension, entropy):
