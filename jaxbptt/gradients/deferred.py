@@ -40,13 +40,13 @@ def stage(step: Step, params: Params, state: State, x: Input, *, batched: bool =
     try:
         at = (state, x) if not batched else jax.tree.map(lambda leaf: leaf[0], (state, x))
         staged = read_stages(step, params, *at)._replace(batched=batched)
-        jax.eval_shape(lambda *at: run_forward(staged, *at), params, state, jax.tree.map(lambda leaf: leaf[None], x))
+        jax.eval_shape(lambda *at: run_stages(staged, *at), params, state, jax.tree.map(lambda leaf: leaf[None], x))
     except Exception as error:  # a program may be unreadable for unforeseen reasons: the caller has the plain way
         return Unreadable(str(error))
     return staged
 
 
-def run_forward(staged: StagedStep, params: Params, state: State, inputs: Inputs) -> tuple[State, States, Kept]:
+def run_stages(staged: StagedStep, params: Params, state: State, inputs: Inputs) -> tuple[State, States, Kept]:
     """(h_K, h_1 … h_K, what is kept)."""
     shared = _share(staged, params)
     driven = _drive(staged, shared, inputs)
@@ -76,7 +76,7 @@ def run_forward(staged: StagedStep, params: Params, state: State, inputs: Inputs
     return last, jax.tree.unflatten(program.structure, states), Kept(values, read)
 
 
-def run_backward(
+def pull_stages(
     staged: StagedStep,
     params: Params,
     previous: States,

@@ -11,7 +11,7 @@ from jaxbptt.cells.factored import FactoredPullback, sum_over_steps
 from jaxbptt.cells.structure import BlockParts
 from jaxbptt.gradients.adjoint import Adjoint, block_adjoint, parallel_adjoint, sequential_adjoint
 from jaxbptt.gradients.clipping import Clip, clipped_adjoint
-from jaxbptt.gradients.deferred import run_backward, run_forward, stage
+from jaxbptt.gradients.deferred import pull_stages, run_stages, stage
 from jaxbptt.models._batched import BatchedStep
 from jaxbptt.models.model import Model
 from jaxbptt.partials import Partials, step_partials
@@ -133,13 +133,13 @@ def _staged(staged: StagedStep, params: Params, plain: Runner, clip: Clip | None
     """By the stages of the step's program; backward the plain way where an operation has no reverse rule."""
 
     def forward(state, inputs):
-        last, states, kept = run_forward(staged, params, state, inputs)
+        last, states, kept = run_stages(staged, params, state, inputs)
         return last, Saved(state, states, kept)
 
     def backward(saved, inputs, local, later):
         try:
             previous = saved.steps(inputs).previous
-            return run_backward(staged, params, previous, saved.kept, inputs, local, later, clip)
+            return pull_stages(staged, params, previous, saved.kept, inputs, local, later, clip)
         except UNREADABLE:
             return plain.backward(saved, inputs, local, later)
 

@@ -332,7 +332,7 @@ def test_an_effect_is_seen_at_every_step(capsys):
 
 
 def test_a_program_that_cannot_be_staged_goes_the_plain_way(monkeypatch):
-    monkeypatch.setattr(deferred, "run_forward", lambda *at: 1 / 0)
+    monkeypatch.setattr(deferred, "run_stages", lambda *at: 1 / 0)
     model, data, (_, expected) = expected_of(elman, None)
     assert isinstance(staged_of(model, data), Unreadable)
     assert compare(expected, bptt(gradients, model, data)[1]).relative < 1e-12
