@@ -131,6 +131,7 @@ def coverage(num_keys, level, old="", new=""):
     return jax.jit(jax.vmap(holds))(drawn).mean()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("num_keys", "level"), [(2, 0.95), (3, 0.95), (10, 0.95), (3, 0.8)])
 def test_intervals_of_few_keys_hold_the_truth_as_often_as_they_say(num_keys, level):
     assert abs(coverage(num_keys, level) - level) < 4 * (level * (1 - level) / 4000) ** 0.5

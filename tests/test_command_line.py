@@ -67,6 +67,7 @@ def file(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("function", "code", "said"), [("problem", 0, "proved"), ("wrong", 1, "NOT proved")])
 def test_xray_of_a_file(file, function, code, said, capsys):
     assert command_line.main(["xray", f"mine.py:{function}"]) == code

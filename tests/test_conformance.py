@@ -146,6 +146,7 @@ def test_functions_are_differentiable_where_the_mathematics_is():
     np.testing.assert_allclose(slope, (ahead - behind) / 2e-6, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_without_x64():
     """One short run as most users have it: float32 by default, nothing promoted, nothing warned."""
     code = """

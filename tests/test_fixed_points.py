@@ -126,6 +126,7 @@ def test_polishing_does_not_jump_from_a_slow_point_to_a_far_one():
     assert find_scalar(valley, [1e-4], undamped, num_steps=0).polish_distance > 1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("seed", range(3))
 def test_no_polishing_step_is_longer_than_half_the_scale(seed):
     cell, params, states, x = problem("gru", gain=4.0)

@@ -136,6 +136,7 @@ def plain_pullback(cell):
     return cell._replace(derivation=Derivation(cell.derivation.state_jacobian, lambda *at: pullback(*at)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("source", ["factored", "plain", "automatic"])
 def test_every_source_gives_the_same_partials(source):
     cell = cases.CELLS["lstm"]

@@ -143,6 +143,7 @@ def draw(key, argument):
     return 2 * jax.random.normal(key, (50, *argument.shape))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CASES)
 def test_the_pattern_is_that_of_all_routes(name):
     function, rest, expected = CASES[name]

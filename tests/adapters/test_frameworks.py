@@ -248,6 +248,7 @@ def test_a_module_equals_its_own_loop(make, name):
     assert jnp.max(jnp.abs(chain - own)) < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("make", "name"), [(_linen, "Net"), (_equinox, "Net"), (_nnx, "Net")])
 def test_values_give_the_whole_object_back(make, name):
     adapted, _, carry, _, shape = make(name)

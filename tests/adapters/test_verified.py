@@ -34,6 +34,7 @@ def test_torchs_weights_are_verified():
     assert next(check for check in verdict.checks if check.name == "hand derivation").status == "passed"
 
 
+@pytest.mark.slow
 def test_a_composed_complex_model_is_verified():
     from tests.models.test_composed import build
 

@@ -41,6 +41,7 @@ def problems(name, seeds):
     return [instance(name, seed, *change)[1:] for seed in seeds for change in ((), (EXTREME[name],))]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_hand_derivation_equals_automatic(name):
     points = [(params, state, inputs[0]) for params, inputs, _, state in problems(name, range(3))]
@@ -75,6 +76,7 @@ def log_decay(name, params, inputs):
 log_singular_values = jax.jit(spectra.log_singular_values)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_singular_values_are_sums_of_log_decays(name):
     cell = cases.MODERN[name]
@@ -85,6 +87,7 @@ def test_singular_values_are_sums_of_log_decays(name):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_parts_are_those_of_the_jacobian(name):
     cell, params, inputs, _, state = instance(name, 3)

@@ -15,12 +15,14 @@ from tests.cells.matrix_cells import KEY, NAMES
 ROUTES = (gradients.autodiff, gradients.bptt, gradients.forward_sensitivity, gradients.double_sum)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_hand_derivation_equals_automatic(name):
     cell = cases.MODERN[name]
     assert matrix_cells.step_errors(cell, matrix_cells.points(cell)).max() < 1e-13
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
@@ -44,6 +46,7 @@ def test_a_broken_derivation_is_seen(name, old, new):
     assert matrix_cells.mutant_error(name, old, new) > 1e-3
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_parts_multiply_as_the_jacobian(name):
     cell = cases.MODERN[name]
@@ -72,6 +75,7 @@ def test_exact_routes_agree(name):
             assert compare(expected, grads).relative < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_is_its_sequences_and_so_is_vmap(name):
     model = models.sequence_model(cases.MODERN[name], 2)
@@ -102,6 +106,7 @@ def test_layers(name):
         assert compare(expected, grads).relative < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_stays_float32(name):
     model = models.sequence_model(cases.MODERN[name], 2)
@@ -119,6 +124,7 @@ def test_check_finds_nothing_and_takes_scalar_leaves():
     assert derivations.check(cell, cell.derivation, key=KEY).ok
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_no_inputs(name):
     """M = 0: a recurrence of its biases alone. A key of zeros is left without a direction, and with derivative 0."""

@@ -93,6 +93,7 @@ def step(params, state, x, at):
 VARIANTS = matrix_cells.stopped(CELL, step)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("uses", VARIANTS, ids="+".join)
 def test_stopping_the_gradient_at_m(uses):
     """Everywhere, the output included: the gradient of losses on y stays exact. At one use of m' alone: it does not."""

@@ -88,6 +88,7 @@ SMALL = cells.slstm(1, 2)
 VARIANTS = matrix_cells.stopped(SMALL, step)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("uses", VARIANTS, ids="+".join)
 def test_stopping_the_gradient_at_m(uses):
     """Everywhere: the gradient of losses on y stays exact. At one use of m' alone: it does not."""

@@ -33,6 +33,7 @@ def test_a_stack_of_built_in_cells_keeps_its_factored_form(gain):
     assert jnp.max(jnp.abs(closed - reverse)) < 1e-12 * jnp.max(jnp.abs(reverse))
 
 
+@pytest.mark.slow
 def test_its_derivation_holds_and_its_terms_add_up():
     assert derivations.check(THREE, THREE.derivation, key=KEY).ok
     model = models.sequence_model(THREE, cases.O)

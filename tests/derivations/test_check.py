@@ -47,6 +47,7 @@ def test_planted_slips_are_named_in_either_dtype(slip):
     assert named >= 0.95 * count, misses
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["linear", "elman", "softplus", "gru", "lstm"])
 def test_correct_derivations_are_not_blamed(name):
     cell = cases.BUILT_IN[name](M, N)

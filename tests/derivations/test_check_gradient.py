@@ -153,6 +153,7 @@ def test_a_hook_that_clips_is_named_with_its_bound(case):
     assert f"({note} at {BOUND:.6g})" in str(report)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "batch"])
 def test_a_hook_that_never_clips_is_not_blamed(name):
     model, data = hooked_problem(name)

@@ -48,6 +48,7 @@ def altered(backward, leaf, change):
     return wrong
 
 
+@pytest.mark.sweep
 @BOTH
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_published_mistake_is_found_and_its_correct_twin_passes(name, dtype):
@@ -260,6 +261,7 @@ def jax_arguments(dtype):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), arguments)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16], ids=str)
 def test_jitted_functions_of_pytrees(dtype):
     arguments, forward = jax_arguments(dtype), jax.jit(jax_forward)

@@ -33,6 +33,7 @@ def relu_where(p, h, x):
     return jnp.where(a > 0, a, 0)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("step", [relu_half, relu_zero, relu_where])
 def test_another_choice_at_a_kink_is_not_blamed(step):
     other = lambda model, *at: gradients.autodiff(model._replace(step=relu_zero), *at)
@@ -50,6 +51,7 @@ def test_a_kink_that_cannot_be_avoided_is_left_undecided():
     assert "left undecided" in str(report)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("smooth", [jax.nn.softplus, jnp.tanh, lambda a: jnp.logaddexp(a, -a)])
 def test_what_is_smooth_at_zero_is_no_kink(smooth):
     report = check_at_zero(lambda p, h, x: smooth(affine(p, h, x)), gradients.autodiff)

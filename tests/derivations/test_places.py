@@ -126,6 +126,7 @@ SLOPES = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("slip", SLOPES)
 def test_a_slip_in_the_readout_is_named(slip):
     model = model_of(plain, readout=lambda p, h: jnp.tanh(p["v"] @ h))

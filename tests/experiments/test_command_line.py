@@ -148,6 +148,7 @@ PRINTS = "import sys; from experiments import __main__ as entry, harness; harnes
 PRINTS += "lambda *call: print('found', flush=True) or 0; sys.exit(entry.main(['chaos']))"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("words", "stream", "other"),
     [

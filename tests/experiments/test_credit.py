@@ -107,6 +107,7 @@ def test_a_readout_that_learns_alone_leaves_the_cell(monkeypatch, only):
     assert jnp.all(found.params.readout.w_yh != params.readout.w_yh)
 
 
+@pytest.mark.slow
 def test_a_tiny_run_twice(monkeypatch, only):
     only(training.METHODS, "immediate", "RTRL")  # to compile is all that a tiny run costs
     only(training.OPTIMISERS, "RMSprop")

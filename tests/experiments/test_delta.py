@@ -58,6 +58,7 @@ def test_the_chain_is_that_of_the_step():
         np.testing.assert_allclose(jacobian, jnp.kron(transition, jnp.eye(chains.COPIES)), atol=1e-15)
 
 
+@pytest.mark.slow
 def test_a_small_run_meets_the_law(tmp_path):
     run = run_tiny("delta", "--sizes 2,8 --length 400", tmp_path)
     assert run.code == 0

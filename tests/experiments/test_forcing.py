@@ -44,6 +44,7 @@ def test_a_small_run_is_whole_and_the_same_again(small):
     assert len(run.summary["claims"]) == 7
 
 
+@pytest.mark.slow
 def test_the_methods_share_weights_and_windows_and_differ_in_forcing_alone(small):
     arrays = small[0].arrays
     strength = arrays["training.strength"]

@@ -16,6 +16,7 @@ def small(tmp_path_factory):
     return run_tiny("gates", options, tmp_path_factory.mktemp("gates"))
 
 
+@pytest.mark.slow
 def test_a_small_run_says_what_it_found(small):
     assert small.code == 0
     assert small.files == WITH_SUMMARY

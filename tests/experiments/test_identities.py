@@ -43,6 +43,7 @@ def test_the_computed_verdict_is_the_expected_one(id):
     assert judgement.verdict == ROWS[id].expected, judgement
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("id", [id for id, row in ROWS.items() if row.expected == "fails"])
 def test_a_false_row_says_what_is_right_and_where_it_fails(id):
     row = ROWS[id]
@@ -72,6 +73,7 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("module", "name", "old", "new", "ids"), MUTANTS)
 def test_breaking_the_toolkit_changes_verdicts(module, name, old, new, ids, monkeypatch):
     def forget():

@@ -48,6 +48,7 @@ def test_a_small_run_is_whole_and_the_same_again(small):
     assert len(run.summary["claims"]) == 6
 
 
+@pytest.mark.slow
 def test_what_is_exact_is_met(small):
     assert max(small[0].summary["exact"].values()) < 1e-13
     assert small[0].summary["farthest"] < 4

@@ -26,6 +26,7 @@ def test_a_row_is_caught_and_its_twin_is_not(tmp_path):
     assert "1 of 1 caught, 1 of 1 correct twins passed" in run.said
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", ["delta rule", "half of a batch", "chunk"])
 def test_exact_facts_hold_for_the_twin_alone(name, seed):

@@ -17,6 +17,7 @@ LENGTH = 9
 RUN = ("RTRL", rules_of.SKETCH, "immediate", "UORO")
 
 
+@pytest.mark.slow
 def test_a_tiny_run_measures_every_rule(tmp_path, monkeypatch):
     few = {rule: rules_of.RULES[rule] for rule in RUN}  # compilation is all that a tiny run costs
     monkeypatch.setattr(rules_of, "RULES", few)

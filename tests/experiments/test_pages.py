@@ -117,6 +117,7 @@ def test_the_browser_has_nothing_to_say_and_loads_nothing(page):
     assert [name for name in loaded if not name.startswith("data:")] == []
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_text_has_contrast(page, colours):
     page.emulate(prefers_color_scheme=colours)

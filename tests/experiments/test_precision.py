@@ -13,6 +13,7 @@ def small(tmp_path_factory):
     return run_tiny("precision", "--hidden 6 --length 24 --records 12 --gain 1.5", tmp_path_factory.mktemp("precision"))
 
 
+@pytest.mark.slow
 def test_a_small_run_says_what_it_found(small):
     assert small.code == 0
     assert small.files == WITH_SUMMARY

@@ -94,6 +94,7 @@ def test_lorenz_system():
     assert not within(result, np.multiply(systems.LORENZ_EXPONENTS, 1.05), scale=dt, allow=1e-3)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("gain", [0.5, 1.0, 1.5])
 def test_linear_orthogonal(gain):
     _, jacobians = chain_of(systems.linear_orthogonal(4, gain))
@@ -188,6 +189,7 @@ def test_gaussian_chains_have_the_exact_mean(gaussian):
     assert abs(np.sum(single**2) / single.size - 1) < 4 * np.sqrt(2 / single.size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [lambda n: 1.02 * n, lambda n: n + np.log(2) / 2, lambda n: n[::-1]])
 def test_a_wrong_mean_of_the_gaussian_chains_is_seen(gaussian, wrong):
     """Power: 2 % are seen at every i whose λ_i is not near zero, and by Σ z² whatever i."""

@@ -20,6 +20,7 @@ SMALL = "--hidden 3 --length 6 --window 3 --updates 20 --batch 1 --keys 2 --draw
 METHODS = ("full", "carried", "zero_state", "randomised", "randomised_wide", "adaptive")
 
 
+@pytest.mark.slow
 def test_a_small_run_is_whole(tmp_path, monkeypatch):
     for module, name, value in (
         (schemes, "WINDOWS", (2,)),

@@ -14,6 +14,7 @@ from tests.gradients.problems import BATCH, KEY, batch_of, jitted, loop_loss, mo
 from tests.mutation import mutate_package
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "custom"])
 def test_adjoints_are_gradients_of_a_kick_to_each_state(name):
     model = model_of(name, "squared", "mean")

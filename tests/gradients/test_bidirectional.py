@@ -69,6 +69,7 @@ def row(tree, index):
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
+@pytest.mark.slow
 def test_terms_are_a_pair_of_tables():
     """Row t of the forward table is ‖∂L_t/∂θ_k‖ with the readout's states moved by the forward cell alone."""
     model, params, inputs, targets = build(1, "sum")

@@ -54,6 +54,7 @@ def test_blocks_and_the_parallel_adjoint_change_nothing(name, options, problem_o
 PARALLEL, BLOCKS = {"adjoint": "parallel"}, {"block": 3}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("options", "old", "new"),
     [
@@ -130,6 +131,7 @@ def test_memory_bounds_what_is_kept(monkeypatch):
             assert before_last * size < 1024 <= (before_last + 1) * size
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("memory", [1, 300, 10**6])
 @pytest.mark.parametrize("name", ["lstm", "custom", "batch"])
 def test_a_bound_on_memory_changes_nothing(name, memory, problem_of):

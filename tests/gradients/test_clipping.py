@@ -154,6 +154,7 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "kind", "old", "new"), MUTANTS)
 def test_a_broken_clip_is_seen(name, kind, old, new):
     _, expected = reference(name, *kind)
@@ -161,6 +162,7 @@ def test_a_broken_clip_is_seen(name, kind, old, new):
     assert compare(expected, broken).relative > 1e-6
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["lstm", "custom", "batch"])
 def test_no_bound_and_a_bound_of_zero(name):
     """inf: the gradient, bit for bit where the bound is static. 0: windows of one step, with h_0 a constant."""

@@ -276,6 +276,7 @@ def test_a_step_in_stages_has_the_gradient_of_the_whole(monkeypatch, step, zero,
     assert compare(expected, actual).relative < (1e-6 if step is in_half else 1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("batch", [None, BATCH], ids=["one", "batch"])
 @pytest.mark.parametrize("options", [{"memory": 1}, {"block": 2}, {"block": LENGTH}], ids=str)
 def test_outputs_that_read_more_than_the_state(options, batch):
@@ -297,6 +298,7 @@ def test_what_is_kept_is_what_the_rest_reads(step):
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("step", [elman, merged, read_twice, rows], ids=lambda step: step.__name__)
 def test_params_of_float32_keep_their_dtype(monkeypatch, step):
     monkeypatch.setattr(sequence, "UNREADABLE", ())
@@ -370,6 +372,7 @@ def test_a_broken_line_of_the_passes_is_seen(step, old, new):
     assert compare(expected, bptt(mutate_package(gradients, old, new), model, data, block=2)[1]).relative > 1e-3
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("step", "old", "new"), STAGES)
 def test_a_broken_line_of_the_reading_is_seen(monkeypatch, step, old, new):
     model, data, (_, expected) = expected_of(step, None)

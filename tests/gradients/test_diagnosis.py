@@ -69,6 +69,7 @@ def test_the_branch_that_where_did_not_take_is_named(route):
         assert any(np.isnan(np.asarray(leaf)).any() for leaf in jax.tree.leaves(traced(P)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("route", EXACT)
 def test_a_bad_derivative_that_nothing_needs_does_no_harm(route):
     """sqrt at h_0 = 0, a constant: dh_1/dh_0 is not finite in reverse mode, and no gradient passes it."""

@@ -84,6 +84,7 @@ def problem():
     return moving_start()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("route", "old", "new"),
     [

@@ -75,6 +75,7 @@ def test_a_constant_chain_needs_no_trajectory():
         jacobians.structured_jacobians(cases.MODERN["min_gru"], cases.MODERN["min_gru"].init(KEY), 7)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [

@@ -8,6 +8,7 @@ from tests import cases
 from tests.jacobians.chains import chain_of
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("gain", cases.GAINS)
 @pytest.mark.parametrize("name", cases.CELLS)
 def test_every_method_gives_the_same_jacobians(name, gain):

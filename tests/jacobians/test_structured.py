@@ -9,6 +9,7 @@ from tests import cases
 from tests.jacobians.chains import KEY, chain_of
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("gain", cases.GAINS)
 @pytest.mark.parametrize("name", cases.BUILT_IN)
 def test_structured_jacobians_multiply_as_dense_ones(name, gain):

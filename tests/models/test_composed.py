@@ -113,6 +113,7 @@ def test_pairs_in_order_equal_the_loop(made, reduction):
     assert compare(expected, restore(grads)).relative < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("route", ["autodiff", "forward_sensitivity", "double_sum"])
 def test_every_route_takes_all_of_them(route):
     expected = jax.grad(functools.partial(loop, MADE, "mean"))(theirs())

@@ -161,6 +161,7 @@ def test_the_last_state_starts_the_next_window():
         assert compare(expected[1], grads).relative < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", READOUTS)
 def test_a_monitor_and_a_verdict_know_the_early_term(reads):
     model, *data = instance(reads, "mean")

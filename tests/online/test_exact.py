@@ -65,6 +65,7 @@ def test_windows_of_rtrl_are_exact_and_without_memory_they_are_not(name):
         assert (compare(jax.tree.map(pick, expected), wrong).relative > 1e-2) == (i > 0 or name == "custom")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [

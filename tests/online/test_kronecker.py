@@ -31,6 +31,7 @@ def test_unbiased_over_all_signs(name):
     assert compare(*mean_over_all_signs(kronecker, name)).relative < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("old", ["p_1 * sensitivity.vector", "p_2 * v", "inverse_1 * carried", "inverse_2 * direct"])
 def test_a_slip_of_five_percent_is_biased(old):
     expected, mean = mean_over_all_signs(mutate(kronecker, old, "1.05 * " + old), "elman")
@@ -47,6 +48,7 @@ def test_reverse_is_unbiased_over_all_signs(name):
     assert compare(*mean_over_all_signs(reverse_kronecker, name)).relative < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "old", ["p_1 * sensitivity.vector", "p_2 * signs", "inverse_1 * carried", "inverse_2 * direct"]
 )
@@ -74,6 +76,7 @@ def bind_rank(module, rank):
     return types.SimpleNamespace(_plan=functools.partial(module._plan, rank=rank), METHOD=module.METHOD)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "rank"), [("elman", 1), ("elman", 2), ("lstm", 2), ("gru", 1)])
 def test_ok_is_unbiased_over_all_signs(name, rank):
     assert compare(*mean_over_all_signs(bind_rank(kronecker_sum, rank), name)).relative < 1e-12
@@ -103,6 +106,7 @@ def test_ok_has_the_least_variance():
         np.testing.assert_allclose(np.mean(np.sum((squares - np.diag(sigma)) ** 2, axis=(1, 2))), least, atol=1e-13)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -9,11 +9,13 @@ from tests.mutation import mutate
 from tests.online.problems import assert_mean_is_one, mean_over_all_signs
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "elman start", "lstm"])
 def test_unbiased_over_all_signs(name):
     assert compare(*mean_over_all_signs(rank_one, name)).relative < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "old"),
     [

@@ -108,6 +108,7 @@ def update_in_the_old_order():
     return rule_.update(rule_.init(ELMAN, DATA[0]), DATA[0], DATA[1][0], DATA[2][0])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -141,6 +142,7 @@ def test_bad_input_gets_one_line(call, error, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("rule_", "documented"),
     [

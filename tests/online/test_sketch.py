@@ -19,6 +19,7 @@ from tests.online.problems import KEY, flatten, instance_of, model_of, online_of
 SIZES = {"lstm": 2 * cases.N, "custom": cases.N + 1}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "custom", "moving start"])
 def test_full_rank_is_bptt(name):
     rank = SIZES.get(name, cases.N)
@@ -87,6 +88,7 @@ def errors_of(rank, module=online):
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("rank", [0, 2, 4])
 def test_the_certificate_holds_at_every_step(rank):
     error, bound, along, bound_along = errors_of(rank)
@@ -142,6 +144,7 @@ def test_full_rank_has_no_bound_to_speak_of():
     assert bound.max() == 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

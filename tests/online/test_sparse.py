@@ -117,6 +117,7 @@ def leaky_model():
     return models.sequence_model(cell, cases.O)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "leaky"])
 def test_rflo_against_its_definition(name):
     leaky = name == "leaky"
@@ -128,6 +129,7 @@ def test_rflo_against_its_definition(name):
     assert compare(exact_of(model, data)[1], actual).relative > 0.02
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -279,6 +281,7 @@ def connected(p, h, x):
     return jnp.tanh(p["w"] * h + jnp.outer(p["b"], p["b"]) @ h)  # zeros of b: no connection
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("found", "met", "bias", "message"),
     [

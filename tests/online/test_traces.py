@@ -128,6 +128,7 @@ def kernel_case(name):
     return model, data, signs, kernel_by_hand(model, data, signs, 0.4, 1.5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["lstm", "custom"])
 def test_kernl_against_its_definition(name):
     model, data, signs, (expected, beta, gamma) = kernel_case(name)
@@ -139,6 +140,7 @@ def test_kernl_against_its_definition(name):
     assert np.abs(gamma - 1 / 1.5).max() > 0.05
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -177,6 +179,7 @@ def test_kernl_is_exact_where_the_kernel_is_right_and_learns_it_where_it_is_not(
 # e-prop
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "leak"), [("elman", None), ("lstm", None), ("gru", None), ("custom", 0.7)])
 def test_symmetric_feedback_is_rflo(name, leak):
     model, data = model_of(name), instance_of(name)
@@ -235,6 +238,7 @@ def test_feedback_against_its_definition(adaptive):
     assert compare(online_of(online.rflo(), model, data)[1].cell, actual.cell).relative > 0.1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -73,6 +73,7 @@ def test_unbiased_over_all_signs_with_the_variance_it_states():
     np.testing.assert_allclose(sum(jax.tree.leaves(off)) / size, 5 - 1, rtol=1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -98,6 +99,7 @@ def test_outputs_that_read_the_state_before_and_a_penalty():
     assert compare(exact, found[1]).relative < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("distribution", "count", "variance"),
     [("rademacher", 2, 4 / 2), ("normal", 2, 6 / 2), ("orthogonal", 2, 5 / 2 - 1)],

@@ -73,6 +73,7 @@ def test_reach_is_that_of_the_table_if_every_loss_is_followed(name):
         assert int(numbers[f"reach_{percent}"]) == int(table.reach(percent / 100))
 
 
+@pytest.mark.slow
 def test_a_few_losses_give_the_reach_of_their_rows():
     model, data, _, _ = problem_of("elman")
     norms = np.asarray(terms.gradient_terms(model, *data).norms)
@@ -163,6 +164,7 @@ class Batched(models.Model):
     single = model_of(cells.gru(2, 5))
 
 
+@pytest.mark.slow
 def test_of_a_batch_the_first_sequence_is_followed():
     single = Batched.single
     params = single.init(KEY)
@@ -177,6 +179,7 @@ def test_of_a_batch_the_first_sequence_is_followed():
         np.testing.assert_allclose(numbers[name], first[name], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_in_a_scanned_training_loop_and_over_a_batch():
     model = model_of(cells.gru(2, 5))
     params, optimiser = model.init(KEY), optax.sgd(1e-2)

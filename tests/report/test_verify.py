@@ -192,6 +192,7 @@ def truncated(model, params, inputs, targets):
     return jax.tree.map(lambda a, b: weight * (a + b), late, first)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("gradient", "slip"), [(without_initial, "missing_initial_state"), (truncated, "truncated"), (gradients.bptt, None)]
 )

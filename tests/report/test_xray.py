@@ -281,6 +281,7 @@ def resetting():
     return known(model, applied=("resetting",))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("resets", "stretch"),
     [([5], (5, 12)), ([1, 9], (1, 8)), ([], (0, 12)), ([12], (0, 11)), (range(1, 13), None)],
@@ -371,6 +372,7 @@ def test_a_gradient_that_is_not_finite_names_its_step():
         jaxbptt.xray(model, jnp.ones(2), inputs, jnp.zeros((5, 2)))
 
 
+@pytest.mark.slow
 def test_training_on_a_delayed_task_makes_the_reach_grow():
     """The output is the input of six steps before."""
     model = models.sequence_model(cells.gru(1, 8), 1, reduction="mean")
@@ -477,6 +479,7 @@ def test_a_chaotic_net_is_proved():
     assert {check.name: check.status for check in verdict.checks}["finite differences"] in ("note", "passed")
 
 
+@pytest.mark.slow
 def test_a_batch_with_another_reduction_is_looked_at_as_such():
     batch = models.batched(GRU, 2)._replace(reduction="sum")
     stacked = [jnp.stack((each, each[::-1]), axis=1) for each in DATA[1:3]]

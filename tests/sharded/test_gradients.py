@@ -128,6 +128,7 @@ def test_a_pullback_that_is_not_linear_gives_nan_in_parallel():
     assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "adjoint", "hops"),
     [

@@ -16,6 +16,7 @@ def on_devices(function, mesh, *data):
     return jax.jit(_spans.on_devices(function, mesh, (cut,) * len(data), cut))(*data)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_scans_and_relays_are_those_of_a_loop(count, reverse):

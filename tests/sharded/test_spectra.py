@@ -149,6 +149,7 @@ def test_directions_that_are_lost_leave_the_others(name):
     np.testing.assert_allclose(values, spectra.log_singular_values(chain), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_where_a_join_is_uncertain_the_factors_are_relayed():
     """Steps of rank one: rounding makes the rest, but not the first value."""
     left, right = jax.random.normal(jax.random.key(7), (2, 12, 3))
@@ -163,6 +164,7 @@ def test_where_a_join_is_uncertain_the_factors_are_relayed():
     np.testing.assert_allclose(found[0, 0], expected[0, 0], rtol=1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stream_is_the_chain_of_its_own_states(method):
     cell = cells.gru(0, 3, recurrent=cells.gaussian(4.0))
@@ -173,6 +175,7 @@ def test_a_stream_is_the_chain_of_its_own_states(method):
     np.testing.assert_allclose(actual.exponents, expected.exponents, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_float32_keeps_its_digits():
     chain = chain_of(1.0, dtype=jnp.float32)
     expected = spectra.log_singular_values(chain.astype(jnp.float64))

@@ -103,6 +103,7 @@ def test_intervals_cover_up_to_a_twentieth_of_the_chain(time):
     assert kept > (0.55 if time == 51 else 0.99)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -136,6 +137,7 @@ def test_the_table_of_coverage(length):
     assert known > 0.7
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
 def test_the_quantile_of_students_t(level):
     freedom = np.array([0.7, 1, 2, 3.5, 10, 31, 1000])

@@ -34,6 +34,7 @@ def test_no_bound_is_ever_violated_in_a_driven_net(activation, radius):
         np.testing.assert_allclose(found.log_gamma_radius, np.log(gamma * radius), atol=1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("radius", [0.5, 1.0, 1.5])
 def test_random_chains_keep_the_order_and_the_truth(radius):
     rng = np.random.default_rng(8)
@@ -142,6 +143,7 @@ def right():
     return quick_bounds()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -257,6 +257,7 @@ def test_clvlib_finds_the_same(system):
     assert sines(as_given, theirs[span][1:]).max() > 1e-2, "clvlib's own are covariant now: drop the shift"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -270,6 +271,7 @@ def test_a_broken_pass_is_seen(old, new):
     assert not residual(mutant(jnp.asarray(CHAIN[:100])), CHAIN[:100]) < 1e-9
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -289,6 +291,7 @@ def test_an_error_that_says_too_little_is_seen(old, new):
 GOOD = jnp.asarray(CHAIN[:20])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -38,6 +38,7 @@ def test_x4_eigenvalues_of_the_steps_say_nothing():
     assert "W" not in words
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("radius", "norm", "verdict"),
     [(0.9, 0.0148, "vanished"), (1.0, 1.0, "neither vanished nor exploded"), (1.1, 45.3, "exploded")],

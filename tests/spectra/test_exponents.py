@@ -16,6 +16,7 @@ from tests.spectra.chains import INF, SHIFT, TANH, A, exponents, growth_by_qr, t
 STEP = np.array([[3.0, 1.0], [0.5, 1.0]])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("k", [6, 2])
 @pytest.mark.parametrize("gain", TANH)
 def test_exponents_and_blocks_against_qr_at_every_step(gain, k):
@@ -28,6 +29,7 @@ def test_exponents_and_blocks_against_qr_at_every_step(gain, k):
     assert result.interval > (2.5 if gain < 4 else 1.0)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("gain", TANH)
 def test_a_step_at_a_time_is_qr_at_every_step_and_has_its_statistics(gain):
     expected = growth_by_qr(TANH[gain], 6)[60:]

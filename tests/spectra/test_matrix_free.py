@@ -316,6 +316,7 @@ def test_bad_numbers():
     assert all(np.isnan(leaf).all() for leaf in found[:4])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -57,6 +57,7 @@ def test_the_diagonal_and_what_lies_above_it():
         np.testing.assert_array_equal(np.asarray(table)[above], expected)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("gain", [2e-7, 5e6])
 def test_chains_far_outside_the_float_range(gain, dtype):

@@ -21,6 +21,7 @@ from tests.spectra.chains import (
 DIGITS = {"rows": 1500, "columns": 1500, "duplicates": 1500, "growing": 700, "shrinking": 700, "repeated": 900}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("kind", CHAINS)
 def test_every_value_against_arbitrary_precision(kind, dtype):
@@ -127,6 +128,7 @@ def test_outside_jit_the_report_is_a_warning():
         assert np.isnan(spectra.log_singular_values(jnp.array(UNDOING["undone"]))).any()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", CHAINS)
 def test_an_honest_chain_is_not_blamed(kind):
     found = singular_decomposition(CHAINS[kind], every=130)
@@ -134,6 +136,7 @@ def test_an_honest_chain_is_not_blamed(kind):
     assert found.resolved.all()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("chain", "expected"),
     [

@@ -88,6 +88,7 @@ def misses(module, dtype):
     return int(np.sum(off > 3 * error))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", EPS)
 def test_no_value_is_off_by_more_than_three_errors(dtype):
     log_sigma, error, resolved, _ = found_by(spectra, dtype)
@@ -105,6 +106,7 @@ def test_no_value_is_off_by_more_than_three_errors(dtype):
     assert np.median(error[far] / off[far]) < 100
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -49,6 +49,7 @@ def test_intervals_of_time_cover_correlated_growth():
     assert (off < 1.96 * naive).mean() < 0.6
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("spectrum", "dimension", "entropy"),
     [

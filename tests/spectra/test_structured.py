@@ -131,6 +131,7 @@ def test_diagonals_and_blocks_are_formed_step_by_step(name):
         np.testing.assert_allclose(function(structured), known, atol=1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [

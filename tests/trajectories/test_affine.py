@@ -58,6 +58,7 @@ def test_parallel_is_the_scan(name, length):
     assert_close(grads, actual_grads, 1e-11)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["real diagonal", "complex diagonal", "delta rule with decay", "full core"])
 def test_newton_of_an_affine_cell_takes_its_blocks_and_one_iteration(name):
     cell = affine_cells.CELLS[name]

@@ -77,6 +77,7 @@ def test_inputs_may_hold_integers_and_close_over_what_is_not_differentiated():
         np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("length", [1, 2, 40])
 def test_a_chaotic_net_takes_at_most_t_iterations(length):
     cell, *data = tanh_net(20, 3.0, length)

@@ -37,6 +37,7 @@ def estimator(how, module=truncation):
     return lambda cuts, keep: module.weighted_gradient(model, *data, getattr(module, how)(cuts, keep))[1]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", ["same", "schedule", "renewal"])
 @pytest.mark.parametrize("how", ["scan", "random_weights", "one_link_weights"])
 def test_all_patterns_of_cuts_average_to_the_gradient(kind, how):
@@ -53,6 +54,7 @@ SLIPS = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("how", "old", "new"), SLIPS)
 def test_a_slip_of_five_per_cent_breaks_it(how, old, new):
     broken = estimator(how, mutate_package(truncation, old, new))

@@ -14,6 +14,7 @@ from tests.mutation import mutate_package
 from tests.truncation.problems import KEY, T, by_table, direct_part, model_of, of, small
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "own_initial"), [("lstm", False), ("custom", False), ("custom", True)])
 def test_lag_profile_is_the_table_by_lag(name, own_initial):
     model = model_of(name, "mean")
@@ -92,6 +93,7 @@ def test_a_broken_choice_is_seen(old, new):
     assert not np.allclose(bound, BOUND, rtol=1e-6, atol=0)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

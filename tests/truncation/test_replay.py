@@ -23,6 +23,7 @@ def replayed(module):
     return jax.jit(lambda: [run(*sizes) for sizes in SIZES])()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

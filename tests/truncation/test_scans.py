@@ -52,6 +52,7 @@ def zeros_at_borders(window):
     return [jax.tree.map(jnp.zeros_like, state)] * (-(-LENGTH // window) - 1)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("window", [1, 3, 6])
 def test_windows_of_a_scan_are_those_of_the_model(window):
     expected = jax.jit(lambda *data: truncation.windowed(MODEL, *data, window=window))(*DATA)
@@ -74,6 +75,7 @@ def test_one_window_is_the_gradient_bit_for_bit(window):
     assert lost.shape == (0,)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -34,6 +34,7 @@ def test_windows_add_up():
     assert compare(total, actual).relative < 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "own_initial", "window"),
     [("custom", True, 2), ("custom", True, T + 1), ("custom", False, 2), ("lstm", False, 2)],

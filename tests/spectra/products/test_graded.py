@@ -69,6 +69,7 @@ def test_how_far_rounding_may_have_grown():
     np.testing.assert_allclose(rounding_of(graded), GROWN, rtol=0, atol=1e-3)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -12,6 +12,7 @@ from jaxbptt.spectra.products import records
 from tests.spectra.chains import CHAINS, METHODS, log_singular_values
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", ["rows", "columns", "growing", "duplicates"])
 def test_the_parallel_factors_are_the_same(kind):
     chain = CHAINS[kind]
