@@ -170,7 +170,9 @@ def plus_for_product(problem, t):
     r"+\frac{\partial C}{\partial h^{t+1}}\frac{\partial h^{t+1}}{\partial h^t}",
     "the gradient in h_{t+1} solves x = ∇L ∇g + x J_{t+1}",
     correct="the left side is dC/dh_t, or every index on the right is one later",
-    correct_latex=r"\frac{\partial C}{\partial h^{t+1}}=\nabla L_{t+1}\nabla g_{t+1}"
+    correct_latex=r"\frac{\partial C}{\partial h^{t}}=\nabla L_{t}\nabla g_{t}"
+    r"+\frac{\partial C}{\partial h^{t+1}}\frac{\partial h^{t+1}}{\partial h^{t}},"
+    r"\quad\frac{\partial C}{\partial h^{t+1}}=\nabla L_{t+1}\nabla g_{t+1}"
     r"+\frac{\partial C}{\partial h^{t+2}}\frac{\partial h^{t+2}}{\partial h^{t+1}}",
     general=_net_at_step,
     smallest=[{"problem": chain(a, 5.0, 3.0, 2), "t": 1} for a in THETAS],
@@ -180,7 +182,10 @@ def fixed_point_for_recurrence(problem, t):
     jacobian = problem.jacobians[t]
     here = problem.weight * via_output(problem)[t - 1]
     written = jnp.linalg.solve(jnp.eye(len(jacobian)) - jacobian.T, here)
-    return Claim(written, state_gradient(problem)[t], _shifted_recurrence(problem, t + 1))
+    # Both sides are the one x; in truth the right side is dC/dh_t, and the left dC/dh_{t+1}.
+    truth = state_gradient(problem)[t - 1 : t + 1]
+    corrected = jnp.stack([_shifted_recurrence(problem, t), _shifted_recurrence(problem, t + 1)])
+    return Claim(jnp.stack([written, written]), truth, corrected)
 
 
 def _nested(problem, t, later):

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.identities import instances
+from experiments.identities.derivatives import state_pairs
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import N
-from jaxbptt import jacobians, spectra, trajectories
+from jaxbptt import jacobians, trajectories
 
 from .state_jacobians import recurrence
 
 LONG = 40  # steps after which growing and shrinking components are apart
+FAR = 1e3  # by at least this factor each way
 DEPTH = 6  # how often the map is composed
 QUARTER_TURN = [[0.0, -1.0], [1.0, 0.0]]
 PAIR = [[0.0, -1.5, 0.0], [0.8, 0.3, 0.0], [0.0, 0.0, 0.6]]  # a complex pair and a real eigenvalue
@@ -87,10 +89,11 @@ def scalar_tanh(gain):
     return {"problem": problem, "direction": jnp.ones(1)}
 
 
-@jax.jit
-def largest_singular_values(steps):
-    """ln σ_max(J_t) for every t."""
-    return jax.lax.map(lambda step: spectra.log_singular_values(step[None])[0, 0], steps)
+def pairs_come_closer(problem, states):
+    """Whether one step brings any two of the states [K, N] closer together."""
+    step = jax.vmap(lambda state: problem.model.step(problem.params, state, problem.inputs[0]))
+    before, after = (np.linalg.norm(each[:, None] - each[None], axis=2) for each in (states, step(states)))
+    return np.all(after < before, where=before > 0)
 
 
 @identity(
@@ -128,10 +131,11 @@ def power_of_a_symmetric_matrix(q, eigenvalues, initial, t):
     "S0.24",
     "conditional",
     r"\lambda<1\rightarrow 0,\quad\lambda>1\rightarrow\infty",
-    "the component on each eigenvector shrinks for λ < 1 and grows for λ > 1",
-    correct="with |λ| ≠ 1 in place of λ, and a component that is not zero at the start",
+    "the size of the component on each eigenvector goes to 0 for λ < 1 and to infinity for λ > 1",
+    correct="with |λ| in place of λ (at |λ| = 1 the size stays), and for growth a component that is not zero at the start",
     correct_latex=r"\left|\lambda\right|<1\rightarrow 0,"
-    r"\quad\left|\lambda\right|>1\rightarrow\infty\ (q^{\top}h_0\neq 0)",
+    r"\quad\left|\lambda\right|>1\rightarrow\infty\ (q^{\top}h_0\neq 0),"
+    r"\quad\left|\lambda\right|=1:\ \left|q^{\top}h_t\right|=\left|q^{\top}h_0\right|",
     general=lambda key, satisfied: {
         "q": orthogonal(key),
         "eigenvalues": jnp.array([1.6, 0.8, 0.5 if satisfied else -1.2 - jax.random.uniform(key)]),
@@ -139,15 +143,18 @@ def power_of_a_symmetric_matrix(q, eigenvalues, initial, t):
     },
     smallest=[
         {"q": jnp.eye(1), "eigenvalues": jnp.array([-2.0]), "initial": jnp.ones(1)},
+        {"q": jnp.eye(1), "eigenvalues": jnp.array([-1.0]), "initial": jnp.ones(1)},
         {"q": jnp.eye(2), "eigenvalues": jnp.array([2.0, 0.5]), "initial": jnp.array([0.0, 1.0])},
     ],
-    counterexample="λ = −2: (−2)⁵ = −32; diag(2, ½) from (0, 1): 0.03125 at t = 5",
+    counterexample="λ = −2: (−2)⁵ = −32; (−1)ⁿ keeps its size; diag(2, ½) from (0, 1): 0.03125 at t = 5",
 )
 def growth_of_components(q, eigenvalues, initial):
     w = q @ jnp.diag(eigenvalues) @ q.T
-    start, end = q.T @ initial, q.T @ recurrence(w, initial=initial, length=LONG).states[-1]
-    grows = (jnp.abs(eigenvalues) > 1) & (jnp.abs(start) > 1e-12)
-    return Claim(eigenvalues > 1, jnp.abs(end) > jnp.abs(start), grows)
+    start, end = (jnp.abs(q.T @ state) for state in (initial, recurrence(w, initial=initial, length=LONG).states[-1]))
+    # To infinity, to zero or neither: 1, −1, 0.
+    fate = jnp.where(end > FAR * start, 1.0, jnp.where(end <= start / FAR, -1.0, 0.0))
+    corrected = jnp.where(start > 0, jnp.sign(jnp.abs(eigenvalues) - 1), -1.0)
+    return Claim(jnp.sign(eigenvalues - 1), fate, corrected)
 
 
 @identity(
@@ -171,8 +178,9 @@ def jacobian_of_a_symmetric_matrix(q, eigenvalues, initial, t):
     "S0.26",
     "conditional",
     r"g\rightarrow Jg\rightarrow\cdots\rightarrow J^{n}g",
-    "backpropagation sends g to J g and so on to Jⁿ g",
-    correct="where J is the transposed Jacobian and the same at each step; in general J_1ᵀ … J_nᵀ g",
+    "backpropagation sends g to J g, then J² g, and so on to Jⁿ g",
+    correct="where J is the transposed Jacobian and the same at each of the n steps; in general g goes to J_nᵀ g, and so "
+    "on to J_1ᵀ … J_nᵀ g",
     correct_latex=r"J=J_1^{\top}=\cdots=J_n^{\top},"
     r"\quad\mathrm{else}\ g\rightarrow J_n^{\top}g\rightarrow\cdots\rightarrow J_1^{\top}\cdots J_n^{\top}g",
     general=lambda key, satisfied: {
@@ -191,11 +199,12 @@ def jacobian_of_a_symmetric_matrix(q, eigenvalues, initial, t):
     counterexample="J = [[1, 1], [0, 1]], g = (1, 0), n = 3: J³g = (1, 0), backpropagation (1, 3); tanh: J_t varies",
 )
 def backpropagated_vector(problem, g, transposed):
-    # L_t = o_tᵀ y_t with y_T = g and no other target: λ_T = g, and λ_1 is g sent back n = T − 1 steps.
+    # L_t = o_tᵀ y_t with y_T = g and no other target: λ_T = g, and λ_{T−m} is g sent back m steps.
     only_last = problem._replace(targets=jnp.zeros_like(problem.targets).at[-1].set(g))
-    n, step = problem.length - 1, problem.jacobians[-1]
-    sent = jnp.linalg.matrix_power(step.T if transposed else step, n) @ g
-    return Claim(sent, only_last.adjoints[0], problem.product(1, problem.length).T @ g)
+    step = problem.jacobians[-1].T if transposed else problem.jacobians[-1]
+    sent = jnp.stack([jnp.linalg.matrix_power(step, m) @ g for m in range(problem.length)])
+    back = jnp.einsum("tmn,m->tn", state_pairs(problem.jacobians)[-1], g)
+    return Claim(sent, only_last.adjoints[::-1], back[::-1])
 
 
 @identity(
@@ -268,9 +277,9 @@ def difference_of_two_runs(problem, shift):
     "S0.33",
     "conditional",
     r"\rho(J)<1\ \Rightarrow\ \mathrm{contractive}",
-    "eigenvalues inside the unit circle make the map contractive",
-    correct="contractive in the 2-norm means σ_max(J) < 1 everywhere; degenerate (rank-deficient) is another property",
-    correct_latex=r"\sigma_{\max}(J_t)<1\ \mathrm{for\ all}\ t\ \Leftrightarrow\ \mathrm{contractive}",
+    "eigenvalues inside the unit circle at every state make the map contractive: any two states come closer in a step",
+    correct="in the 2-norm it is contractive where the largest singular value is below 1 at every state",
+    correct_latex=r"\sigma_{\max}(J(h))<1\ \mathrm{for\ all}\ h\ \Leftrightarrow\ \mathrm{contractive}",
     general=lambda key, satisfied: {
         "problem": recurrence(
             orthogonal(key) @ (0.5 * jnp.eye(N) + (0.1 if satisfied else 10.0) * jnp.eye(N, k=1)) @ orthogonal(key).T,
@@ -279,10 +288,12 @@ def difference_of_two_runs(problem, shift):
         )
     },
     smallest=[{"problem": recurrence(w)} for w in ([[0.5, 10.0], [0.0, 0.5]], [[0.0, 5.0], [0.0, 0.0]])],
-    counterexample="[[.5, 10], [0, .5]]: ρ = .5, ‖Jⁿ‖ = 10.02, 10.01, 7.50, 5.00; [[0, 5], [0, 0]]: rank 1, norm 5",
+    counterexample="[[.5, 10], [0, .5]]: ρ = .5, ‖Jⁿ‖ = 10.02, 10.01, 7.50, 5.00; [[0, 5], [0, 0]] is degenerate (the "
+    "Japanese word written: rank 1), ρ = 0, norm 5",
 )
 def contractive_by_eigenvalues(problem):
-    steps = np.asarray(problem.jacobians)
+    states = jax.random.normal(jax.random.key(0), (64, len(problem.initial)))
+    steps = np.asarray(jax.vmap(lambda state: problem._replace(initial=state).jacobians[0])(states))
     inside = np.all(np.abs(np.linalg.eigvals(steps)) < 1)
-    shrinks = np.all(largest_singular_values(jnp.asarray(steps)) < 0)
-    return Claim(inside, shrinks, np.all(np.linalg.norm(steps, 2, axis=(1, 2)) < 1))
+    below_one = np.all(np.linalg.norm(steps, 2, axis=(1, 2)) < 1)
+    return Claim(inside, pairs_come_closer(problem, states), below_one)

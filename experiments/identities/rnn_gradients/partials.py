@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.identities import instances
-from experiments.identities.derivatives import total_outputs
+from experiments.identities.derivatives import total_outputs, total_states
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import THETAS, N, O
 from jaxbptt import gradients, models
@@ -145,18 +145,23 @@ def output_in_params(problem, columns):
     "conditional",
     r"\frac{\partial h_t}{\partial\theta}=\frac{\partial}{\partial\theta}f(h_{t-1},x,\theta)",
     "the derivative of h_t in θ is the derivative of f in its own θ",
-    correct="only as the direct partial; total: dh_t/dθ = ∂⁺f/∂⁺θ + J_t dh_{t−1}/dθ",
-    correct_latex=r"t=1,\quad\mathrm{else}\ \frac{dh_t}{d\theta}=\frac{\partial^{+}f}{\partial^{+}\theta}"
-    r"+\frac{\partial^{+}f}{\partial^{+}h_{t-1}}\,\frac{dh_{t-1}}{d\theta}",
-    general=lambda key, satisfied: {"problem": instances.net(key), "t": 1 if satisfied else 4},
-    smallest=[{"problem": instances.unit(theta), "t": 3} for theta in THETAS],
-    counterexample="unit problem, t = 3: direct 4, total 12",
+    correct="where h_{t−1} does not depend on θ: at t = 1 from a constant h_0; else it is the direct partial alone, and "
+    "dh_t/dθ = ∂⁺f/∂⁺θ + J_t dh_{t−1}/dθ",
+    correct_latex=r"\frac{dh_{t-1}}{d\theta}=0,\quad\mathrm{else}\ \frac{dh_t}{d\theta}="
+    r"\frac{\partial^{+}f}{\partial^{+}\theta}+\frac{\partial^{+}f}{\partial^{+}h_{t-1}}\,\frac{dh_{t-1}}{d\theta}",
+    general=lambda key, satisfied: {"problem": instances.net(key), "t": 1 if satisfied else 4, "rate": 0.0},
+    smallest=[
+        *({"problem": instances.unit(theta), "t": 3, "rate": 0.0} for theta in THETAS),
+        {"problem": instances.unit(), "t": 1, "rate": 1.0},
+    ],
+    counterexample="unit problem, t = 3: direct 4, total 12; t = 1 with dh_0/dθ = 1: direct 1, total 3",
 )
-def direct_and_total_state(problem, t):
-    direct, total = problem.direct_params, problem.total_params
-    before = total[t - 2] if t > 1 else jnp.zeros_like(total[0])
-    corrected = direct[t - 1] + problem.jacobians[t - 1] @ before
-    return Claim(direct[t - 1], total[t - 1], corrected)
+def direct_and_total_state(problem, t, rate):
+    direct = problem.direct_params
+    first = jnp.full_like(direct[0], rate)  # dh_0/dθ
+    total = jnp.concatenate((first[None], total_states(problem, first)))
+    corrected = direct[t - 1] + problem.jacobians[t - 1] @ total[t - 1]
+    return Claim(direct[t - 1], total[t], corrected)
 
 
 @identity(
@@ -236,24 +241,29 @@ def gradient_from_one_output(problem, denominator):
     "conditional",
     r"\frac{\partial C}{\partial\theta}=\frac{\partial h_t}{\partial\theta}\,\frac{\partial o_t}{\partial h_t}"
     r"\,\frac{\partial L_t}{\partial o_t}\,\frac{\partial C}{\partial L_t}",
-    "summed over t, the gradient goes through h_t alone",
-    correct="for a θ that g does not use; else add Σ_t (∂⁺L_t/∂⁺o_t) ∂⁺g/∂⁺θ",
-    correct_latex=r"\frac{\partial^{+}g}{\partial^{+}\theta}=0,\quad\mathrm{else}\ \frac{dC}{d\theta}=\sum_{t=1}^{T}"
+    "the gradient is one step's product, with the total dh_t/dθ, and goes through h_t alone",
+    correct="where L_t alone has a gradient, and for a θ that g does not use; else summed over t, with ∂⁺g/∂⁺θ beside "
+    "the way through h_t",
+    correct_latex=r"\frac{dL_s}{d\theta}=0\ (s\neq t),\ \frac{\partial^{+}g}{\partial^{+}\theta}=0,"
+    r"\quad\mathrm{else}\ \frac{dC}{d\theta}=\sum_{t=1}^{T}"
     r"\left(\frac{dh_t}{d\theta}\,\frac{\partial^{+}g}{\partial^{+}h_t}+\frac{\partial^{+}g}{\partial^{+}\theta}"
     r"\right)\frac{\partial L_t}{\partial o_t}\,\frac{\partial C}{\partial L_t}",
     general=lambda key, satisfied: (
-        {"problem": instances.net(key), "columns": OF_CELL}
+        {"problem": last_loss_only(instances.net(key)), "columns": OF_CELL}
         if satisfied
         else {"problem": instances.shared_net(key), "columns": ALL}
     ),
-    smallest=[{"problem": instances.unit(theta), "columns": ALL} for theta in THETAS],
-    counterexample="unit problem: 34, true 48",
+    smallest=[
+        *({"problem": instances.unit(theta), "columns": ALL} for theta in THETAS),
+        {"problem": last_loss_only(instances.net(jax.random.key(0))), "columns": ALL},
+        {"problem": instances.net(jax.random.key(0)), "columns": OF_CELL},
+    ],
+    counterexample="unit problem, t = 3: 24, summed over t 34, true 48",
 )
 def gradient_through_states(problem, columns):
-    # The missing Σ_t is S0.11's and S0.13's fault; what is judged here is the missing way through g.
-    written = jnp.sum(pulled_to_cost(problem, through_states(problem, problem.total_params)), axis=0)
-    corrected = written + jnp.sum(pulled_to_cost(problem, problem.output_params), axis=0)
-    return Claim(*(each[columns] for each in (written, problem.flat_gradient("bptt"), corrected)))
+    each = pulled_to_cost(problem, through_states(problem, problem.total_params))
+    corrected = jnp.sum(each + pulled_to_cost(problem, problem.output_params), axis=0)
+    return Claim(*(flat[columns] for flat in (each[-1], problem.flat_gradient("bptt"), corrected)))
 
 
 @identity(
