@@ -95,8 +95,9 @@ def in_wide_or_narrow_chain(key, satisfied):
     "fails",
     r"\rho(W)<\frac{1}{\gamma}\ \Rightarrow\ \left\Vert\frac{\partial h_T}{\partial h_0}\right\Vert\leq"
     r"\left(\gamma\,\rho(W)\right)^T\rightarrow 0",
-    "if the largest eigenvalue of W is below 1/γ the gradient is bounded by its powers and vanishes",
-    correct="the bound is (γ σ_max(W))ᵀ, by the largest singular value; the eigenvalue bounds nothing here",
+    "if the largest eigenvalue of W is below 1/γ in size, the gradient is at most (γ ρ(W))ᵀ, and so vanishes",
+    correct="at most (γ σ_max(W))ᵀ, by the largest singular value, and so vanishing where that is below 1/γ; the "
+    "eigenvalues bound nothing here",
     correct_latex=r"\left\Vert\frac{\partial h_T}{\partial h_0}\right\Vert\leq\left(\gamma\,\sigma_{\max}(W)\right)^T,"
     r"\quad\rightarrow 0\ \mathrm{for}\ \sigma_{\max}(W)<\frac{1}{\gamma}",
     general=unstable_point_of_contracting_weights,
@@ -104,12 +105,15 @@ def in_wide_or_narrow_chain(key, satisfied):
     counterexample="tanh, W = 2[[1, −1], [1, −1]], b = (−2, −8), h_0 = (0, −1): ρ(W) = 0, ‖dh_12/dh_0‖ = 5772",
 )
 def vanishing_by_eigenvalue(weights, bias, initial):
-    problem = free_running(weights, bias, initial)
-    assembled = spectral_norm(problem.product(0, LENGTH))
-    truth = jnp.exp(log_singular_values(problem.jacobians, every=1)[-1, 0])
-    bounds = ((SLOPE[jnp.tanh] * size) ** LENGTH for size in (spectral_radius(weights), spectral_norm(weights)))
-    written, corrected = (jnp.minimum(assembled, bound) for bound in bounds)
-    return Claim(written, truth, corrected)
+    gamma = SLOPE[jnp.tanh]
+    contracting = weights * 0.9 / (gamma * spectral_norm(weights))
+    steps = [free_running(w, bias, initial).jacobians for w in (weights, contracting)]
+    assembled = jnp.array([spectral_norm(prefix_products(each)[-1]) for each in steps])
+    truth = jnp.array([jnp.exp(log_singular_values(each, every=1)[-1, 0]) for each in steps])
+    radius, norm = (gamma * size(jnp.array([weights, contracting])) for size in (spectral_radius, spectral_norm))
+    # Said of an eigenvalue below 1/γ only. The bound vanishes, being a power. In units of the truth: both count.
+    written = jnp.minimum(assembled, jnp.where(radius < 1, radius**LENGTH, jnp.inf))
+    return Claim(written / truth, jnp.ones(2), jnp.minimum(assembled, norm**LENGTH) / truth)
 
 
 @identity(
@@ -184,8 +188,10 @@ def growth_by_eigenvalues(problem):
     "conditional",
     r"\sigma_i\left(\frac{\partial h_T}{\partial h_0}\right)=\sigma_i\left(\mathrm{SVD}(J_TJ_{T-1}\ldots J_1)\right)",
     "the singular values of dh_T/dh_0 are those of the assembled product",
-    correct="while σ_max/σ_min is below 1/eps; else carried along in QR factors and logs",
-    correct_latex=r"\frac{\sigma_{\max}(P)}{\sigma_{\min}(P)}\ll\frac{1}{\mathrm{eps}},\quad P=J_TJ_{T-1}\ldots J_1",
+    correct="while σ_max/σ_min is far below 1/eps; else of QR factors, the sizes carried along in logs",
+    correct_latex=r"\frac{\sigma_{\max}(P)}{\sigma_{\min}(P)}\ll\frac{1}{\mathrm{eps}},\quad P=J_TJ_{T-1}\ldots J_1,"
+    r"\quad\mathrm{else}\ P=Q\,\mathrm{diag}(e^{\ell})\,R\,Q_0^{\top}:\ \sigma_i(P)=\sigma_i"
+    r"\left(\mathrm{diag}(e^{\ell})\,R\right)",
     general=in_wide_or_narrow_chain,
     smallest=[{"steps": jnp.broadcast_to(jnp.array([[1.25, 0.75, 0], [0.75, 1.25, 0], [0, 0, 1]]), (60, N, N))}],
     counterexample="growth 2 and decay ½ in a turned frame, 60 steps: log2 σ_min = −60, lost in the assembled product",
@@ -194,7 +200,9 @@ def singular_values_of_the_assembled_product(steps):
     problem = varying(steps)
     assembled = jnp.log(jnp.linalg.svd(prefix_products(problem.jacobians)[-1], compute_uv=False))
     carried = log_singular_values(problem.jacobians)[0]
-    # The least one by itself: the largest of the inverse, assembled of inverses, which loses nothing.
+    # The least is the largest of the inverse, assembled of inverses, which loses nothing; the third has what the
+    # determinant leaves.
     inverse = prefix_products(jnp.linalg.inv(problem.jacobians)[::-1])[-1]
-    truth = jnp.array([assembled[0], -jnp.log(spectral_norm(inverse))])
-    return Claim(assembled[jnp.array([0, -1])], truth, carried[jnp.array([0, -1])])
+    largest, least = jnp.log(spectral_norm(end_in_start(problem))), -jnp.log(spectral_norm(inverse))
+    middle = jnp.sum(jnp.linalg.slogdet(problem.jacobians).logabsdet) - largest - least
+    return Claim(assembled, jnp.array([largest, middle, least]), carried)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.identities import instances
+from experiments.identities.derivatives import sensitivities, via_output
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import M, N, Problem, T
 from jaxbptt import cells, gradients, models, spectra
@@ -96,8 +97,9 @@ def _net(key):
     return {"problem": instances.net(key)}
 
 
-def _linear_alone(key):
-    return with_cell(instances.linear_net(key), b_h=jnp.zeros(N))._replace(inputs=jnp.zeros((T, M)))
+def _linear_alone_or_not(key, alone):
+    net = instances.linear_net(key)._replace(inputs=jnp.zeros((T, M))) if alone else instances.net(key)
+    return {"problem": with_cell(net, b_h=jnp.zeros(N)), "activation": jnp.positive if alone else jnp.tanh}
 
 
 @identity(
@@ -105,13 +107,9 @@ def _linear_alone(key):
     "conditional",
     r"h_{t+1}=W_{hh}\,h_t",
     "the next state is W_hh times the state",
-    correct="for φ = identity and x_{t+1} = 0 (and no bias); else h_{t+1} = φ(W_hx x_{t+1} + W_hh h_t)",
-    correct_latex=r"\varphi(a)=a,\ x_{t+1}=0,\ b_h=0,"
-    r"\quad\mathrm{else}\ h_{t+1}=\varphi(W_{hx}\,x_{t+1}+W_{hh}\,h_t+b_h)",
-    general=lambda key, satisfied: {
-        "problem": _linear_alone(key) if satisfied else instances.net(key),
-        "activation": jnp.positive if satisfied else jnp.tanh,
-    },
+    correct="for φ = identity and x_{t+1} = 0; else h_{t+1} = φ(W_hx x_{t+1} + W_hh h_t)",
+    correct_latex=r"\varphi(a)=a,\ x_{t+1}=0,\quad\mathrm{else}\ h_{t+1}=\varphi(W_{hx}\,x_{t+1}+W_{hh}\,h_t)",
+    general=_linear_alone_or_not,
     smallest=[
         {"problem": scalar_net(2.0, (1.0,), activation=jnp.tanh, initial=1.0), "activation": jnp.tanh},
         {"problem": scalar_net(2.0, (1.0,), x=1.0, initial=1.0), "activation": jnp.positive},
@@ -121,7 +119,7 @@ def _linear_alone(key):
 def linear_without_input(problem, activation):
     cell = problem.params.cell
     written = problem.previous @ cell.w_hh.T
-    return Claim(written, problem.states, activation(problem.inputs @ cell.w_hx.T + written + cell.b_h))
+    return Claim(written, problem.states, activation(problem.inputs @ cell.w_hx.T + written))
 
 
 @identity(
@@ -218,18 +216,21 @@ def carried_back_by_weight(problem):
     "conditional",
     r"\frac{\partial L}{\partial h_T}\rightarrow\frac{\partial L}{\partial h_t},\quad\mathrm{gradient\ explosion}",
     "the gradients follow from the last one by recursion, and explode",
-    correct="the recursion always; explosion only where J_T … J_2 grows, which for φ = identity is ρ(W_hh) > 1",
+    correct="the recursion always; explosion (the last error larger at h_1 than at h_T) where J_T … J_2 enlarges it",
     correct_latex=r"\frac{\partial L}{\partial h_T}\rightarrow\frac{\partial L}{\partial h_t},"
-    r"\quad\mathrm{gradient\ explosion}\ \Leftrightarrow\ \Vert J_TJ_{T-1}\cdots J_2\Vert_2>1",
+    r"\quad\mathrm{gradient\ explosion}\ \Leftrightarrow\ \left\Vert(J_T\cdots J_2)^{\top}"
+    r"\frac{\partial L}{\partial h_T}\right\Vert>\left\Vert\frac{\partial L}{\partial h_T}\right\Vert",
     general=lambda key, satisfied: {"problem": linear_with_radius(key, 1.5 if satisfied else 0.6)},
     smallest=[{"problem": scalar_net(1.5, (0.0,) * 19 + (1.0,), activation=jnp.tanh, initial=0.1)}],
     counterexample="tanh with W_hh = 1.5, h_0 = 0.1, T = 20: 8e-6 of the last error reaches h_1, though ρ(W_hh) > 1",
 )
 def recursion_explodes(problem):
-    truth = state_gradients(problem)
+    truth, own = state_gradients(problem), via_output(problem)[-1]
     sizes = jnp.linalg.norm(truth, axis=1, keepdims=True)  # rows of one size, lest the explosion hide the booleans
-    recursive, grows = problem.adjoints / sizes, jnp.linalg.norm(problem.product(1, problem.length), 2) > 1
-    return Claim((recursive, True), (truth / sizes, log_growth(problem.jacobians[1:]) > 0), (recursive, grows))
+    recursive, sent = problem.adjoints / sizes, own @ problem.product(1, problem.length)
+    first, *_, last = jnp.linalg.norm(sensitivities(problem)[1].state[-1], axis=1)  # dL_T/dh_t
+    enlarged = jnp.linalg.norm(sent) > jnp.linalg.norm(own)
+    return Claim((recursive, True), (truth / sizes, first > last), (recursive, enlarged))
 
 
 @identity(

@@ -132,7 +132,7 @@ def power_of_a_symmetric_matrix(q, eigenvalues, initial, t):
     "conditional",
     r"\lambda<1\rightarrow 0,\quad\lambda>1\rightarrow\infty",
     "the size of the component on each eigenvector goes to 0 for λ < 1 and to infinity for λ > 1",
-    correct="with |λ| in place of λ (at |λ| = 1 the size stays), and for growth a component that is not zero at the start",
+    correct="with |λ| in place of λ (at |λ| = 1 the size stays), and for growth a start that is not zero",
     correct_latex=r"\left|\lambda\right|<1\rightarrow 0,"
     r"\quad\left|\lambda\right|>1\rightarrow\infty\ (q^{\top}h_0\neq 0),"
     r"\quad\left|\lambda\right|=1:\ \left|q^{\top}h_t\right|=\left|q^{\top}h_0\right|",
@@ -179,8 +179,8 @@ def jacobian_of_a_symmetric_matrix(q, eigenvalues, initial, t):
     "conditional",
     r"g\rightarrow Jg\rightarrow\cdots\rightarrow J^{n}g",
     "backpropagation sends g to J g, then J² g, and so on to Jⁿ g",
-    correct="where J is the transposed Jacobian and the same at each of the n steps; in general g goes to J_nᵀ g, and so "
-    "on to J_1ᵀ … J_nᵀ g",
+    correct="where J is the transposed Jacobian and the same at each of n steps; in general g goes to J_nᵀ g, and on to "
+    "J_1ᵀ … J_nᵀ g",
     correct_latex=r"J=J_1^{\top}=\cdots=J_n^{\top},"
     r"\quad\mathrm{else}\ g\rightarrow J_n^{\top}g\rightarrow\cdots\rightarrow J_1^{\top}\cdots J_n^{\top}g",
     general=lambda key, satisfied: {

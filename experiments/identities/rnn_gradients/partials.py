@@ -145,7 +145,7 @@ def output_in_params(problem, columns):
     "conditional",
     r"\frac{\partial h_t}{\partial\theta}=\frac{\partial}{\partial\theta}f(h_{t-1},x,\theta)",
     "the derivative of h_t in θ is the derivative of f in its own θ",
-    correct="where h_{t−1} does not depend on θ: at t = 1 from a constant h_0; else it is the direct partial alone, and "
+    correct="where h_{t−1} does not depend on θ (t = 1, constant h_0); else it is the direct partial alone, and "
     "dh_t/dθ = ∂⁺f/∂⁺θ + J_t dh_{t−1}/dθ",
     correct_latex=r"\frac{dh_{t-1}}{d\theta}=0,\quad\mathrm{else}\ \frac{dh_t}{d\theta}="
     r"\frac{\partial^{+}f}{\partial^{+}\theta}+\frac{\partial^{+}f}{\partial^{+}h_{t-1}}\,\frac{dh_{t-1}}{d\theta}",

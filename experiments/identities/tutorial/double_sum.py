@@ -57,6 +57,13 @@ def _with_last_factor(problem, columns, last, pairs):
     return Claim(*(each[columns] for each in (written, problem.flat_gradient("bptt"), direct)))
 
 
+def slopes(problem, activation):
+    """φ'(W h_{t−1} + U x_t + b), [T, N], with φ' by autodiff."""
+    cell = problem.params.cell
+    a = problem.previous @ cell.w_hh.T + problem.inputs @ cell.w_hx.T + cell.b_h
+    return jax.vmap(jax.vmap(jax.grad(activation)))(a)
+
+
 def layer(weights, activation):
     """x ↦ φ(W x) as one step of the toolkit's cell from h = 0."""
     outputs, num_inputs = weights.shape
@@ -110,9 +117,7 @@ def layout_of_a_linear_map(weights, x, layout):
     general=lambda key: {"problem": tutorial(key)["problem"]},
 )
 def layer_jacobian(problem):
-    cell = problem.params.cell
-    a = problem.previous @ cell.w_hh.T + problem.inputs @ cell.w_hx.T + cell.b_h
-    slope = jax.vmap(jax.vmap(jax.grad(jnp.tanh)))(a)
+    cell, slope = problem.params.cell, slopes(problem, jnp.tanh)
     entries = jnp.einsum("ti,ij->tij", slope, cell.w_hx)
     return Claim((entries, jax.vmap(jnp.diag)(slope) @ cell.w_hh), (problem.direct_inputs, problem.jacobians))
 

@@ -9,9 +9,10 @@ from experiments.identities import instances
 from experiments.identities.derivatives import end_in_start, state_pairs, states_in_states
 from experiments.identities.identity import Claim, identity
 from experiments.identities.instances import THETAS, N, T
+from experiments.identities.rnn_gradients.state_jacobians import recurrence
 from jaxbptt import cells, jacobians, models
 
-from .double_sum import ALL, LENGTH, through_pairs, tutorial
+from .double_sum import ALL, LENGTH, slopes, through_pairs, tutorial
 
 POWER = 10
 WELL_CONDITIONED = 1e8  # of Q; above 1/√eps no digit of QΛQ⁻¹ is worth keeping
@@ -79,6 +80,11 @@ def by_schur(matrix, power):
     return unitary @ jnp.linalg.matrix_power(triangular, power) @ unitary.conj().T
 
 
+def gathered(weights, slopes):
+    """D_n … D_1 Wⁿ."""
+    return jnp.prod(slopes, axis=0)[:, None] * jnp.linalg.matrix_power(weights, len(slopes))
+
+
 DEFECTIVE = {
     "smallest": [{"matrix": jordan(1.0)}, {"matrix": jordan(2.0)}],
     "counterexample": "M = [[1, 1], [0, 1]]: cond Q = 9e15, Q Λ¹⁰ Q⁻¹ = I, true [[1, 10], [0, 1]]; "
@@ -91,18 +97,21 @@ DEFECTIVE = {
     "fails",
     r"\prod_{i=k+1}^{t}\frac{\partial h_i}{\partial h_{i-1}}\hookrightarrow"
     r"\sum_{i=1}^{t}\left[\mathrm{diag}(\sigma^{\prime}(W_i^{\top}x))\,W\right]",
-    "dh_t/dh_k is the sum of the step Jacobians from 1 to t",
-    correct="the product from k + 1 to t, with σ' at W h_{i−1} + x_i",
+    "dh_t/dh_k is the sum of the step Jacobians from 1 to t (their σ' granted at the argument it has)",
+    correct="the product from k + 1 to t, the latest on the left, with σ' at W h_{i−1} + U x_i + b",
     correct_latex=r"\prod_{i=k+1}^{t}\frac{\partial h_i}{\partial h_{i-1}}="
     r"\prod_{i=k+1}^{t}\left[\mathrm{diag}(\sigma^{\prime}(Wh_{i-1}+Ux_i+b))\,W\right]",
-    general=lambda key: {"problem": tutorial(key)["problem"], "t": 3, "k": 1},
-    smallest=[{"problem": instances.scalar(theta, LENGTH), "t": 3, "k": 0} for theta in THETAS],
+    general=lambda key: {"problem": tutorial(key)["problem"], "t": 3, "k": 1, "activation": jnp.tanh},
+    smallest=[
+        {"problem": recurrence([[theta]], length=LENGTH), "t": 3, "k": 0, "activation": jnp.positive}
+        for theta in THETAS
+    ],
     counterexample="three factors 2: sum 6, product 8",
 )
-def sum_for_product(problem, t, k):
-    # With the right σ' granted; what is judged is the sum and its range.
-    written = jnp.sum(problem.jacobians[1 : t + 1], axis=0)
-    return Claim(written, states_in_states(problem)[t, k], problem.product(k + 1, t + 1))
+def sum_for_product(problem, t, k, activation):
+    each = slopes(problem, activation)[:, :, None] * problem.params.cell.w_hh
+    corrected = functools.reduce(jnp.matmul, each[k + 1 : t + 1][::-1])
+    return Claim(jnp.sum(problem.jacobians[1 : t + 1], axis=0), states_in_states(problem)[t, k], corrected)
 
 
 @identity(
@@ -186,10 +195,12 @@ def induction_on_powers(matrix):
     "S4.16",
     "fails",
     r"\prod_{i=1}^{n}\mathrm{diag}(\sigma_i^{\prime})\,W=\mathrm{diag}(\sigma_i^{\prime})^n\cdot W^n",
-    "in the product of Jacobians all slopes can be gathered on the left of a power of W",
-    correct="only if every D_i commutes with W, that is d_j = d_k wherever W_jk ≠ 0; in general the ordered product",
-    correct_latex=r"\prod_{i=1}^{n}\mathrm{diag}(\sigma_i^{\prime})\,W=D_nW\,D_{n-1}W\cdots D_1W,\quad D_i="
-    r"\mathrm{diag}(\sigma_i^{\prime}),\quad(D_iW-WD_i)_{jk}=(\sigma_{ij}^{\prime}-\sigma_{ik}^{\prime})\,W_{jk}",
+    "in the product of Jacobians all slopes can be gathered on the left of a power of W (the n-th power of "
+    "diag(σ_i') read as the product of the n of them)",
+    correct="the ordered product; gathered where every D_i commutes with W, that is d_j = d_k wherever W_jk ≠ 0",
+    correct_latex=r"\prod_{i=1}^{n}\mathrm{diag}(\sigma_i^{\prime})\,W=D_nW\cdots D_1W,\quad D_i="
+    r"\mathrm{diag}(\sigma_i^{\prime}),\quad(D_iW-WD_i)_{jk}=(\sigma_{ij}^{\prime}-\sigma_{ik}^{\prime})\,W_{jk},"
+    r"\quad D_iW=WD_i\ \mathrm{for\ all}\ i\ \Rightarrow\ D_nW\cdots D_1W=D_n\cdots D_1\,W^n",
     general=lambda key: {
         "weights": instances.matrix(key),
         "slopes": 1 - jnp.tanh(jax.random.normal(key, (T, N))) ** 2,
@@ -203,12 +214,19 @@ def induction_on_powers(matrix):
 )
 def slopes_gathered(weights, slopes):
     problem, count = sloped(weights, slopes), len(slopes)
-    written = jnp.prod(slopes, axis=0)[:, None] * jnp.linalg.matrix_power(weights, count)
-    # Gathering them needs ‖D_i W − W D_i‖ = 0; entry (j, k) of the commutator is (d_j − d_k) W_jk.
+    written = gathered(weights, slopes)
+    # The commutator D_i W − W D_i; its entry (j, k) is (d_j − d_k) W_jk.
     commutator = problem.jacobians - weights * slopes[:, None, :]
     entries = (slopes[:, :, None] - slopes[:, None, :]) * weights
-    norms = [jnp.linalg.norm(each, axis=(1, 2)) for each in (commutator, entries)]
-    return Claim((written, jnp.zeros(count)), (end_in_start(problem), norms[0]), (problem.product(0, count), norms[1]))
+    # Two units of one slope and W without entries to others: they commute.
+    shared = slopes.at[:, 1].set(slopes[:, 0])
+    blocks = jnp.where(jnp.all(shared[:, :, None] == shared[:, None, :], axis=0), weights, 0.0)
+    in_blocks = gathered(blocks, shared)
+    return Claim(
+        (written, jnp.zeros_like(entries), in_blocks),
+        (end_in_start(problem), commutator, end_in_start(sloped(blocks, shared))),
+        (problem.product(0, count), entries, in_blocks),
+    )
 
 
 @identity(
