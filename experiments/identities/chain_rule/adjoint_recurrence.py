@@ -77,7 +77,7 @@ def one_loss_as_recurrence(problem, t):
     "fails",
     r"\frac{\partial C}{\partial L^t}=1,\quad\frac{\partial C}{\partial o^t}="
     r"\frac{\partial C}{\partial h^t}\frac{\partial h^t}{\partial o^t}=\frac{\partial L^t}{\partial o^t}",
-    "the gradient in o_t is that in h_t times the derivative of h_t in o_t",
+    "with ∂C/∂L_t = 1 (S0.2), the gradient in o_t is that in h_t times the derivative of h_t in o_t",
     correct="h_t is upstream of o_t: ∂C/∂o_t = (∂C/∂L_t)(∂L_t/∂o_t)",
     correct_latex=r"\frac{\partial C}{\partial L^t}=1,\quad\frac{\partial C}{\partial o^t}="
     r"\frac{\partial C}{\partial L^t}\frac{\partial L^t}{\partial o^t}=\frac{\partial L^t}{\partial o^t}",

@@ -25,7 +25,7 @@ def losses_only_at(problem, *steps):
     "fails",
     r"\frac{\partial C}{\partial\theta}=\frac{\partial}{\partial\theta}\sum L_t=1",
     "the gradient of the summed losses in θ is 1",
-    correct="dC/dθ = Σ_t dL_t/dθ; the 1 is ∂⁺C/∂⁺L_t",
+    correct="dC/dθ = Σ_t dL_t/dθ; the 1 is ∂⁺C/∂⁺L_t (S0.2)",
     correct_latex=r"\frac{dC}{d\theta}=\sum_{t=1}^{T}\frac{dL_t}{d\theta},\quad\frac{\partial C}{\partial L_t}=1",
     general=lambda key: {"problem": instances.shared_net(key)},
     smallest=[{"problem": instances.unit(theta)} for theta in THETAS],

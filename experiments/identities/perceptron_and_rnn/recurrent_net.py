@@ -284,9 +284,9 @@ def index_past_the_end(problem):
     r"\lim_{i\rightarrow 0}(W_{hh}^{\top})^{T-i}=(W_{hh}^{\top})^{T}"
     r"\ \mathrm{is\ big}\ \Rightarrow\ \mathrm{gradient\ explosion}",
     "the largest power of W_hhᵀ in the sum is the T-th, and it is big",
-    correct="i runs from t ≥ 1, so the largest power is T − t ≤ T − 1; it is big where ρ(W_hh) > 1",
+    correct="i runs from t ≥ 1, so the largest power is T − t ≤ T − 1; for a large T it is big just where ρ(W_hh) > 1",
     correct_latex=r"i\geq t\geq 1\ \Rightarrow\ T-i\leq T-1,"
-    r"\quad(W_{hh}^{\top})^{T-1}\ \mathrm{is\ big}\ \Leftrightarrow\ \rho(W_{hh})>1",
+    r"\quad(W_{hh}^{\top})^{T-1}\ \mathrm{is\ big}\ \Leftrightarrow\ \rho(W_{hh})>1\ (T\gg 1)",
     general=lambda key: {"problem": linear_with_radius(key, 1.5 if jax.random.bernoulli(key) else 0.6)},
     smallest=[{"problem": scalar_net(w_hh, (1.0,) * 10, initial=1.0)} for w_hh in (0.5, 2.0)],
     counterexample="T = 10, t = 1: W_hh = ½ gives ½^9 = 0.002, not big (written ½^10); W_hh = 2 gives 512, not 1024",

@@ -179,8 +179,8 @@ def jacobian_of_a_symmetric_matrix(q, eigenvalues, initial, t):
     "conditional",
     r"g\rightarrow Jg\rightarrow\cdots\rightarrow J^{n}g",
     "backpropagation sends g to J g, then J² g, and so on to Jⁿ g",
-    correct="where J is the transposed Jacobian and the same at each of n steps; in general g goes to J_nᵀ g, and on to "
-    "J_1ᵀ … J_nᵀ g",
+    correct="where J is the transposed Jacobian and the same at each of n steps; in general g goes to J_nᵀ g, and on "
+    "to J_1ᵀ … J_nᵀ g",
     correct_latex=r"J=J_1^{\top}=\cdots=J_n^{\top},"
     r"\quad\mathrm{else}\ g\rightarrow J_n^{\top}g\rightarrow\cdots\rightarrow J_1^{\top}\cdots J_n^{\top}g",
     general=lambda key, satisfied: {

@@ -213,8 +213,10 @@ def output_by_two_ways(problem):
     r"\frac{\partial C}{\partial\theta}=\frac{\partial o_t}{\partial\theta}\,\frac{\partial L_t}{\partial o_t}"
     r"\,\frac{\partial C}{\partial L_t}",
     "the gradient is one product of total output, loss and cost derivatives, multiplied left to right",
-    correct="in denominator layout, summed over t; in numerator layout the order is reversed",
-    correct_latex=r"\frac{dC}{d\theta}=\sum_{t=1}^{T}\frac{do_t}{d\theta}\,"
+    correct="where L_t alone has a gradient, in denominator layout; else summed over t, and in numerator layout the "
+    "order is reversed",
+    correct_latex=r"\frac{dL_s}{d\theta}=0\ (s\neq t),"
+    r"\quad\mathrm{else}\ \frac{dC}{d\theta}=\sum_{t=1}^{T}\frac{do_t}{d\theta}\,"
     r"\frac{\partial L_t}{\partial o_t}\,\frac{\partial C}{\partial L_t}\ (\mathrm{denominator\ layout}),"
     r"\quad\frac{dC}{d\theta}=\sum_{t=1}^{T}\frac{\partial C}{\partial L_t}\,"
     r"\frac{\partial L_t}{\partial o_t}\,\frac{do_t}{d\theta}\ (\mathrm{numerator\ layout})",
@@ -229,11 +231,15 @@ def output_by_two_ways(problem):
     counterexample=f"unit problem: 32, true 48; numerator layout: [{O}, P] times [1, {O}] does not chain",
 )
 def gradient_from_one_output(problem, denominator):
-    outputs, loss = total_outputs(problem), problem.loss_output
-    factors = (outputs[-1].T, loss[-1][:, None]) if denominator else (outputs[-1], loss[-1][None, :])
-    written = left_to_right(*factors, jnp.full((1, 1), problem.weight))
-    corrected = jnp.sum(pulled_to_cost(problem, outputs), axis=0)
-    return Claim(written, problem.flat_gradient("bptt"), corrected)
+    pairs, weight = (
+        zip(problem.loss_output[:, None], total_outputs(problem), strict=True),
+        jnp.full((1, 1), problem.weight),
+    )
+    in_order = [(weight, *pair) for pair in pairs]  # in numerator layout
+    if denominator:
+        in_order = [tuple(factor.T for factor in factors[::-1]) for factors in in_order]
+    written = left_to_right(*(in_order[-1] if denominator else in_order[-1][::-1]))
+    return Claim(written, problem.flat_gradient("bptt"), sum(left_to_right(*factors) for factors in in_order))
 
 
 @identity(

@@ -145,7 +145,7 @@ def two_steps(problem):
 def state_argument_one_late(problem, i, t):
     written = problem.jacobians[t] @ problem.product(i, t)  # index t is J_{t+1} = ∂⁺f/∂⁺h at h_t
     corrected = problem.jacobians[t - 1] @ problem.product(i, t - 1)
-    return Claim(written, between(problem, i, t), corrected)
+    return Claim((written, written), (between(problem, i, t), between(problem, i, t + 1)), (corrected, written))
 
 
 @identity(
@@ -179,8 +179,9 @@ def three_factors(problem):
     counterexample="h_t = 2 h_{t−1} + 3 x_t: dh_3/dh_1 = 4, written 12",
 )
 def chain_that_ends_in_x(problem, i, t):
-    written = problem.product(1, t) @ problem.direct_inputs[0]
-    return Claim(written, between(problem, i, t), problem.product(i, t))
+    written, first = problem.product(1, t) @ problem.direct_inputs[0], jnp.eye(problem.length)[0]
+    in_first = _state_in_fed_input(problem.model, problem.params, problem.inputs, problem.initial, first)[t - 1]
+    return Claim((written, written), (between(problem, i, t), in_first), (problem.product(i, t), written))
 
 
 @identity(

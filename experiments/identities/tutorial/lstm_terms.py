@@ -61,6 +61,20 @@ def gates_through_hidden(problem, output):
     return Claim((chained, four), (list(own.in_cell), own.through))
 
 
+def four_by_hand(problem, w_c, delta):
+    """diag(f) + [diag(C ⊙ f') W_f + diag(C̃ ⊙ i') W_i + diag(i ⊙ C̃') W_c] diag(δ) of the first step."""
+    cell, (i, f, candidate, _) = problem.initial.cell, (gate[0] for gate in all_gates(problem))
+    w_i, w_f, _, _ = jnp.split(problem.params.cell.w_hh, 4)
+    by_hidden = (cell * f * (1 - f))[:, None] * w_f + (candidate * i * (1 - i))[:, None] * w_i
+    return jnp.diag(f) + (by_hidden + (i * (1 - candidate**2))[:, None] * w_c) * delta
+
+
+def mended(problem, output):
+    """With W_c and δ = o_0 ⊙ tanh'(C_0)."""
+    w_c = jnp.split(problem.params.cell.w_hh, 4)[2]
+    return four_by_hand(problem, w_c, output * slope_of_tanh(problem.initial.cell))
+
+
 @identity(
     "S4.28",
     "fails",
@@ -84,7 +98,7 @@ def wrong_brackets(problem, output):
     written = (cell * f * (1 - f))[:, None] * w_f * (cell + slope)
     written += (candidate * i * (1 - i))[:, None] * w_i * (candidate + slope)
     written += jnp.diag(i * (1 - candidate**2) * (cell + slope))
-    return Claim(written, own.through, by_blocks(problem, output))
+    return Claim(written, own.through, mended(problem, output))
 
 
 @identity(
@@ -93,7 +107,7 @@ def wrong_brackets(problem, output):
     r"\frac{\partial C_t}{\partial C_{t-1}}=\sigma^{\prime}W_f\,\delta\odot C_{t-1}+f_t"
     r"+\sigma^{\prime}W_i\,\delta\odot\tilde{C}_t+i_t\odot\tanh^{\prime}(\cdot)\,\delta,\quad"
     r"\delta=\frac{\partial C_{t-1}}{\partial C_{t-1}}\odot C_{t-1}+\tanh^{\prime}(\cdot)",
-    "∂C_t/∂C_{t−1} by the four terms with δ = C_{t−1} + tanh'(C_{t−1})",
+    "∂C_t/∂C_{t−1} by the four terms with δ = C_{t−1} + tanh'(C_{t−1}), the last without its W_c",
     correct="δ = o_{t−1} ⊙ tanh'(C_{t−1}), and W_c before the last δ",
     correct_latex=r"\frac{\partial C_t}{\partial C_{t-1}}=\sigma^{\prime}W_f\,\delta\odot C_{t-1}"
     r"+f_t+\sigma^{\prime}W_i\,\delta\odot\tilde{C}_t+i_t\odot\tanh^{\prime}(\cdot)\,W_c\,\delta,"
@@ -103,14 +117,9 @@ def wrong_brackets(problem, output):
     counterexample="one unit, o = ½, weights 1: C = 1: written 1.793, true .771; C = 10: 30.1, true .622",
 )
 def wrong_delta(problem, output):
-    own, cell = parts(problem, output), problem.initial.cell
-    i, f, candidate, _ = own.gates
-    w_i, w_f, w_c, _ = jnp.split(problem.params.cell.w_hh, 4)
-    # With W_c granted; what is judged is δ.
-    before_delta = (cell * f * (1 - f))[:, None] * w_f + (candidate * i * (1 - i))[:, None] * w_i
-    before_delta += (i * (1 - candidate**2))[:, None] * w_c
-    written = before_delta * (cell + slope_of_tanh(cell)) + jnp.diag(f)
-    return Claim(written, own.through, by_blocks(problem, output))
+    cell = problem.initial.cell
+    written = four_by_hand(problem, jnp.eye(len(cell)), cell + slope_of_tanh(cell))
+    return Claim(written, parts(problem, output).through, mended(problem, output))
 
 
 def _state_jacobian(i, f, candidate, o, before, cell, w_hh):
@@ -155,10 +164,19 @@ def state_jacobian(problem, output):
     counterexample="one unit, C_0 = 1, o_0 = ½, weights 1, T = 2: written .6632, true .6903; W_o = 5: .7809, .8421",
 )
 def product_of_cell_derivatives(problem, output):
+    cell = problem.params.cell
+    without = cell._replace(w_hh=cell.w_hh.at[OUTPUT * len(output) :].set(0))  # W_o = 0
+    both = problem, problem._replace(params=problem.params._replace(cell=without))
+    (written, truth, corrected), (equal, other, _) = (_last_cell_by_routes(each, output) for each in both)
+    return Claim((written, equal), (truth, other), (corrected, equal))
+
+
+def _last_cell_by_routes(problem, output):
+    """∂C_T/∂C_0 as the product of the ∂C_t/∂C_{t−1}, by autodiff and from the product of state Jacobians."""
     outputs = jnp.concatenate((output[None], all_gates(problem)[OUTPUT][:-1]))
     bracket = outputs * slope_of_tanh(problem.trajectory.previous.cell)
     own, by_hidden = blocks(problem.jacobians)
     each, last = own + by_hidden * bracket[:, None, :], problem.length
     from_start, from_hidden = blocks(problem.product(0, last))
     truth = _last_cell_in_first(problem.model, problem.params, problem.inputs, problem.initial.cell, output)
-    return Claim(jacobians.product(each, 0, last), truth, from_start + from_hidden * bracket[0])
+    return jacobians.product(each, 0, last), truth, from_start + from_hidden * bracket[0]

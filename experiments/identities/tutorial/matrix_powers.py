@@ -268,12 +268,12 @@ def limits_of_powers(values):
     "conditional",
     r"\lim_{n\rightarrow\infty}\lambda_i^n=\infty\ (\lambda_i>1),\quad 1\ (\lambda_i=1),\quad 0\ (\mathrm{else})",
     "the powers of an eigenvalue go to infinity, one or zero as it is above, at or below one",
-    correct="for real λ > −1; for λ ≤ −1, and for complex λ with |λ| ≥ 1, there is no limit. It bounds neither Wⁿ "
-    "of a defective W nor the nonlinear product (X1 to X4)",
+    correct="for real λ > −1 and complex |λ| < 1; for λ ≤ −1 and other complex λ there is no limit. It bounds neither "
+    "Wⁿ of a defective W nor the nonlinear product (X1 to X4)",
     correct_latex=r"\lim_{n\rightarrow\infty}\lambda_i^n=\infty\ (\lambda_i>1),"
     r"\quad 1\ (\lambda_i=1),\quad 0\ (\left|\lambda_i\right|<1),\quad\mathrm{none}\ (\mathrm{else})",
     general=lambda key, satisfied: {
-        "values": jnp.array([1.0, 1.5, -0.5, 0.5]) * jnp.array([1.0, *jax.random.uniform(key, (3,), minval=0.8)])
+        "values": jnp.array([1, 1.5, -0.5, 0.5, 0.5j]) * jnp.array([1, *jax.random.uniform(key, (4,), minval=0.8)])
         if satisfied
         else -jnp.exp(jnp.array([0, 1, 0.1 + 1j]) * jax.random.uniform(key, (3,), minval=0.3, maxval=0.9)),
     },
