@@ -90,10 +90,12 @@ def covariant_vectors(
       CovariantVectors of the dtype of jacobians. `error` and `mixing` follow how the start of either pass is forgotten
       and what rounding adds, step by step, by the growth of the vectors themselves. A start is taken to hold at most
       100 times as much of another direction as of its own (1 in 150 generic ones holds more: it is then off for ln 100
-      over the gap of the exponents longer than it says). Where exponents are equal, or a complex pair, only the span of
-      their vectors is determined: their mutual `mixing` stays large, that with all others does not, and `error` is 1.
-      Before a step that removes a direction, v_i is that direction, and those after it are not told apart from it. With
-      k < N, of the directions left out `mixing` knows the largest alone.
+      over the gap of the exponents longer than it says), and near a tangency 10 times what the closest one of any step
+      after the warm-up lets it hold. It says too little where the start is closer to a tangency than that, or where a
+      slower direction outgrows a faster one by more than 1/eps for a while. Where exponents are equal, or a complex
+      pair, only the span of their vectors is determined: their mutual `mixing` stays large, that with all others does
+      not, and `error` is 1. Before a step that removes a direction, v_i is that direction, and those after it are not
+      told apart from it. With k < N, of the directions left out `mixing` knows the largest alone.
 
     Raises:
       TypeError: jacobians that are no array of float32 or float64; a count that is no int.

@@ -4,7 +4,11 @@
     backward  C_{t−1} D_t⁻¹ = R_t⁻¹ C_t, from C_T = I; columns of length 1, D_t diagonal;  V_t = Q_t C_t
 
 So J_t V_{t−1} = V_t D_t at every step. A computed vector is u_i = v_i + Σ_j x_ij v_j, and J_t takes x_ij to
-x_ij d_j/d_i: exactly, and in both passes. A start that is off has x_ij of order 1; a step adds its rounding.
+x_ij d_j/d_i: exactly, and in both passes; a step adds its rounding. The d_j are those of computed vectors, so what is
+carried is x_ij over the share x_jj that u_j holds of its own v_j. The backward start, q_i = Σ_j (C⁻¹)_ji v_j, is off
+by x_ij/x_jj = (C⁻¹)_ji c_jj, the forward one, in any direction, by a row of C⁻¹: far beyond one where covariant vectors
+are nearly parallel. Of the C at the start nothing is known, so the largest of any step stands for it. And x_jj(t) is at
+most one more than what u_j holds of the others, and at most the length of a row of C⁻¹.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +19,7 @@ import jax.numpy as jnp
 from jaxbptt.spectra.products.graded import row_sorted_qr
 
 START = 100.0  # a generic direction holds a larger share of another with a probability of about 2/(π START)
+BEYOND = 10.0  # a start leans at most this many times as far as the frame of any step
 MOST = 1e12  # a share that large is as good as all
 OPERATION = 1  # eps: of what one product, QR or solve is rounded, per root of N
 
@@ -56,7 +61,10 @@ class _Edge(NamedTuple):
 
     q: jax.Array  # [N, K] as the forward pass left it
     c: jax.Array
-    shares: jax.Array  # at [j, i], j < i: a faster direction in a slower one
+    shares: jax.Array  # at [j, i], j < i: a faster direction in a slower one, by rounding
+    start: jax.Array  # the same, by a start with 1 of each
+    leans: jax.Array  # [K, K] largest |C⁻¹|_ji c_jj so far
+    duals: jax.Array  # [K] longest row of C⁻¹ so far
 
 
 class _Step(NamedTuple):
@@ -95,11 +103,12 @@ def run_passes(chain: Chain, plan: Plan) -> Records:
             edge = edge._replace(shares=edge.shares + jnp.linalg.norm(end - edge.q) * _duals(edge.c)[:, None])
         edge, each = jax.lax.scan(_retreat, edge._replace(q=q), r, reverse=True)
         sums = jnp.sum(each.told, axis=0), jnp.sum(each.log_d, axis=0)
-        return edge, (edge.c, edge.shares, *sums, _follow(jnp.zeros_like(edge.c), each))
+        return edge, (edge.c, edge.shares, edge.start, *sums, _follow(jnp.zeros_like(edge.c), each))
 
     width = q.shape[1]
     upper = jnp.triu(jnp.ones((width, width), q.dtype), 1)
-    edge = _Edge(q, jnp.eye(width, dtype=q.dtype), START * upper)
+    nothing, one = jnp.zeros_like(upper), jnp.ones(width, q.dtype)
+    edge = _Edge(q, jnp.eye(width, dtype=q.dtype), nothing, upper, nothing, one)
     seen = kept, steps
     if plan.cool_down:
         edge, _ = jax.lax.scan(
@@ -109,29 +118,41 @@ def run_passes(chain: Chain, plan: Plan) -> Records:
             reverse=True,
         )
     before = jax.tree.map(lambda leaf: leaf[: plan.blocks], seen)
-    _, (c, faster, growth, log_d, added) = jax.lax.scan(backward, edge, before, reverse=True)
+    first, (c, faster, start, growth, log_d, added) = jax.lax.scan(backward, edge, before, reverse=True)
     join = lambda rest, last: jnp.concatenate((rest, last[None]))
-    c, faster, q = join(c, edge.c), join(faster, edge.shares), join(kept[1][: plan.blocks], edge.q)
-    others = 1 - jnp.eye(width, dtype=q.dtype)
-    lower = _forward_shares(mixed * _duals(c[0])[:, None], log_d, added)
-    shares = jnp.where(upper[None] > 0, faster, lower) * others[None]
-    return Records(q, c, growth, shares)
+    c, faster, start = join(c, edge.c), join(faster, edge.shares), join(start, edge.start)
+    q = join(kept[1][: plan.blocks], edge.q)
+    faster = faster + jnp.maximum(START, BEYOND * first.leans)[None] * start
+    slower = (jnp.maximum(START, BEYOND * first.duals)[:, None] * mixed[0] + mixed[1]) * _duals(c[0])[:, None]
+    slower = _forward_shares(_capped(slower), log_d, added)
+    shares = jnp.where(upper[None] > 0, _capped(faster), slower) * (1 - jnp.eye(width, dtype=q.dtype))[None]
+    return Records(q, c, growth, shares * _own(shares, first.duals)[:, :, None])
+
+
+def _own(shares, duals):
+    """[M + 1, K] at most so much of v_j is in the computed u_j, 1 + Σ_m |x_jm|; what is carried is over that."""
+    own = jnp.broadcast_to(duals, shares.shape[:2])
+    for _ in range(3):
+        own = jnp.minimum(duals[None], 1 + jnp.einsum("tj,tji->ti", own, shares))
+    return own
 
 
 def _warm_up(chain, steps):
-    """(state, Q, shares of slower directions in faster ones at [m, i], m > i) after the warm-up, by ln r_ii alone."""
+    """(state, Q, shares) after the warm-up. Shares of slower directions in faster ones at [m, i], m > i, by ln r_ii
+    alone: by a start with 1 of each, and by rounding."""
 
     def body(carry, step):
         state, q, mixed = carry
         state, m = chain.multiply(state, step, q)
         q, r = row_sorted_qr(m)
         pivots = jnp.abs(jnp.diag(r))
-        mixed = _capped(mixed * pivots[:, None] / pivots[None, :] + _rounding(q, r) / pivots[None, :])
+        start, mixed = (shares * pivots[:, None] / pivots[None, :] for shares in mixed)
+        mixed = _capped(start), _capped(mixed + _rounding(q, r) / pivots[None, :])
         return (state, q, mixed), None
 
     width = chain.start.shape[1]
-    mixed = jnp.full((width, width), START, chain.start.dtype)
-    return jax.lax.scan(body, (chain.state, chain.start, mixed), steps)[0]
+    one = jnp.ones((width, width), chain.start.dtype)
+    return jax.lax.scan(body, (chain.state, chain.start, (one, jnp.zeros_like(one))), steps)[0]
 
 
 def _retreat(edge, r):
@@ -143,11 +164,20 @@ def _retreat(edge, r):
     solved = jax.scipy.linalg.solve_triangular(upper, edge.c)
     lengths = jnp.linalg.norm(solved, axis=0)
     d = 1 / lengths
-    noise = _rounding(edge.q, r) * _duals(edge.c)
-    shares = _capped(edge.shares * d[None, :] / d[:, None] + (noise / d)[:, None])
+    inverse = _inverse(edge.c)
+    duals = jnp.linalg.norm(inverse, axis=1)
+    noise = _rounding(edge.q, r) * duals
+    back = lambda shares: shares * d[None, :] / d[:, None]
+    shares, start = _capped(back(edge.shares) + (noise / d)[:, None]), _capped(back(edge.start))
+    # Where C is singular to rounding, as before a step that removes a direction, it tells nothing of other steps.
+    known = duals < 0.01 / jnp.finfo(r.dtype).eps
+    leans = jnp.where(known[:, None], jnp.abs(jnp.triu(inverse, 1)) * jnp.diag(edge.c)[:, None], 0)
+    edge = edge._replace(
+        leans=jnp.maximum(edge.leans, leans), duals=jnp.maximum(edge.duals, jnp.where(known, duals, 1))
+    )
     log_d = jnp.log(d)
     told = jnp.where(jnp.cumsum(pivots == 0) > 0, -jnp.inf, jnp.where(d > noise, log_d, jnp.nan))
-    return _Edge(edge.q, solved / lengths[None, :], shares), _Step(log_d, told, noise)
+    return edge._replace(c=solved / lengths[None, :], shares=shares, start=start), _Step(log_d, told, noise)
 
 
 def _follow(shares, each):
@@ -181,7 +211,10 @@ def _rounding(q, r):
     return OPERATION * jnp.finfo(r.dtype).eps * len(q) ** 0.5 * jnp.linalg.norm(r)
 
 
+def _inverse(c):
+    return jax.scipy.linalg.solve_triangular(c, jnp.eye(len(c), dtype=c.dtype))
+
+
 def _duals(c):
     """[K] largest coefficient of v_i in a vector of length 1: the length of the rows of C⁻¹."""
-    inverse = jax.scipy.linalg.solve_triangular(c, jnp.eye(len(c), dtype=c.dtype))
-    return jnp.linalg.norm(inverse, axis=1)
+    return jnp.linalg.norm(_inverse(c), axis=1)
