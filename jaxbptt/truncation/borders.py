@@ -30,7 +30,8 @@ def cut(tree: State, where: Any = True, *, probe: Any = None) -> State:
       tree.
 
     Raises:
-      ValueError: a probe of another shape.
+      TypeError: a leaf that is no array and no number; a where that is no bool.
+      ValueError: a probe of another shape; a where that is no scalar.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -39,6 +40,9 @@ def cut(tree: State, where: Any = True, *, probe: Any = None) -> State:
       >>> [float(leaf) for leaf in jax.grad(loss, argnums=(0, 1))(2.0, 0.0)]  # kept, cut
       [3.0, 4.0]
     """
+    _require_leaves("tree", tree)
+    _require_leaves("probe", probe)
+    where = _take_where(where)
     leaves, structure = jax.tree.flatten(tree)
     places = [k for k, leaf in enumerate(leaves) if _moves(leaf)]
     probes: list[Any] = [None] * len(places) if probe is None else jax.tree.leaves(probe)
@@ -46,7 +50,6 @@ def cut(tree: State, where: Any = True, *, probe: Any = None) -> State:
         raise ValueError(
             f"probe: got {len(probes)} arrays, expected {len(places)}, one for each leaf with a derivative"
         )
-    where = jnp.asarray(where)
     for k, beside in zip(places, probes, strict=True):
         leaf = jnp.asarray(leaves[k])
         beside = jnp.zeros_like(leaf) if beside is None else jnp.asarray(beside, leaf.dtype)
@@ -78,6 +81,7 @@ def make_probe(carry: State, num_steps: int, window: int) -> States:
       Zeros [⌈T/K⌉ − 1, ...], None in the place of a leaf without a derivative.
 
     Raises:
+      TypeError: a leaf of the carry that is no array and no number.
       TypeError, ValueError: a num_steps or window that is no int ≥ 1.
 
     Example:
@@ -87,6 +91,7 @@ def make_probe(carry: State, num_steps: int, window: int) -> States:
       >>> zeros.shape, counter
       ((2, 2), None)
     """
+    _require_leaves("carry", carry)
     _validation.require_size("num_steps", num_steps)
     _validation.require_size("window", window)
     borders = -(-num_steps // window) - 1
@@ -104,7 +109,8 @@ def lost_norms(cotangents: States) -> Float[Array, " borders"]:
       [⌈T/K⌉ − 1].
 
     Raises:
-      ValueError: no arrays.
+      TypeError: a leaf that is no array.
+      ValueError: no arrays; one without the axis of borders.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -115,12 +121,33 @@ def lost_norms(cotangents: States) -> Float[Array, " borders"]:
       >>> truncation.lost_norms(jax.grad(loss)(truncation.make_probe(1.0, 6, window=2))).tolist()
       [0.0, 0.25]
     """
+    _require_leaves("cotangents", cotangents)
     leaves = jax.tree.leaves(cotangents)
     if not leaves:
         raise ValueError("cotangents: got no arrays, expected those of a probe")
+    rows = {jnp.shape(leaf)[:1] for leaf in leaves}
+    if len(rows) > 1 or () in rows:
+        shapes = ", ".join(str(list(jnp.shape(leaf))) for leaf in leaves)
+        raise ValueError(f"cotangents: got shapes {shapes}, expected a row for each border in all")
     return join_norms([length_of(jnp.abs(leaf), tuple(range(1, leaf.ndim))) for leaf in leaves])
 
 
 def _moves(leaf):
     """Whether a leaf has a derivative: floats and complex numbers."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _require_leaves(name, tree):
+    """Raise unless each leaf is an array, a number or a key."""
+    for where, leaf in _validation.named_leaves(name, tree):
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
+            raise TypeError(f"{where}: got {type(leaf).__name__}, expected an array or a number")
+
+
+def _take_where(where):
+    got = getattr(where, "dtype", type(where).__name__)
+    if not isinstance(where, bool) and got != jnp.bool_:
+        raise TypeError(f"where: got {got}, expected a bool")
+    if jnp.shape(where) != ():
+        raise ValueError(f"where: got shape {list(jnp.shape(where))}, expected a scalar")
+    return jnp.asarray(where)

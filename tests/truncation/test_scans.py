@@ -288,6 +288,14 @@ STEP, XS = lambda h, x: (h + x, h), jnp.ones(5)
         (lambda: truncation.cut((1.0, 2.0), probe=(0.0,)), ValueError, "probe: got 1 arrays, expected 2"),
         (lambda: truncation.make_probe(0.0, 0, 1), ValueError, "num_steps: got 0, expected at least 1"),
         (lambda: truncation.lost_norms(()), ValueError, "cotangents: got no arrays"),
+        (lambda: truncation.lost_norms("a"), TypeError, "cotangents: got str, expected an array"),
+        (lambda: truncation.lost_norms(1.0), ValueError, r"cotangents: got shapes \[\], expected a row"),
+        (lambda: truncation.lost_norms((jnp.ones(2), jnp.ones(3))), ValueError, r"cotangents: got shapes \[2\], \[3\]"),
+        (lambda: truncation.cut({"a": "abc"}), TypeError, "tree.a: got str, expected an array"),
+        (lambda: truncation.cut(1.0, probe="a"), TypeError, "probe: got str, expected an array"),
+        (lambda: truncation.cut(1.0, 2), TypeError, "where: got int, expected a bool"),
+        (lambda: truncation.cut(1.0, jnp.ones(2, bool)), ValueError, r"where: got shape \[2\], expected a scalar"),
+        (lambda: truncation.make_probe("a", 5, window=2), TypeError, "carry: got str, expected an array"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(call, error, said):
