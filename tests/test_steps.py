@@ -9,7 +9,7 @@ from tests import conformance, steps
 EXACT = ("gradients.autodiff", "gradients.bptt", "gradients.forward_sensitivity", "gradients.double_sum",
          "online.run rtrl", "online.run snap")  # fmt: skip
 FORWARD_ALONE = ("models.step_losses", "trajectories.unroll", "trajectories.flatten_steps",
-                 "perturbation.evolution_strategies")  # fmt: skip
+                 "perturbation.evolution_strategies", "perturbation.persistent_strategies")  # fmt: skip
 NEEDS_INPUT = [(name, "callback of the input") for name in ("derivations.check", "terms.input_saliency")]
 CARRIED_FORWARD = ("gradients.forward_adjoint", "gradients.propagate_errors")  # divide by J_t
 SINGULAR = [(function, kind) for function in CARRIED_FORWARD for kind in ("comparisons", "bool inputs")]  # J_t = 0
