@@ -27,8 +27,8 @@ def unroll(
 
     "sequential": the state is relayed from span to span, then all spans run once more at once: (D − 1) L + L dependent
     steps of L = T/D, D − 1 hops of one state. "parallel", of cells that are affine in h: 3 L dependent steps and
-    ⌈log₂ D⌉ + 1 hops of one map; NaN where the maps have lost half the digits
-    (steps that undo their own growth). Memory of a device: 1/D of the inputs and states.
+    ⌈log₂ D⌉ + 1 hops of one map; NaN where the maps have lost half the digits (steps that undo their own growth).
+    Memory of a device: 1/D of the inputs and states.
 
     Args:
       cell: Cell or Model; of a batch, all its sequences on each device.

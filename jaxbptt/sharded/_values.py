@@ -62,9 +62,10 @@ def log_singular_values(
     "auto": parallel, and again sequentially where that leaves a value unknown. Memory of a device: 1/D of the chain,
     3N² + 4N numbers for each record in it, and all R N values.
 
-    With `errors`, always sequentially: the values are relayed forwards, and the pass back through all stored factors
-    from the last device to the first, D − 1 hops of 3N² + 9N numbers for each record: as many steps one after the other
-    as on one device, R T at most, with 1/D of its memory (3N² T/D numbers).
+    With `errors`, always sequentially: the factors are relayed forwards, and the pass back through all stored ones from
+    the last device to the first: for each record D − 1 hops of 3N² + 8N numbers and 2N² + 8N summed over the devices;
+    T numbers are gathered once. As many steps one after the other as on one device, R T at most, with 1/D of its memory
+    (3N² T/D numbers).
 
     Args:
       jacobians: [T, N, N], [t−1] is J_t, float; cut over the devices or not.

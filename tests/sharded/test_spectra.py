@@ -193,6 +193,10 @@ def test_the_program_sends_what_the_docstring_says():
     assert parallel["all-gather"] <= 1
     relayed = lambda chain: sharded.log_singular_values(chain, mesh=mesh_of(8), method="sequential")
     assert collectives(compiled(relayed, chain))["collective-permute"] <= 7  # in one loop over the devices
+    certified = lambda chain: sharded.log_singular_values(chain, mesh=mesh_of(8), errors=True)
+    found = collectives(compiled(certified, chain))
+    assert found["collective-permute"] <= 7 + 12  # forwards, and the twelve parts of the directions back
+    assert found["all-gather"] == 1
 
 
 @pytest.mark.sweep
